@@ -1,0 +1,196 @@
+"""Teach a small convolutional network to read handwritten digits, on any number of replicas.
+
+The data are the 1,797 images that come with scikit-learn, so nothing is downloaded. Training is
+elastic through AdaptDL: between any two steps all replicas may save a checkpoint and leave, and
+another number of them go on from there.
+
+On standard output, from the replica of rank 0, one record a line:
+
+    step=120 epoch=3 loss=0.4123 replicas=1 batch=32 samples=3840
+    epoch=3 step=152 loss=0.4310 accuracy=0.9472 replicas=1 batch=32
+    done accuracy=0.9889 model=model.pt
+"""
+
+import argparse
+import math
+import pickle
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import adaptdl.checkpoint
+import adaptdl.env
+import adaptdl.torch as adl
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--lr", type=float, default=0.005, help="at the batch size below; AdaptDL scales it")
+    parser.add_argument("--batch-size", type=int, default=32, help="of all replicas together")
+    parser.add_argument("--autoscale-bsz", action=argparse.BooleanOptionalAction, default=True,
+                        help="let AdaptDL choose the batch size, within the two bounds below")
+    parser.add_argument("--max-batch-size", type=int, default=256, help="of all replicas together")
+    parser.add_argument("--local-bsz-bounds", type=int, nargs=2, metavar=("MIN", "MAX"), default=(8, 64),
+                        help="what one replica takes at a time")
+    parser.add_argument("--gradient-accumulation", action=argparse.BooleanOptionalAction, default=True,
+                        help="reach large batches in several passes, where one would exceed MAX")
+    parser.add_argument("--image-size", type=int, default=32, help="pixels a side that the network sees")
+    parser.add_argument("--width", type=int, default=32, help="channels of the network's first layer")
+    parser.add_argument("--log-every", type=int, default=10, metavar="STEPS")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def load_data():
+    """The digits as two datasets, to train on and to validate with."""
+    digits = load_digits()
+    images = torch.tensor(digits.images / 16.0, dtype=torch.float32).unsqueeze(1)
+    labels = torch.tensor(digits.target)
+    parts = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    train_images, valid_images, train_labels, valid_labels = parts
+    return TensorDataset(train_images, train_labels), TensorDataset(valid_images, valid_labels)
+
+
+def enlarge(images, size, distort=False):
+    """The images at `size` pixels a side and, to train on, each turned, scaled and moved a little."""
+    amount = 1.0 if distort else 0.0
+
+    def uniform(limit):
+        return (torch.rand(len(images), device=images.device) * 2 - 1) * limit * amount
+
+    angle, scale = uniform(math.radians(15)), 1 + uniform(0.15)
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    right, down = uniform(0.2), uniform(0.2)
+    transform = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(transform, (len(images), 1, size, size), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def convolution(inputs, outputs):
+    # Normalised over groups of channels, not over the batch: replicas take batches of any size.
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+        nn.GroupNorm(4, outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def make_network(width):
+    return nn.Sequential(
+        convolution(1, width),
+        convolution(width, width),
+        convolution(width, width),
+        nn.MaxPool2d(2),
+        convolution(width, 2 * width),
+        convolution(2 * width, 2 * width),
+        convolution(2 * width, 2 * width),
+        nn.MaxPool2d(2),
+        convolution(2 * width, 4 * width),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(4 * width * 4 * 4, 10),
+    )
+
+
+class Progress(adaptdl.checkpoint.State):
+    """What has been done since the very first start; it survives checkpoint-restarts."""
+
+    def __init__(self):
+        super().__init__("progress")
+        self.step = 0
+        self.samples = 0  # by all replicas
+        self.loss = None  # moving average, over the first replica's share
+        self.batch = None  # size of the last one
+        adaptdl.checkpoint.load_state(self)
+
+    def save(self, fileobj):
+        pickle.dump((self.step, self.samples, self.loss, self.batch), fileobj)
+
+    def load(self, fileobj):
+        self.step, self.samples, self.loss, self.batch = pickle.load(fileobj)
+
+    def advance(self, loss, samples, batch):
+        self.step += 1
+        self.samples += samples
+        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+        self.batch = batch
+
+
+def main():
+    args = parse_args()
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    adl.init_process_group("nccl" if cuda else "gloo")
+    replicas, first = adaptdl.env.num_replicas(), adaptdl.env.replica_rank() == 0
+
+    def report(record):
+        if first:
+            print(record, flush=True)
+
+    train_data, valid_data = load_data()
+    train_loader = adl.AdaptiveDataLoader(train_data, batch_size=args.batch_size, shuffle=True, drop_last=True)
+    valid_loader = adl.AdaptiveDataLoader(valid_data, batch_size=128)
+    if args.autoscale_bsz:
+        train_loader.autoscale_batch_size(
+            args.max_batch_size,
+            local_bsz_bounds=tuple(args.local_bsz_bounds),
+            gradient_accumulation=args.gradient_accumulation,
+        )
+
+    torch.manual_seed(args.seed)
+    network = make_network(args.width).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epochs)
+    model = adl.AdaptiveDataParallel(network, optimizer, schedule)
+    progress = Progress()
+    totals = adl.Accumulator()
+    # From here on every replica, and every restart, draws its own distortions.
+    torch.manual_seed(hash((args.seed, adaptdl.env.num_restarts(), adaptdl.env.replica_rank())))
+
+    for epoch in adl.remaining_epochs_until(args.epochs):
+        model.train()
+        for images, labels in train_loader:
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(enlarge(images, args.image_size, distort=True)), labels)
+            loss.backward()
+            optimizer.step()
+
+            totals["loss"] += loss.item() * len(labels)
+            totals["trained"] += len(labels)
+            progress.advance(loss.item(), len(labels) * replicas, train_loader.current_batch_size)
+            if progress.step % args.log_every == 0:
+                report(f"step={progress.step} epoch={epoch} loss={progress.loss:.4f} "
+                       f"replicas={replicas} batch={progress.batch} samples={progress.samples}")
+
+        model.eval()
+        for images, labels in valid_loader:
+            images, labels = images.to(device), labels.to(device)
+            with torch.no_grad():
+                guesses = model(enlarge(images, args.image_size)).argmax(dim=1)
+            totals["right"] += (guesses == labels).sum().item()
+            totals["validated"] += len(labels)
+
+        # Nothing below runs twice in an epoch: a restart can come only inside the two loops above.
+        schedule.step()
+        with totals.synchronized():
+            accuracy = totals["right"] / totals["validated"]
+            report(f"epoch={epoch} step={progress.step} loss={totals['loss'] / totals['trained']:.4f} "
+                   f"accuracy={accuracy:.4f} replicas={replicas} batch={progress.batch}")
+            totals.clear()
+
+    if first:
+        torch.save(network.state_dict(), "model.pt")
+    report(f"done accuracy={accuracy:.4f} model=model.pt")
+
+
+if __name__ == "__main__":
+    main()

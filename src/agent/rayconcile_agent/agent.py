@@ -1,0 +1,304 @@
+"""The agent: the one program in a Ray cluster that a controller talks to.
+
+It runs as a Ray job on the head, opens no connection to the outside, and serves HTTP with a bearer token, of
+which it knows only the digest. It keeps one detached bridge per AdaptDLJob and outlives none of them: when it
+dies it is submitted again, and finds the bridges where they were.
+
+    GET    /v1/state?seen=N&timeout=S     everything observed, as soon as it is newer than N
+    PUT    /v1/jobs/{uid}                 a job's document
+    DELETE /v1/jobs/{uid}                 end its bridge and everything of it
+    GET    /v1/jobs/{uid}/log             a worker's output: group, rank, offset
+    GET    /v1/jobs/{uid}/blobs/{digest}  a checkpoint or artifacts (ranges allowed)
+    PUT    /v1/jobs/{uid}/blobs/{digest}  a checkpoint to start from
+    POST   /v1/nodes/{id}/drain           have Ray start nothing more on a node
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+
+import shutil
+import time
+import uuid
+
+import ray
+from aiohttp import web
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from . import PROTOCOL, blobs
+from .bridge import Bridge
+from .reservation import alive_nodes
+
+NAMESPACE = "rayconcile"
+NODES_S = 0.5
+LOG_BYTES = 1 << 20
+MAX_WAIT_S = 60.0
+CLAIM = b"rayconcile:claim"
+
+
+class Agent:
+    """The state behind the HTTP API."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.instance = uuid.uuid4().hex
+        self.version, self.news = 0, asyncio.Event()
+        self.nodes = []
+        self.bridges, self.reports, self.watchers = {}, {}, {}
+        context = ray.get_runtime_context()
+        self.head = context.get_node_id()
+        session = ray._private.worker._global_node.get_session_dir_path()
+        self.directory = os.path.join(session, "rayconcile", "bridges")
+
+    def tell(self):
+        self.version += 1
+        event, self.news = self.news, asyncio.Event()
+        event.set()
+
+    # --- What is observed ------------------------------------------------------------------------------------
+
+    async def adopt(self):
+        """Find the bridges that an earlier agent made."""
+        for name in ray.util.list_named_actors():
+            if name.startswith("bridge-"):
+                self.follow(name.removeprefix("bridge-"), ray.get_actor(name))
+
+    def follow(self, uid, actor):
+        self.bridges[uid] = actor
+        self.watchers[uid] = asyncio.ensure_future(self.watch_bridge(uid, actor))
+
+    async def watch_bridge(self, uid, actor):
+        seen = -1
+        while True:
+            try:
+                report = await actor.watch.remote(seen, 2.0)
+            except RayActorError as error:
+                self.reports[uid] = {"phase": "Dead", "message": str(error).strip()}
+                self.bridges.pop(uid, None)
+                self.tell()
+                return
+            except RayError:
+                await asyncio.sleep(1.0)
+                continue
+            seen = report["version"]
+            # Even without news: steps go on, and ages are counted from now.
+            report["received"] = time.monotonic()
+            self.reports[uid] = report
+            self.tell()
+
+    async def watch_nodes(self):
+        client = ray._private.worker.global_worker.gcs_client
+        while await asyncio.to_thread(holds_claim, self.instance):
+            draining = await asyncio.to_thread(client.get_draining_nodes)
+            nodes = [describe_node(node, draining) for node in await asyncio.to_thread(ray.nodes)]
+            if nodes != self.nodes:
+                self.nodes = nodes
+                self.tell()
+            await asyncio.sleep(NODES_S)
+
+    async def state(self, request):
+        seen = int(request.query.get("seen", -1))
+        deadline = time.monotonic() + min(float(request.query.get("timeout", 0)), MAX_WAIT_S)
+        while self.version <= seen and (left := deadline - time.monotonic()) > 0:
+            try:
+                await asyncio.wait_for(self.news.wait(), left)
+            except asyncio.TimeoutError:
+                break
+        now = time.monotonic()
+        jobs = {
+            uid: {**report, "ageMs": (now - report["received"]) * 1000 if "received" in report else 0}
+            for uid, report in self.reports.items()
+        }
+        state = {
+            "protocol": PROTOCOL,
+            "instance": self.instance,
+            "version": self.version,
+            "head": self.head,
+            "nodes": self.nodes,
+            "jobs": jobs,
+        }
+        # Hints are the program's own text and may say NaN: they are strings here, so this is always JSON.
+        return web.json_response(text=json.dumps(state, allow_nan=False))
+
+    # --- What is asked ---------------------------------------------------------------------------------------
+
+    def bridge(self, uid, job=None):
+        """A job's bridge, made if a job is given."""
+        if uid not in self.bridges and job:
+            actor = (
+                ray.remote(Bridge)
+                .options(
+                    name=f"bridge-{uid}",
+                    lifetime="detached",
+                    get_if_exists=True,
+                    num_cpus=0,
+                    max_restarts=0,
+                    max_concurrency=1000,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(self.head, soft=False),
+                )
+                .remote(job, os.path.join(self.directory, uid), self.settings["leaseS"])
+            )
+            self.follow(uid, actor)
+        return self.bridges.get(uid)
+
+    async def put_job(self, request):
+        uid = request.match_info["uid"]
+        document = await request.json()
+        bridge = self.bridge(uid, document["job"])
+        return web.json_response({"revision": await bridge.apply.remote(document)})
+
+    async def delete_job(self, request):
+        uid = request.match_info["uid"]
+        if bridge := self.bridge(uid):
+            try:
+                await bridge.shut_down.remote()
+            except RayActorError:
+                pass  # It was dying already.
+            ray.kill(bridge)
+        if watcher := self.watchers.pop(uid, None):
+            watcher.cancel()
+        self.bridges.pop(uid, None)
+        self.reports.pop(uid, None)
+        shutil.rmtree(os.path.join(self.directory, uid), ignore_errors=True)
+        self.tell()
+        return web.json_response({})
+
+    async def log(self, request):
+        query = request.query
+        bridge = self.bridge(request.match_info["uid"]) or missing("job")
+        arguments = int(query["group"]), int(query["rank"]), int(query["offset"])
+        position, data = await bridge.read_log.remote(*arguments, LOG_BYTES)
+        return web.Response(body=data, headers={"X-Log-Position": str(position)})
+
+    def blob_path(self, request):
+        directory = os.path.join(self.directory, request.match_info["uid"], "blobs")
+        return directory, os.path.join(directory, request.match_info["digest"])
+
+    async def get_blob(self, request):
+        _, path = self.blob_path(request)
+        return web.FileResponse(path) if os.path.exists(path) else missing("blob")
+
+    async def put_blob(self, request):
+        directory, path = self.blob_path(request)
+        query, digest = request.query, request.match_info["digest"]
+        job = {key: query[key] for key in ("uid", "namespace", "name")}
+        bridge = self.bridge(query["uid"], job)
+        if not os.path.exists(path):
+            receiver = blobs.Receiver(directory, digest)
+            try:
+                async for chunk in request.content.iter_chunked(blobs.BUFFER):
+                    receiver.write(chunk)
+            except BaseException:
+                receiver.abandon()
+                raise
+            if not await asyncio.to_thread(receiver.finish):
+                raise web.HTTPUnprocessableEntity(text="what arrived does not match its digest")
+        description = {
+            "kind": "Checkpoint",
+            "group": int(query["group"]),
+            "number": int(query["number"]),
+            "digest": digest,
+            "size": os.path.getsize(path),
+            "files": int(query["files"]),
+            "steps": int(query["steps"]),
+            "saveMs": 0.0,
+            "at": time.monotonic(),
+        }
+        await bridge.add_blob.remote(description)
+        return web.json_response({})
+
+    async def drain(self, request):
+        node = request.match_info["id"]
+        if node == self.head:
+            raise web.HTTPForbidden(text="the head is not drained: everything else depends on it")
+        if node not in alive_nodes():
+            return web.json_response({"accepted": True})
+        client = ray._private.worker.global_worker.gcs_client
+        reason = 2  # DRAIN_NODE_REASON_PREEMPTION: the other is refused while workers run.
+        deadline_ms = int(time.time() * 1000) + int(request.query.get("deadlineMs", 0))
+        accepted, rejection = await asyncio.to_thread(client.drain_node, node, reason, "rayconcile", deadline_ms)
+        return web.json_response({"accepted": accepted, "rejection": rejection})
+
+
+def missing(what):
+    raise web.HTTPNotFound(text=f"no such {what}")
+
+
+def describe_node(node, draining):
+    return {
+        "id": node["NodeID"],
+        "address": node["NodeManagerAddress"],
+        "alive": node["Alive"],
+        "draining": node["NodeID"] in draining,
+        "head": "node:__internal_head__" in node["Resources"],
+        "resources": node["Resources"],
+        "labels": node.get("Labels", {}),
+    }
+
+
+def authenticate(token_digest):
+    """Refuse whoever does not know the token. Its digest is no secret: it can be read where jobs are listed."""
+
+    @web.middleware
+    async def check(request, handler):
+        _, _, token = request.headers.get("Authorization", "").partition("Bearer ")
+        if not hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), token_digest):
+            raise web.HTTPUnauthorized(text="a bearer token is needed")
+        return await handler(request)
+
+    return check
+
+
+def claim(settings, instance):
+    """Make this cluster the controller's, unless another controller has jobs on it.
+
+    An agent that loses the claim ends: to a newer one of the same controller, or to another's while idle.
+    """
+    client = ray._private.worker.global_worker.gcs_client
+    holder = client.internal_kv_get(CLAIM, None)
+    holder = json.loads(holder) if holder else {"controller": settings["controller"]}
+    busy = any(name.startswith("bridge-") for name in ray.util.list_named_actors())
+    if holder["controller"] != settings["controller"] and busy:
+        raise SystemExit(f"this cluster is used by another controller, on host {holder['host']}")
+    mine = {"controller": settings["controller"], "host": settings["host"], "agent": instance}
+    client.internal_kv_put(CLAIM, json.dumps(mine).encode(), True, None)
+
+
+def holds_claim(instance):
+    client = ray._private.worker.global_worker.gcs_client
+    return json.loads(client.internal_kv_get(CLAIM, None))["agent"] == instance
+
+
+async def main():
+    settings = json.loads(os.environ["RAYCONCILE_AGENT"])
+    ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
+    agent = Agent(settings)
+    claim(settings, agent.instance)
+    await agent.adopt()
+    nodes = asyncio.ensure_future(agent.watch_nodes())
+    app = web.Application(middlewares=[authenticate(settings["tokenSha256"])], client_max_size=64 << 20)
+    digest = "{digest:[0-9a-f]{64}}"
+    app.add_routes(
+        [
+            web.get("/v1/state", agent.state),
+            web.put("/v1/jobs/{uid}", agent.put_job),
+            web.delete("/v1/jobs/{uid}", agent.delete_job),
+            web.get("/v1/jobs/{uid}/log", agent.log),
+            web.get(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.get_blob),
+            web.put(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.put_blob),
+            web.post("/v1/nodes/{id}/drain", agent.drain),
+        ]
+    )
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    address = ray.util.get_node_ip_address()
+    await web.TCPSite(runner, address, settings["port"]).start()
+    print(f"agent {agent.instance} serves http://{address}:{settings['port']}", flush=True)
+    await nodes  # Until another agent takes over, or the cluster is out of reach.
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,424 @@
+"""The bridge: a detached actor on the head that runs the groups of one job on the controller's behalf.
+
+It is level-triggered, as a kubelet is. The controller gives it a document: which group should run, in which
+slots, and whether it may be switched to. The bridge makes it so and reports what is. Repeating a document
+changes nothing; an older one is refused; group numbers never go back. It decides no allocation. A switch, once
+begun, is finished here alone, so that no slow link and no dead controller leaves a job between two groups.
+
+At most one group trains: another is released only when no worker of the one before can be alive.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+import uuid
+
+import ray
+from ray.exceptions import RayError
+
+from .group import Group
+from .logs import Spools
+from .report import describe
+from .reservation import Reservation, slot_name
+from .store import ARTIFACTS, CHECKPOINT, BlobStore
+
+# How long a group that is prepared beside a running one may take to come where AdaptDL has it wait.
+PREPARE_S = 300.0
+# After a rank has ended, how long to wait for the others, so that the first cause is known.
+SETTLE_S = 2.0
+# After rank 0 has finished or saved, how long the others may take to leave.
+LEAVE_S = 30.0
+KEEP_GROUPS = 20
+KEEP_NOTES = 50
+
+
+class Unavailable(Exception):
+    """A group cannot be had; `kind` is the outcome this gives it."""
+
+    def __init__(self, kind, message):
+        super().__init__(message)
+        self.kind = kind
+
+
+class Bridge:
+    """The actor. The agent calls its public methods; everything else happens in `_drive`."""
+
+    def __init__(self, job, directory, lease_s):
+        self.job, self.directory, self.lease_s = job, directory, lease_s
+        self.incarnation = uuid.uuid4().hex
+        self.document = None
+        self.slots, self.groups = {}, {}
+        self.current = self.next = self.preparation = None
+        self.phase = "Fencing"
+        self.store = BlobStore(os.path.join(directory, "blobs"))
+        self.spools = Spools(os.path.join(directory, "logs"))
+        self.packing = asyncio.Lock()
+        self.notes, self.noted = [], 0
+        self.version, self.news = 0, asyncio.Event()
+        self.driver = None
+
+    # --- Called by the agent ---------------------------------------------------------------------------------
+
+    async def apply(self, document):
+        """Take a document, unless it is older than the one in force; say which revision is in force then."""
+        target = document["desired"].get("group", {}).get("number")
+        newest = max(self.groups, default=-1)
+        if self.document is None or document["revision"] > self.document["revision"]:
+            if target is None or target in self.groups or target > newest:
+                self.document = document
+                self._tell()
+        if self.driver is None:
+            self.driver = asyncio.ensure_future(self._drive())
+        return self.document and self.document["revision"]
+
+    async def watch(self, seen, timeout_s):
+        """Wait for news, and report."""
+        await self._until(lambda: self.version > seen, timeout_s)
+        return describe(self)
+
+    async def read_log(self, group, rank, offset, size):
+        """`(position, bytes)` of a worker's output from `offset` on."""
+        return self.spools.read(group, rank, offset, size)
+
+    async def add_blob(self, description):
+        """Count a blob that the agent has put into the store's directory."""
+        self.store.add(description)
+        self._tell()
+
+    async def shut_down(self):
+        """Kill every worker, give everything back, and leave nothing on any node."""
+        if self.driver:
+            self.driver.cancel()
+        if self.preparation:
+            self.preparation.cancel()
+        await asyncio.gather(*(slot.close() for slot in self.slots.values()))
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- Driving ---------------------------------------------------------------------------------------------
+
+    def _tell(self):
+        self.version += 1
+        event, self.news = self.news, asyncio.Event()
+        event.set()
+
+    async def _until(self, condition, seconds):
+        """Wait for a condition, which is looked at again at every piece of news and every second."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            try:
+                await asyncio.wait_for(self.news.wait(), min(left, 1.0))
+            except asyncio.TimeoutError:
+                pass
+        return True
+
+    def _note(self, kind, reason, message):
+        """Record an event for the user: `kind` is Normal or Warning."""
+        self.noted += 1
+        note = {"number": self.noted, "type": kind, "reason": reason, "message": message, "at": time.monotonic()}
+        self.notes = [*self.notes, note][-KEEP_NOTES:]
+        self._tell()
+
+    async def _drive(self):
+        await self._fence()
+        self.phase = "Active"
+        while True:
+            before = self.version
+            try:
+                await self._step()
+            except Exception as error:  # Whatever it was, the job must not be left without anybody who drives.
+                self._note("Warning", "BridgeError", f"{type(error).__name__}: {error}")
+                await asyncio.sleep(1.0)
+            await self._until(lambda: self.version > before, 1.0)
+
+    async def _fence(self):
+        """Make sure that nothing an earlier bridge of this job left still trains."""
+        prefix = slot_name(self.job["uid"], "")
+        for name in ray.util.list_named_actors():
+            if name.startswith(prefix):
+                try:
+                    ray.kill(ray.get_actor(name))
+                except ValueError:
+                    pass  # Gone in between.
+        # Those that could not be reached end with their lease; the controller knows how much of it is left.
+        await asyncio.sleep(self.document["fenceMs"] / 1000)
+
+    async def _step(self):
+        """Bring what is nearer to what is wanted. Long steps are waited for: a switch is never left half done."""
+        if self.current and self.current.ending():
+            await self._conclude(self.current)
+        desired = self.document["desired"]
+        if desired["kind"] == "Stop":
+            await self._stop(desired["graceMs"] / 1000)
+        else:
+            self.phase = "Active"
+            await self._run(desired)
+        self._save_sometimes()
+        self._trim()
+
+    async def _run(self, desired):
+        number = desired["group"]["number"]
+        if self.next and self.next.number != number:
+            await self._abandon_next()
+        if self.current and self.current.number == number:
+            return
+        if number not in self.groups:
+            self.next = self.groups[number] = Group(desired["group"], self._tell)
+            self.preparation = asyncio.ensure_future(self._prepare(self.next, dict(self.document["slots"])))
+        if self.next and self.next.phase == "Prepared" and desired["activate"]:
+            await self._switch(self.next)
+
+    async def _stop(self, grace_s):
+        await self._abandon_next()
+        if self.current:
+            await self._halt(self.current, grace_s)
+        await self._close_slots(keep=set())
+        if self.phase != "Idle":
+            self.phase = "Idle"
+            self._tell()
+
+    # --- Preparing and switching -----------------------------------------------------------------------------
+
+    async def _prepare(self, group, slot_specs):
+        """Get a group ready beside the one that runs, as far as its `prepare` says and memory allows."""
+        try:
+            if group.spec["prepare"] == "Nothing" and self.current:
+                await self._probe(slot_specs)
+            else:
+                await self._reserve(group, slot_specs)
+                if group.spec["prepare"] == "Full" or not self.current:
+                    await self._start_beside(group)
+            group.phase = "Prepared"
+            group.mark("prepared")
+        except Unavailable as error:
+            await self._give_up(group, error)
+        except RayError as error:
+            await self._give_up(group, Unavailable("Lost", str(error)))
+
+    async def _reserve(self, group, slot_specs):
+        for slot_id in group.spec["ranks"]:
+            if slot_id not in self.slots:
+                self.slots[slot_id] = Reservation(
+                    self.job["uid"], slot_id, slot_specs[slot_id], self.lease_s, self.spools, self._tell
+                )
+        group.slots = [self.slots[slot_id] for slot_id in group.spec["ranks"]]
+        await asyncio.gather(*(slot.opened() for slot in group.slots))
+        for slot in group.slots:
+            if slot.state != "Ready":
+                raise Unavailable(slot.failure, f"slot on node {slot.node}: {slot.message}")
+
+    async def _probe(self, slot_specs):
+        """Build the new slots' runtime environment before the running group is stopped for them."""
+        for spec in slot_specs.values():
+            bare = {**spec, "resources": {"cpu": 0, "gpu": 0, "memory": 0, "custom": {}}}
+            name = f"probe-{uuid.uuid4().hex}"
+            probe = Reservation(self.job["uid"], name, bare, self.lease_s, self.spools, self._tell)
+            opened = await probe.opened()
+            await probe.close()
+            if not opened:
+                raise Unavailable(probe.failure, f"probe on node {probe.node}: {probe.message}")
+
+    async def _start_beside(self, group):
+        """Start a group's workers; beside a running group, wait until all have come where they must wait."""
+        if refusal := await group.start(self.job):
+            self._note("Normal", "NoOverlap", f"group {group.number} starts when the running one is gone: {refusal}")
+            return
+
+        def decided():
+            return not self.current or group.arrived() or group.ending()
+
+        in_time = await self._until(decided, PREPARE_S)
+        if group.ending() and not group.finished():
+            await self._until(lambda: not group.alive(), SETTLE_S)
+            outcome = group.judge(killed_by_us=group.alive())
+            raise Unavailable(outcome.pop("kind"), outcome)
+        if self.current and (group.finished() or not in_time):
+            # A program that does not use AdaptDL cannot be held: it must not run beside the one before.
+            await group.forget()
+            group.started = False
+            self._note(
+                "Warning",
+                "NoOverlap",
+                f"the workers of group {group.number} did not come to where AdaptDL lets them wait; "
+                "they start again when the running group has stopped",
+            )
+
+    async def _switch(self, group):
+        """From the running group, if any, to a prepared one. Nothing interrupts this."""
+        if old := self.current:
+            await self._halt(old, self.document["checkpoint"]["timeoutMs"] / 1000)
+            if old.outcome["kind"] == "Succeeded":
+                await self._abandon_next()
+                return
+        try:
+            if not group.slots:
+                await self._close_slots(keep=set(group.spec["ranks"]))
+                await self._reserve(group, self.document["slots"])
+            if not group.started and (refusal := await group.start(self.job)):
+                raise Unavailable("Lost", refusal)
+            await self._restore(group)
+            await group.release()
+        except Unavailable as error:
+            await self._give_up(group, error)
+            return
+        except RayError as error:
+            await self._give_up(group, Unavailable("Lost", str(error)))
+            return
+        self.current, self.next = group, None
+        self._tell()
+
+    async def _restore(self, group):
+        """Give every rank the newest good checkpoint."""
+        for blob in self.store.newest_first():
+            digest = blob["digest"]
+            sending = (slot.send(self.store.path(digest), digest) for slot in group.slots)
+            if all(await asyncio.gather(*sending)):
+                await asyncio.gather(*(slot.actor.restore.remote(group.number, digest) for slot in group.slots))
+                group.restored = {key: blob[key] for key in ("group", "number", "digest")}
+                group.mark("handedOver")
+                return
+            self.store.remove(blob)
+            self._note(
+                "Warning",
+                "CheckpointUnreadable",
+                f"the checkpoint of group {blob['group']} does not match its digest; the one before is used",
+            )
+        if group.spec["restore"]:
+            raise Unavailable("NoCheckpoint", "no good checkpoint is left on the cluster")
+
+    async def _give_up(self, group, error):
+        """End a group that never trained."""
+        self.next = None
+        await group.forget()
+        detail = error.args[0]
+        group.end(error.kind, **(detail if isinstance(detail, dict) else {"message": detail}))
+
+    async def _abandon_next(self):
+        group, self.next = self.next, None
+        if self.preparation:
+            self.preparation.cancel()
+            await asyncio.wait([self.preparation])
+            self.preparation = None
+        if group and group.phase != "Ended":
+            await group.forget()
+            group.end("Superseded")
+
+    # --- Ending ----------------------------------------------------------------------------------------------
+
+    async def _halt(self, group, grace_s):
+        """Have a group save and leave."""
+        group.phase = "Stopping"
+        group.mark("signalled")
+        await group.signal("SIGTERM")
+        await self._until(lambda: self._over(group) or 0 not in group.alive(), grace_s)
+        if 0 not in group.alive():
+            await self._until(lambda: self._over(group), min(LEAVE_S, grace_s))
+        await self._kill_rest(group)
+        saved = await self._take_checkpoint(group)
+        group.mark("saved")
+        if not saved and not group.finished():
+            exits = ", ".join(f"rank {rank}: {ended(exit)}" for rank, exit in enumerate(group.exits()))
+            self._note("Warning", "NotSaved", f"group {group.number} saved no checkpoint when it was stopped ({exits})")
+        outcome = {"kind": "Succeeded"} if group.finished() else {"kind": "Stopped", "saved": bool(saved)}
+        await self._bury(group, outcome)
+
+    async def _conclude(self, group):
+        """See a group out that ended by itself or lost a worker."""
+        await self._until(lambda: self._over(group), LEAVE_S if group.finished() else SETTLE_S)
+        killed = group.alive()
+        await self._kill_rest(group)
+        outcome = group.judge(killed)
+        await self._take_checkpoint(group)
+        await self._bury(group, outcome)
+
+    async def _kill_rest(self, group):
+        await group.signal("SIGKILL")
+        while not self._over(group):
+            await self._until(lambda: self._over(group), 1.0)
+
+    async def _bury(self, group, outcome):
+        """Keep what a group left behind, then remove it from its nodes."""
+        await self._take_artifacts(group)
+        self.current = None
+        group.end(outcome.pop("kind"), **outcome)
+        await group.forget()
+
+    def _over(self, group):
+        return group.over(set(self.document["fencedNodes"]))
+
+    async def _close_slots(self, keep):
+        leaving = [self.slots.pop(slot_id) for slot_id in list(self.slots) if slot_id not in keep]
+        await asyncio.gather(*(slot.close() for slot in leaving))
+
+    def _trim(self):
+        """Give back the slots that nobody wants, and forget old history."""
+        wanted = {slot.slot_id for group in (self.current, self.next) if group for slot in group.slots}
+        if self.current is None or self.next is not None:
+            wanted |= set(self.document.get("slots", ()))
+        leaving = [self.slots.pop(slot_id) for slot_id in list(self.slots) if slot_id not in wanted]
+        for slot in leaving:
+            asyncio.ensure_future(slot.close())
+        for number in sorted(self.groups)[:-KEEP_GROUPS]:
+            del self.groups[number]
+        self.spools.keep_newest(KEEP_GROUPS)
+        self.store.prune(max(2, self.document["checkpoint"]["keep"]))
+
+    # --- Checkpoints and artifacts ---------------------------------------------------------------------------
+
+    def _save_sometimes(self):
+        """Have the running group save when its interval is over, and take in what it saved."""
+        group = self.current
+        run = group and group.rank0()
+        if not run or self.packing.locked():
+            return
+        if run["saves"] > group.packed:
+            asyncio.ensure_future(self._take_checkpoint(group))
+        interval_s = self.document["checkpoint"]["intervalMs"] / 1000
+        since = max(group.save_asked_at, group.times["released"])
+        if interval_s and run["firstStepAt"] and time.monotonic() > since + interval_s:
+            group.save_asked_at = time.monotonic()
+            group.slots[0].actor.ask_save.remote(group.number)
+
+    async def _take_checkpoint(self, group):
+        """Bring the newest save of a group to the head; say whether there was one to bring."""
+        async with self.packing:
+            run, slot = group.rank0(), group.slots[0]
+            if not run or run["saves"] <= group.packed or slot.state != "Ready":
+                return None
+            number, group.packed = run["saves"], run["saves"]
+            extra = {"number": number, "steps": run["saveSteps"], "saveMs": run["saveMs"]}
+            packed = slot.actor.pack_checkpoint.remote(group.number, number)
+            return await self._take(group, CHECKPOINT, packed, extra)
+
+    async def _take_artifacts(self, group):
+        slot, patterns = group.slots[0], self.document["artifacts"]
+        if patterns and slot.state == "Ready":
+            packed = slot.actor.pack_artifacts.remote(group.number, patterns)
+            await self._take(group, ARTIFACTS, packed, {"number": 0})
+
+    async def _take(self, group, kind, packed, extra):
+        slot = group.slots[0]
+        try:
+            if (blob := await packed) is None:
+                return None
+            digest, size = blob["digest"], blob["size"]
+            whole = await slot.fetch(digest, size, self.store.receiver(digest))
+            if not whole and not await slot.fetch(digest, size, self.store.receiver(digest)):
+                raise OSError("what arrived does not match its digest, twice")
+            await slot.actor.drop.remote(digest)
+        except (RayError, OSError) as error:
+            self._note("Warning", f"{kind}Lost", f"group {group.number}: {error}")
+            return None
+        self.store.add({"kind": kind, "group": group.number, **blob, **extra, "at": time.monotonic()})
+        self._tell()
+        return blob
+
+
+def ended(exit):
+    """How a rank ended, in words."""
+    if not exit:
+        return "lost"
+    return f"exit {exit['code']}" if exit["code"] is not None else exit["signal"]

@@ -1,0 +1,146 @@
+"""One group of a job: the workers that train together, from their preparation to their end.
+
+Phases only go forward: Reserving, Starting, Prepared, Running, Stopping, Ended. A group is all or nothing: when
+one rank is lost the others are killed.
+"""
+
+import asyncio
+import time
+
+SIGTERM_EXIT = 143
+
+
+class Group:
+    """`slots` are the reservations in rank order."""
+
+    def __init__(self, spec, changed):
+        self.spec, self.changed = spec, changed
+        self.number = spec["number"]
+        self.slots = []
+        self.phase = "Reserving"
+        self.outcome = None
+        self.started = False
+        self.stop_asked = False
+        self.times = {"created": time.monotonic()}
+        self.restored = None
+        self.packed = 0
+        self.save_asked_at = 0.0
+        self.final_runs = None
+
+    def mark(self, event):
+        self.times[event] = time.monotonic()
+        self.changed()
+
+    # --- What is known of its workers ------------------------------------------------------------------------
+
+    def runs(self):
+        """The last report of each rank, or None where there is none."""
+        return self.final_runs or [slot.run(self.number) for slot in self.slots]
+
+    def rank0(self):
+        return next(iter(self.runs()), None)
+
+    def arrived(self):
+        """Whether every worker waits where AdaptDL has it wait."""
+        runs = self.runs()
+        return bool(runs) and all(run and run["arrived"] for run in runs)
+
+    def exits(self):
+        """The ranks' exits; a rank whose slot is gone has no run to tell of it."""
+        return [run and run["exit"] for run in self.runs()]
+
+    def lost_slots(self):
+        return [slot for slot in self.slots if slot.state in ("Lost", "Failed")]
+
+    def over(self, dead_nodes):
+        """Whether no worker of this group can be alive."""
+        return all(
+            slot.surely_gone(dead_nodes) or bool((run := slot.run(self.number)) and run["exit"])
+            for slot in self.slots
+        )
+
+    def ending(self):
+        """Whether the group cannot go on: the master has ended, another rank failed, or a slot is gone."""
+        exits = self.exits()
+        return bool(self.lost_slots()) or any(
+            exit and (rank == 0 or exit["code"] != 0) for rank, exit in enumerate(exits)
+        )
+
+    def finished(self):
+        """Whether the master has ended as a program does whose work is done."""
+        run = self.rank0()
+        return bool(run and run["exit"] and run["exit"]["code"] == 0)
+
+    # --- Its life --------------------------------------------------------------------------------------------
+
+    async def start(self, job):
+        """Start a worker in each slot; return why not if a node lacks the memory for it."""
+        port = await self.slots[0].actor.free_port.remote()
+        program = self.spec["program"]
+        common = {
+            "group": self.number,
+            "job": f"{job['namespace']}/{job['name']}",
+            "replicas": len(self.slots),
+            "nodes": len({slot.node for slot in self.slots}),
+            "masterPort": port,
+            "entrypoint": program.get("entrypoint"),
+            "command": program.get("command"),
+            "args": program["args"],
+            "env": {variable["name"]: variable["value"] for variable in self.spec["env"]},
+            "sharePath": self.spec["sharePath"],
+        }
+        calls = [slot.actor.start.remote({**common, "rank": rank}) for rank, slot in enumerate(self.slots)]
+        refusals = [refusal for refusal in await asyncio.gather(*calls) if refusal]
+        if refusals:
+            await self.forget()
+            return refusals[0]
+        self.started = True
+        self.phase = "Starting"
+        self.mark("started")
+        return None
+
+    async def release(self):
+        """Let the workers go on, the master first: the others would have to wait for its port."""
+        peers = [slot.info["address"] for slot in self.slots]
+        for slot in self.slots:
+            await slot.actor.release.remote(self.number, peers)
+        self.phase = "Running"
+        self.mark("released")
+
+    async def signal(self, name):
+        calls = (slot.actor.signal.remote(self.number, name) for slot in self.slots if slot.state == "Ready")
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    async def forget(self):
+        """Kill what lives of it and remove what it left on its nodes."""
+        await asyncio.gather(*(slot.forget(self.number) for slot in self.slots))
+
+    def alive(self):
+        """The ranks whose workers are not known to have ended."""
+        return {rank for rank, exit in enumerate(self.exits()) if not exit}
+
+    def end(self, kind, **details):
+        self.final_runs = self.runs()
+        self.phase = "Ended"
+        self.outcome = {"kind": kind, **details}
+        self.mark("ended")
+
+    def judge(self, killed_by_us):
+        """Why the group ended, from the ranks' exits.
+
+        `killed_by_us` are the ranks that still lived when we killed the rest: their exits say nothing.
+        """
+        if self.finished():
+            return {"kind": "Succeeded"}
+        for slot in self.lost_slots():
+            return {"kind": "Lost", "node": slot.node, "message": slot.message}
+        own = {rank: exit for rank, exit in enumerate(self.exits()) if exit and rank not in killed_by_us}
+        for rank, exit in own.items():
+            # Nobody's program sends itself SIGKILL: the kernel did, or a person.
+            if exit["signal"] == "SIGKILL":
+                return {"kind": "Killed", "rank": rank, "message": f"rank {rank} was killed (SIGKILL)"}
+        if own and all(exit["code"] == SIGTERM_EXIT or exit["signal"] == "SIGTERM" for exit in own.values()):
+            return {"kind": "Terminated", "message": "the workers were sent SIGTERM by somebody else"}
+        # The first to fail is the cause; its peers fail because of it.
+        rank = min((rank for rank in own if own[rank]["code"] != 0), key=lambda rank: own[rank]["at"])
+        return {"kind": "Failed", "rank": rank, **own[rank]}

@@ -1,0 +1,199 @@
+"""The bridge's side of a slot: makes the actor, follows what it reports, and knows when it is gone for sure."""
+
+import asyncio
+import time
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    RayError,
+    RuntimeEnvSetupError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from .slot import Slot
+
+POLL_S = 1.0
+LOG_BYTES = 512 << 10
+CHUNK_BYTES = 16 << 20
+# Beyond the lease, for the slot's clock and its watch interval, before its workers are taken for dead.
+LEASE_MARGIN_S = 2.0
+
+
+def slot_name(job_uid, slot_id):
+    """Slots are named so that a new bridge can find what an earlier one left."""
+    return f"slot-{job_uid}-{slot_id}"
+
+
+class Reservation:
+    """One slot. `changed` is called whenever there is something new to be seen in it."""
+
+    def __init__(self, job_uid, slot_id, spec, lease_s, spools, changed):
+        self.job_uid, self.slot_id, self.spec, self.lease_s = job_uid, slot_id, spec, lease_s
+        self.spools, self.changed = spools, changed
+        self.state, self.message, self.info = "Pending", None, None
+        self.failure = "SlotFailed"
+        self.runs = {}
+        self.last_contact = time.monotonic()
+        self.ready = asyncio.Event()
+        self.actor = None
+        self.task = asyncio.ensure_future(self._live())
+
+    @property
+    def node(self):
+        return self.spec["node"]
+
+    def run(self, group):
+        return self.runs.get(group)
+
+    async def opened(self):
+        """Wait until the slot can be used; False if it cannot."""
+        await self.ready.wait()
+        return self.state == "Ready"
+
+    async def forget(self, group):
+        """Kill a group's worker, if it lives, and remove what it left on the node."""
+        if self.state == "Ready":
+            try:
+                await self.drain_logs()
+                await self.actor.forget.remote(group)
+            except RayError:
+                return  # The slot goes, and its workers with it.
+            self.runs.pop(group, None)
+
+    async def _live(self):
+        resources = self.spec["resources"]
+        environment = self.spec["environment"]
+        try:
+            self.actor = (
+                ray.remote(Slot)
+                .options(
+                    name=slot_name(self.job_uid, self.slot_id),
+                    num_cpus=resources["cpu"],
+                    num_gpus=resources["gpu"],
+                    memory=resources["memory"] or None,
+                    resources=resources["custom"] or None,
+                    runtime_env=environment,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(self.node, soft=False),
+                    max_restarts=0,
+                    max_concurrency=16,
+                )
+                .remote(self.job_uid, self.slot_id, resources["cpu"], "working_dir" in environment, self.lease_s)
+            )
+            self.info = await self.actor.describe.remote()
+            self.state = "Ready"
+        except Exception as error:  # Ray refuses some runtime environments with a plain ValueError.
+            if isinstance(error, (RuntimeEnvSetupError, ValueError, TypeError)):
+                self.failure = "RuntimeEnvFailed"
+            self._lose("Failed", error)
+        self.ready.set()
+        self.changed()
+        if self.state == "Ready":
+            await self._follow()
+
+    async def _follow(self):
+        seen = -1
+        while self.state == "Ready":
+            try:
+                report = await self.actor.poll.remote(seen, POLL_S, self._log_positions(), LOG_BYTES)
+            except (ActorDiedError, ActorUnschedulableError) as error:
+                self._lose("Lost", error)
+                return
+            except RayError:
+                await asyncio.sleep(POLL_S)  # Out of reach for now; Ray will say if it is dead.
+                continue
+            self.last_contact = time.monotonic()
+            self._absorb(report)
+            if report["version"] != seen:
+                seen = report["version"]
+                self.changed()
+
+    def _absorb(self, report):
+        now = time.monotonic()
+        for run in report["runs"]:
+            for key in ("lastStep", "firstStep"):
+                ago = run.pop(f"{key}AgoMs")
+                run[f"{key}At"] = None if ago is None else now - ago / 1000
+            if run["exit"]:
+                run["exit"]["at"] = now - run["exit"].pop("agoMs") / 1000
+            self.runs[run["group"]] = run
+        for group, (position, chunk) in report["logs"].items():
+            if chunk and group in self.runs:
+                self.spools.of(group, self.runs[group]["rank"]).append(position, chunk)
+
+    def _log_positions(self):
+        """Up to where the workers' output has been taken in."""
+        return {group: self.spools.of(group, run["rank"]).source for group, run in self.runs.items()}
+
+    async def drain_logs(self):
+        """Take in what the slot still has of its workers' output, before it forgets them."""
+        before = None
+        while before != (positions := self._log_positions()):
+            before = positions
+            self._absorb(await self.actor.poll.remote(-1, 0, positions, LOG_BYTES))
+
+    def _lose(self, state, error):
+        self.state, self.message = state, str(error).strip()
+        if self.actor is not None:
+            ray.kill(self.actor)
+        self.changed()
+
+    def surely_gone(self, dead_nodes):
+        """Whether no worker of this slot can be alive: it closed, its death is confirmed, or its lease is over.
+
+        An actor's death is confirmed by its node's raylet; if the node itself is gone nobody has seen the
+        processes die, unless the provider has.
+        """
+        if self.state in ("Closed", "Failed"):
+            return True
+        if self.state != "Lost":
+            return False
+        if self.node in dead_nodes or self.node in alive_nodes():
+            return True
+        return time.monotonic() > self.last_contact + self.lease_s + LEASE_MARGIN_S
+
+    async def send(self, path, digest):
+        """Bring a blob to the slot; say whether it arrived whole."""
+        if await self.actor.has.remote(digest):
+            return True
+        with open(path, "rb") as file:
+            offset, whole = 0, None
+            chunk = file.read(CHUNK_BYTES)
+            while whole is None:
+                following = file.read(CHUNK_BYTES)
+                whole = await self.actor.write.remote(digest, offset, chunk, not following)
+                offset, chunk = offset + len(chunk), following
+        return whole
+
+    async def fetch(self, digest, size, receiver):
+        """Bring a blob from the slot; say whether it arrived whole."""
+        offset = 0
+        while offset < size:
+            chunk = await self.actor.read.remote(digest, offset, CHUNK_BYTES)
+            if not chunk:
+                break
+            receiver.write(chunk)
+            offset += len(chunk)
+        return receiver.finish()
+
+    async def close(self):
+        """Give the reservation back. When this returns no worker of the slot lives, if that can be known."""
+        if self.state == "Ready":
+            try:
+                await self.drain_logs()
+                await asyncio.wait_for(self.actor.close.remote(), self.lease_s)
+                self.state = "Closed"
+            except (RayError, asyncio.TimeoutError) as error:
+                self._lose("Lost", error)
+        elif self.state == "Pending":
+            self.state = "Closed"
+        self.ready.set()
+        self.task.cancel()
+        if self.actor is not None:
+            ray.kill(self.actor)
+
+
+def alive_nodes():
+    """The ids of the nodes that Ray takes for alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

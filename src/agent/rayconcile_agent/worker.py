@@ -1,0 +1,304 @@
+"""The worker bootstrap: the process that becomes one replica of the user's program.
+
+A slot runs `python worker.py CONFIG.json`. This file ties the process's life to the slot's, mends what
+AdaptDL 0.2.11 needs on today's packages, and then runs the user's script as `__main__` (or replaces itself
+with the user's command). The script is not changed and does not notice; nothing here is imported by it.
+
+Only the standard library is used, and neither torch nor adaptdl is imported before the script does it:
+the mends are applied by import hooks, so a script that uses neither pays nothing.
+"""
+
+import builtins
+import ctypes
+import importlib.abc
+import importlib.machinery
+import io
+import json
+import mmap
+import os
+import signal
+import sys
+import time
+import traceback
+import types
+
+# Words of the control page, a memory-mapped file shared with the slot: eight bytes each, written whole, so
+# that neither side ever reads half a value. Both sides know them by these indices (see `slot.py`).
+STEPS, LAST_STEP_NS, FIRST_STEP_NS, EPOCH, PROGRESS, BATCH, SAVE_ASKED, SAVES, SAVE_NS, SAVE_STEPS = range(10)
+CONTROL_BYTES = 4096
+
+# What `get_exit_flag` answers when a checkpoint is wanted and training shall go on. AdaptDL combines the
+# replicas' answers with `or`, so any truthy value but True (stop) travels through unchanged.
+SAVE_ONLY = 2
+
+PR_SET_PDEATHSIG = 1
+
+
+class Control:
+    """The worker's side of the control page."""
+
+    def __init__(self, path):
+        with open(path, "r+b") as file:
+            page = memoryview(mmap.mmap(file.fileno(), CONTROL_BYTES))
+        self.words = page.cast("Q")
+        self.floats = page.cast("d")
+
+    def step_done(self, epoch, progress, batch):
+        now = time.monotonic_ns()
+        if not self.words[FIRST_STEP_NS]:
+            self.words[FIRST_STEP_NS] = now
+        self.words[EPOCH] = epoch
+        self.floats[PROGRESS] = progress
+        self.words[BATCH] = batch
+        self.words[LAST_STEP_NS] = now
+        self.words[STEPS] += 1
+
+    def save_wanted(self):
+        return self.words[SAVE_ASKED] > self.words[SAVES]
+
+    def saved(self, started_ns):
+        self.words[SAVE_NS] = time.monotonic_ns() - started_ns
+        self.words[SAVE_STEPS] = self.words[STEPS]
+        # Last: the slot takes a save for complete when this number has grown.
+        self.words[SAVES] = max(self.words[SAVES] + 1, self.words[SAVE_ASKED])
+
+
+class Worker:
+    """What the import hooks need to know of this process."""
+
+    def __init__(self, config):
+        self.rank = config["rank"]
+        self.saves = config["saves"]
+        self.control = Control(config["control"])
+        self.release_url = config["releaseUrl"]
+
+    def wait_for_release(self):
+        """Block until the slot says that this group may load its checkpoint and train."""
+        if self.release_url is None:  # It has said so before.
+            return
+        import urllib.request
+
+        # No proxy: the supervisor is on this machine, whatever the user's environment says.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while True:
+            try:
+                with opener.open(self.release_url) as response:
+                    if response.status == 200:
+                        break
+            except OSError:
+                time.sleep(0.2)
+        self.release_url = None
+
+
+# --- Mends for AdaptDL, applied when the module of that name has been imported -----------------------------
+
+
+def mend_semver(module, _worker):
+    """semver 3 renamed what adaptdl.torch calls."""
+    version = module.VersionInfo
+    if not hasattr(version, "isvalid"):
+        version.isvalid = staticmethod(version.is_valid)
+
+
+def mend_goodput(module, _worker):
+    """numpy 1.24 dropped the aliases that goodput.py uses; `bool` must stay as numpy has it."""
+    numpy = module.np
+    for name, builtin in (("int", int), ("float", float)):
+        if name not in vars(numpy):
+            setattr(numpy, name, builtin)
+
+
+def mend_reducer(module, _worker):
+    """Wait a little, then longer, for the master's port, instead of a flat five seconds each time."""
+
+    class Patience:
+        """Stands for the `time` module: 26 sleeps, 152 s together; the original's were 130 s."""
+
+        def __init__(self):
+            self.tries = 0
+
+        def sleep(self, _seconds):
+            time.sleep(0.05 * 1.3**self.tries)
+            self.tries += 1
+
+        def __getattr__(self, name):
+            return getattr(time, name)
+
+    module.time = Patience()
+
+
+def mend_checkpoint(module, worker):
+    """Hold loading until the checkpoint is there; save each checkpoint into a directory of its own.
+
+    AdaptDL saves once, on exit, and deletes what it was restored from. Here a group saves as often as it is
+    asked to, and a state that is constructed late must still find the checkpoint the group was started with.
+    """
+    load_state, save_all_states = module.load_state, module.save_all_states
+
+    def load_when_released(state):
+        worker.wait_for_release()
+        return load_state(state)
+
+    def save_aside():
+        started = time.monotonic_ns()
+        restored_from = os.environ.get("ADAPTDL_CHECKPOINT_PATH")
+        number = max(worker.control.words[SAVES] + 1, worker.control.words[SAVE_ASKED])
+        directory = os.path.join(worker.saves, str(number))
+        if worker.rank == 0:
+            os.makedirs(directory, exist_ok=True)
+        os.environ["ADAPTDL_CHECKPOINT_PATH"] = directory
+        try:
+            result = save_all_states()
+        finally:
+            if restored_from is None:
+                del os.environ["ADAPTDL_CHECKPOINT_PATH"]
+            else:
+                os.environ["ADAPTDL_CHECKPOINT_PATH"] = restored_from
+        worker.control.saved(started)
+        return result
+
+    module.load_state = load_when_released
+    module.save_all_states = save_aside
+
+
+def mend_data(module, worker):
+    """Count steps, and let all replicas save at an agreed step and go on."""
+    helper = module.AdaptiveDataLoaderHelper
+    profile, get_exit_flag = helper.profile, module.get_exit_flag
+    metrics = sys.modules["adaptdl.torch._metrics"]
+    current_epoch = module.current_epoch
+
+    @module.contextmanager
+    def counted(self, commit):
+        with profile(self, commit):
+            yield
+        if self.training:
+            epoch = current_epoch()
+            worker.control.step_done(0 if epoch is None else epoch + 1, metrics.get_progress(), self.current_batch_size)
+
+    def exit_or_save():
+        stop = get_exit_flag()
+        if not stop and worker.rank == 0 and worker.control.save_wanted():
+            return SAVE_ONLY
+        return stop
+
+    def leave(code):
+        agreed = getattr(helper._current.future_exit, "_result", True) if helper._current else True
+        if agreed != SAVE_ONLY:
+            raise SystemExit(code)
+
+    helper.profile = counted
+    module.get_exit_flag = exit_or_save
+    module.exit = leave
+
+
+MENDS = {
+    "semver": mend_semver,
+    "adaptdl.goodput": mend_goodput,
+    "adaptdl.reducer": mend_reducer,
+    "adaptdl.checkpoint": mend_checkpoint,
+    "adaptdl.torch.data": mend_data,
+}
+
+
+class MendingLoader(importlib.abc.Loader):
+    """Loads a module as its own loader does, mends it, and steps out of the way."""
+
+    def __init__(self, loader, mend, worker):
+        self.loader, self.mend, self.worker = loader, mend, worker
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        self.mend(module, self.worker)
+
+
+class Mender(importlib.abc.MetaPathFinder):
+    """Finds the modules in `MENDS`, and stands in for `pkg_resources` where setuptools no longer has it."""
+
+    def __init__(self, worker):
+        self.worker = worker
+
+    def find_spec(self, name, path, target=None):
+        if name == "pkg_resources":
+            return self.find_pkg_resources(path, target)
+        mend = MENDS.get(name)
+        spec = mend and self.find_elsewhere(name, path, target)
+        if not spec or not hasattr(spec.loader, "exec_module"):
+            return None
+        spec.loader = MendingLoader(spec.loader, mend, self.worker)
+        return spec
+
+    def find_elsewhere(self, name, path, target):
+        finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        return next(filter(None, (finder.find_spec(name, path, target) for finder in finders)), None)
+
+    def find_pkg_resources(self, path, target):
+        if self.find_elsewhere("pkg_resources", path, target):
+            return None
+        return importlib.machinery.ModuleSpec("pkg_resources", PkgResources())
+
+
+class PkgResources(importlib.abc.Loader):
+    """The one function of setuptools' pkg_resources that AdaptDL calls."""
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        from importlib.metadata import distribution
+
+        module.get_distribution = distribution
+
+
+# --- Becoming the user's program -----------------------------------------------------------------------------
+
+
+def die_with_parent(parent):
+    """Have the kernel kill this process when the slot's launching thread is gone."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # It died before the request was made.
+
+
+def show_user_frames(kind, error, trace):
+    """Print a traceback that begins in the user's script."""
+    while trace and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    traceback.print_exception(kind, error, trace)
+
+
+def run_script(path, args):
+    """Run a script as `python PATH ARGS` would."""
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=os.path.abspath(path), __builtins__=builtins, __cached__=None)
+    sys.modules["__main__"] = main
+    sys.argv = [path, *args]
+    sys.path[0] = os.path.dirname(os.path.abspath(path))
+    sys.excepthook = show_user_frames
+    with io.open_code(os.path.abspath(path)) as file:
+        code = compile(file.read(), os.path.abspath(path), "exec", dont_inherit=True)
+    exec(code, main.__dict__)
+
+
+def start():
+    with open(sys.argv[1], encoding="utf-8") as file:
+        config = json.load(file)
+    die_with_parent(config["parent"])
+    os.chdir(config["cwd"])
+    if config["command"]:
+        command = config["command"]
+        try:
+            os.execvp(command[0], command + config["args"])
+        except OSError as error:
+            print(f"cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
+            sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+    sys.meta_path.insert(0, Mender(Worker(config)))
+    run_script(config["entrypoint"], config["args"])
+
+
+if __name__ == "__main__":
+    start()

@@ -1,0 +1,175 @@
+//! `RayCluster`: the Ray cluster that jobs run on, as its manifest describes it.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::job::ValueSource;
+use super::units::{Bytes, MilliCpu, Span};
+
+/// What a Ray cluster is to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RayClusterSpec {
+    /// Where its nodes come from.
+    pub provider: Provider,
+    /// How Ray's own interfaces are protected.
+    #[serde(default)]
+    pub auth: Auth,
+    /// The head node. It runs workers only if its resources say so.
+    #[serde(default)]
+    pub head: NodeTemplate,
+    /// The groups of worker nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub worker_groups: Vec<WorkerGroup>,
+    /// Whether to checkpoint the cluster's jobs and give back every node, the head too.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// Where a cluster's nodes come from: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Provider {
+    /// Raylets as processes of this machine.
+    Local(LocalProvider),
+    /// A cluster that somebody else runs.
+    Existing(ExistingProvider),
+}
+
+/// Raylets as processes of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LocalProvider {
+    /// The Python interpreter that has Ray. Left out: that of the active virtual environment, or of the `.venv`
+    /// found from here upwards, or `python3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python: Option<String>,
+    /// The port of Ray's dashboard. Left out: a free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub dashboard_port: Option<u16>,
+}
+
+/// A cluster that somebody else runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExistingProvider {
+    /// The address of its dashboard, such as `http://head:8265`.
+    pub address: String,
+    /// The port, on the same host, at which Rayconcile's agent shall be reached.
+    #[serde(default = "agent_port")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub agent_port: u16,
+}
+
+/// How Ray's own interfaces are protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Auth {
+    /// `Token`: Ray's token authentication. `None`: not at all.
+    #[serde(default)]
+    pub mode: AuthMode,
+    /// For `existing`: where the controller finds the cluster's token. It is not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_from: Option<ValueSource>,
+}
+
+/// Whether Ray asks for a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AuthMode {
+    /// Ray's token authentication.
+    #[default]
+    Token,
+    /// None: whoever reaches the cluster may run what they like on it.
+    None,
+}
+
+/// A group of equal worker nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkerGroup {
+    /// Its name, a part of its nodes' names.
+    pub name: String,
+    /// Never fewer nodes than this.
+    #[serde(default)]
+    pub min_nodes: u32,
+    /// Never more nodes than this.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_nodes: u32,
+    /// How long a node may be idle before it is given back.
+    #[serde(default = "idle_timeout")]
+    pub idle_timeout: Span,
+    /// What its nodes are.
+    #[serde(default)]
+    pub template: NodeTemplate,
+}
+
+/// What a node is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeTemplate {
+    /// What it offers to workers.
+    #[serde(default)]
+    pub resources: NodeResources,
+    /// Labels that Ray shows for it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Memory for Ray's object store.
+    #[serde(default = "object_store_memory")]
+    pub object_store_memory: Bytes,
+}
+
+/// What a node offers to workers. They are Ray's logical resources: a promise, not a measurement.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeResources {
+    /// CPUs, whole ones. Left out: 1, but none of the head, which by default runs no workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<MilliCpu>,
+    /// GPUs.
+    #[serde(default)]
+    pub gpu: u32,
+    /// Memory. Left out: what the machine has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Ray's custom resources.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub custom: BTreeMap<String, f64>,
+}
+
+impl Default for NodeTemplate {
+    fn default() -> Self {
+        Self {
+            resources: NodeResources::default(),
+            labels: BTreeMap::new(),
+            object_store_memory: object_store_memory(),
+        }
+    }
+}
+
+impl RayClusterSpec {
+    /// Writes the defaults that depend on where they stand, so that the stored spec shows every value in force.
+    pub fn fill_defaults(&mut self) {
+        self.head.resources.cpu.get_or_insert(MilliCpu(0));
+        for group in &mut self.worker_groups {
+            group.template.resources.cpu.get_or_insert(MilliCpu(1000));
+        }
+    }
+}
+
+/// Checkpoints pass through it in chunks; it need not hold them.
+fn object_store_memory() -> Bytes {
+    Bytes(256 << 20)
+}
+
+fn idle_timeout() -> Span {
+    Span::from_secs(300)
+}
+
+/// Beside the dashboard's 8265, and free of Ray's own defaults.
+fn agent_port() -> u16 {
+    8267
+}

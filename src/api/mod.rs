@@ -1,0 +1,19 @@
+//! The vocabulary of the house: what objects look like, and the words everything else is said in.
+//!
+//! Plain data with its parsing and printing; no IO, no clock, no client. Shape and conventions are
+//! Kubernetes': camelCase, `metadata`, `spec`, `status`, conditions, quantities.
+
+pub mod cluster;
+pub mod condition;
+pub mod event;
+pub mod ids;
+pub mod job;
+pub mod meta;
+pub mod object;
+pub mod record;
+pub mod status;
+pub mod units;
+pub mod wire;
+
+/// The API group and version of our kinds.
+pub const API_VERSION: &str = "rayconcile.dev/v1";

@@ -1,0 +1,489 @@
+//! What the store keeps of jobs and clusters beside the objects: what was decided, and what came of it.
+//!
+//! Records are the planner's memory. It gets them in a snapshot and returns them changed; nobody else writes
+//! them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::cluster::NodeTemplate;
+use super::ids::{CheckpointId, Digest, GroupNumber, IntentId, NodeName, RayNodeId, SlotId};
+use super::job::{EnvVar, WorkerResources};
+use super::meta::ObjectKey;
+use super::status::JobPhase;
+use super::units::{Bytes, Span};
+
+/// The digest of a value's JSON form: equal values, equal digests.
+pub fn digest_of(value: &impl Serialize) -> Digest {
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    Digest(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What was decided for a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterRecord {
+    /// The cluster's present life, from its head's start to its end.
+    pub incarnation: Option<Incarnation>,
+    /// The nodes that were launched and are not known to be gone.
+    pub nodes: BTreeMap<NodeName, NodeRecord>,
+    /// How many nodes were ever launched: names are not used twice.
+    pub launched: u64,
+    /// The agent that was submitted last, in this incarnation.
+    pub agent: Option<AgentRecord>,
+    /// Why nodes cannot be had, and until when nothing is tried.
+    pub trouble: Option<Trouble>,
+    /// Since when no unfinished job needs the cluster.
+    pub unused_since: Option<Timestamp>,
+}
+
+/// A cluster's life, from its head's start to its end: where it is found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Incarnation {
+    /// Tells it from others.
+    pub id: String,
+    /// When it was decided on.
+    pub since: Timestamp,
+    /// The address of Ray's dashboard.
+    pub dashboard: String,
+    /// The address of our agent.
+    pub agent: String,
+    /// Ray's version, as found.
+    pub ray_version: String,
+    /// For clusters whose nodes we launch here: what they need to find each other.
+    pub local: Option<LocalNetwork>,
+}
+
+/// The addresses and ports of a local cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalNetwork {
+    /// The interpreter that has Ray.
+    pub python: String,
+    /// The head's loopback address; nodes have those after it.
+    pub head: Ipv4Addr,
+    /// The port of Ray's control service.
+    pub gcs_port: u16,
+    /// The port of the dashboard.
+    pub dashboard_port: u16,
+    /// The port of Ray's client server, which nobody uses but which must not be somebody else's.
+    pub client_port: u16,
+}
+
+/// A node that was launched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// Its group; none is the head.
+    pub group: Option<String>,
+    /// Its how-many-eth launch it was, from which its address follows.
+    pub index: u64,
+    /// The intent it was launched by; its processes carry this.
+    pub launch: IntentId,
+    /// What it was launched as.
+    pub template: NodeTemplate,
+    /// Where it is in its life.
+    pub state: NodeState,
+    /// Ray's id of it, once it has joined.
+    pub ray: Option<RayNodeId>,
+    /// Since when no worker is on it.
+    pub idle_since: Option<Timestamp>,
+}
+
+/// Where a node is in its life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeState {
+    /// It was decided on; it has not joined yet.
+    Launching {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It has joined.
+    Ready {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Ray starts nothing more on it; it ends when its workers have gone.
+    Draining {
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        cause: String,
+    },
+    /// What is left of it is being ended.
+    Terminating {
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl NodeState {
+    /// Since when it is in this state.
+    pub fn since(&self) -> Timestamp {
+        match self {
+            Self::Launching { since }
+            | Self::Ready { since }
+            | Self::Draining { since, .. }
+            | Self::Terminating { since, .. } => *since,
+        }
+    }
+
+    /// The state's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Launching { .. } => "Launching",
+            Self::Ready { .. } => "Ready",
+            Self::Draining { .. } => "Draining",
+            Self::Terminating { .. } => "Terminating",
+        }
+    }
+
+    /// Whether it will be, or is, of use.
+    pub fn is_wanted(&self) -> bool {
+        matches!(self, Self::Launching { .. } | Self::Ready { .. })
+    }
+}
+
+/// An agent that was submitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentRecord {
+    /// The Ray job it is.
+    pub submission: String,
+    /// When it was submitted.
+    pub since: Timestamp,
+    /// Whether it has ever answered.
+    pub answered: bool,
+}
+
+/// Something failed and is tried again later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trouble {
+    /// How often in a row.
+    pub count: u32,
+    /// When it is tried again.
+    pub until: Timestamp,
+    /// Why, as a word.
+    pub reason: String,
+    /// Why, for a person.
+    pub message: String,
+}
+
+/// What was decided for a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct JobRecord {
+    /// Where its bridge may be.
+    pub binding: Option<Binding>,
+    /// The newest revision of its document. It only grows.
+    pub revision: u64,
+    /// What the bridge was told last.
+    pub document: Option<Document>,
+    /// Its groups, oldest first. The store keeps them in a table of their own.
+    #[serde(skip)]
+    pub groups: Vec<GroupRecord>,
+    /// Its durable checkpoints, oldest first. The store keeps them in a table of their own.
+    #[serde(skip)]
+    pub checkpoints: Vec<CheckpointRecord>,
+    /// Artifacts that were fetched, oldest first; they go to their destination when the job has succeeded.
+    pub artifacts: Vec<ArtifactsRecord>,
+    /// How often the program failed.
+    pub failures: u32,
+    /// Why no group can be had, and until when nothing is tried.
+    pub trouble: Option<Trouble>,
+    /// The newest good hints.
+    pub hints: Option<HintsRecord>,
+    /// When its first group was wanted.
+    pub started: Option<Timestamp>,
+    /// How it finished.
+    pub outcome: Option<JobOutcome>,
+    /// The newest note of the bridge that became an event: its bridge, its number.
+    pub noted: Option<(String, u64)>,
+}
+
+impl JobRecord {
+    /// The group of a number.
+    pub fn group(&self, number: GroupNumber) -> Option<&GroupRecord> {
+        self.groups.iter().find(|group| group.number == number)
+    }
+
+    /// The number of the next group.
+    pub fn next_group(&self) -> GroupNumber {
+        self.groups.last().map_or(GroupNumber(0), |group| group.number.next())
+    }
+
+    /// The group that the document wants.
+    pub fn target(&self) -> Option<&GroupRecord> {
+        match &self.document.as_ref()?.desired {
+            Desired::Run { group, .. } => self.group(group.number),
+            Desired::Stop { .. } => None,
+        }
+    }
+}
+
+/// Where a job's bridge may be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Binding {
+    /// The cluster.
+    pub cluster: ObjectKey,
+    /// The incarnation of the cluster.
+    pub incarnation: String,
+    /// The bridge that was seen, and when last.
+    pub bridge: Option<(String, Timestamp)>,
+}
+
+/// What a bridge is told. Secrets are named in it and looked up when it is sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document {
+    /// A higher one replaces a lower one.
+    pub revision: u64,
+    /// What should be.
+    pub desired: Desired,
+    /// The slots that the wanted group uses.
+    pub slots: BTreeMap<SlotId, SlotSpec>,
+    /// How long a group may take to save and leave.
+    pub checkpoint_timeout: Span,
+    /// How often the running group saves.
+    pub checkpoint_interval: Span,
+    /// How many checkpoints the bridge keeps.
+    pub checkpoint_keep: u32,
+    /// What to keep of what rank 0 leaves behind.
+    pub artifacts: Vec<String>,
+    /// Nodes of which the provider says that nothing on them is alive.
+    pub fenced: BTreeSet<RayNodeId>,
+    /// When nothing of an earlier bridge can be alive any more.
+    pub fence_until: Option<Timestamp>,
+}
+
+/// What should be of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Desired {
+    /// A group should run.
+    Run {
+        /// The group.
+        group: GroupSpec,
+        /// Whether it may be switched to as soon as it is prepared.
+        activate: bool,
+    },
+    /// Nothing should run.
+    Stop {
+        /// How long the running group may take to save and leave.
+        grace: Span,
+    },
+}
+
+/// A group as the bridge is told of it. For one number it never changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupSpec {
+    /// Its number.
+    pub number: GroupNumber,
+    /// The slots of its ranks.
+    pub ranks: Vec<SlotId>,
+    /// The program.
+    pub program: Program,
+    /// How far it is got ready beside a running group.
+    pub prepare: Prepare,
+    /// The newest checkpoint that the controller has, or had before a switch: there is at least this one.
+    pub restore: Option<CheckpointId>,
+}
+
+/// What a worker runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Program {
+    /// A Python script.
+    pub entrypoint: Option<String>,
+    /// Or a program.
+    pub command: Option<Vec<String>>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment; values may be named only.
+    pub env: Vec<EnvVar>,
+    /// The directory that all workers see.
+    pub share_path: Option<String>,
+}
+
+/// How far a group is got ready beside a running one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Prepare {
+    /// Its slots are reserved and its workers started.
+    Full,
+    /// Its slots are reserved.
+    Slots,
+    /// There is no room for it beside the running one.
+    Nothing,
+}
+
+/// A slot as the bridge is told of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlotSpec {
+    /// The node it is on.
+    pub node: NodeName,
+    /// Ray's id of that node.
+    pub ray: RayNodeId,
+    /// What makes it usable for a group.
+    pub kind: SlotKind,
+}
+
+/// What makes a slot usable for a group: with another of these a new slot is needed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlotKind {
+    /// What is reserved.
+    pub resources: WorkerResources,
+    /// Ray's runtime environment.
+    pub runtime_env: Map<String, Value>,
+    /// The package with the program.
+    pub package: Option<Digest>,
+}
+
+/// A group that was decided on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupRecord {
+    /// Its number.
+    pub number: GroupNumber,
+    /// When it was wanted.
+    pub created: Timestamp,
+    /// Why.
+    pub reason: GroupReason,
+    /// Why, for a person.
+    pub message: String,
+    /// What it runs, and in what kind of slots: a group with another digest must be replaced.
+    pub program: Digest,
+    /// The nodes of its ranks.
+    pub nodes: Vec<NodeName>,
+    /// Workers of the group before it.
+    pub from_replicas: u32,
+    /// The checkpoint it began from.
+    #[serde(default)]
+    pub restored: Option<CheckpointId>,
+    /// When things happened to it.
+    #[serde(default)]
+    pub timeline: BTreeMap<String, Timestamp>,
+    /// Steps it made.
+    #[serde(default)]
+    pub steps: u64,
+    /// When its last step was.
+    #[serde(default)]
+    pub last_step: Option<Timestamp>,
+    /// How long the job stood still before its first step, in milliseconds.
+    #[serde(default)]
+    pub downtime_ms: Option<u64>,
+    /// Steps of the group before it that had to be made again.
+    #[serde(default)]
+    pub lost_steps: Option<u64>,
+    /// Whether its workers came where AdaptDL has them wait.
+    #[serde(default)]
+    pub spoke_adaptdl: bool,
+    /// How it ended.
+    #[serde(default)]
+    pub outcome: Option<GroupOutcome>,
+}
+
+/// Why there is a new group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupReason {
+    /// The job begins.
+    Started,
+    /// It was suspended, and goes on.
+    Resumed,
+    /// Another number of workers pays, or another placement is needed.
+    Scaled,
+    /// The manifest wants another number of workers.
+    ReplicasChanged,
+    /// The manifest wants another program, environment or resources.
+    SpecChanged,
+    /// The program failed.
+    ProgramFailed,
+    /// A worker was killed.
+    WorkerKilled,
+    /// A node, slot or bridge was lost.
+    NodeLost,
+    /// A group could not be had, and is tried again.
+    Retried,
+}
+
+/// How a group ended, in a word and a sentence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupOutcome {
+    /// The outcome's name on the wire.
+    pub kind: String,
+    /// For a person; empty if there is nothing to add.
+    pub message: String,
+}
+
+/// A checkpoint in durable storage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointRecord {
+    /// Its place in the job's history.
+    pub id: CheckpointId,
+    /// Its contents.
+    pub digest: Digest,
+    /// Its size.
+    pub size: Bytes,
+    /// How many files it holds.
+    pub files: u64,
+    /// The group's steps that it holds.
+    pub steps: u64,
+    /// How long training stood still for it, in milliseconds.
+    pub save_ms: f64,
+    /// When it was saved.
+    pub saved: Timestamp,
+    /// The file it is in.
+    pub path: String,
+}
+
+/// Artifacts that a group left, fetched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArtifactsRecord {
+    /// The group.
+    pub group: GroupNumber,
+    /// Their contents.
+    pub digest: Digest,
+}
+
+/// Hints that passed every check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HintsRecord {
+    /// The group that reported them.
+    pub group: GroupNumber,
+    /// Which of its reports.
+    pub number: u64,
+    /// When they were taken in.
+    pub at: Timestamp,
+    /// The hints, as checked.
+    pub hints: Value,
+}
+
+/// How a job finished.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobOutcome {
+    /// `Succeeded` or `Failed`.
+    pub phase: JobPhase,
+    /// Why, as a word.
+    pub reason: String,
+    /// Why, for a person.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}

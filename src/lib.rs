@@ -1,0 +1,5 @@
+//! Rayconcile: elastic AdaptDL training on Ray, declared in YAML and reconciled without Kubernetes.
+
+pub mod action;
+pub mod api;
+pub mod goodput;
