@@ -29,6 +29,9 @@ pub struct Intent {
     pub attempts: u32,
     /// It is not tried again before.
     pub not_before: Timestamp,
+    /// Why it failed, if it did when it was tried last.
+    #[serde(default)]
+    pub last_error: Option<String>,
     /// What came of it.
     pub state: IntentState,
 }

@@ -3,3 +3,5 @@
 pub mod action;
 pub mod api;
 pub mod goodput;
+pub mod plan;
+pub mod store;

@@ -32,17 +32,17 @@ def parse_args():
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--lr", type=float, default=0.005, help="at the batch size below; AdaptDL scales it")
-    parser.add_argument("--batch-size", type=int, default=32, help="of all replicas together")
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--lr", type=float, default=0.01, help="at the batch size below; AdaptDL scales it")
+    parser.add_argument("--batch-size", type=int, default=64, help="of all replicas together")
     parser.add_argument("--autoscale-bsz", action=argparse.BooleanOptionalAction, default=True,
                         help="let AdaptDL choose the batch size, within the two bounds below")
     parser.add_argument("--max-batch-size", type=int, default=256, help="of all replicas together")
-    parser.add_argument("--local-bsz-bounds", type=int, nargs=2, metavar=("MIN", "MAX"), default=(8, 64),
+    parser.add_argument("--local-bsz-bounds", type=int, nargs=2, metavar=("MIN", "MAX"), default=(8, 128),
                         help="what one replica takes at a time")
     parser.add_argument("--gradient-accumulation", action=argparse.BooleanOptionalAction, default=True,
                         help="reach large batches in several passes, where one would exceed MAX")
-    parser.add_argument("--image-size", type=int, default=32, help="pixels a side that the network sees")
+    parser.add_argument("--image-size", type=int, default=24, help="pixels a side that the network sees")
     parser.add_argument("--width", type=int, default=32, help="channels of the network's first layer")
     parser.add_argument("--log-every", type=int, default=10, metavar="STEPS")
     parser.add_argument("--seed", type=int, default=0)
@@ -59,19 +59,24 @@ def load_data():
     return TensorDataset(train_images, train_labels), TensorDataset(valid_images, valid_labels)
 
 
-def enlarge(images, size, distort=False):
-    """The images at `size` pixels a side and, to train on, each turned, scaled and moved a little."""
-    amount = 1.0 if distort else 0.0
+def enlarge(images, size):
+    """The images at `size` pixels a side."""
+    return F.interpolate(images, size=(size, size), mode="bilinear")
+
+
+def distort(images, size):
+    """The same, but each one turned, scaled and moved at random, and with noise."""
 
     def uniform(limit):
-        return (torch.rand(len(images), device=images.device) * 2 - 1) * limit * amount
+        return (torch.rand(len(images), device=images.device) * 2 - 1) * limit
 
-    angle, scale = uniform(math.radians(15)), 1 + uniform(0.15)
+    angle, scale = uniform(math.radians(20)), 1 + uniform(0.2)
     cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
-    right, down = uniform(0.2), uniform(0.2)
+    right, down = uniform(0.25), uniform(0.25)
     transform = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(transform, (len(images), 1, size, size), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    images = F.grid_sample(images, grid, align_corners=False)
+    return images + 0.3 * torch.randn_like(images)
 
 
 def convolution(inputs, outputs):
@@ -83,20 +88,24 @@ def convolution(inputs, outputs):
     )
 
 
+def stage(inputs, outputs):
+    return nn.Sequential(
+        convolution(inputs, outputs),
+        convolution(outputs, outputs),
+        convolution(outputs, outputs),
+    )
+
+
 def make_network(width):
     return nn.Sequential(
-        convolution(1, width),
-        convolution(width, width),
-        convolution(width, width),
+        stage(1, width),
         nn.MaxPool2d(2),
-        convolution(width, 2 * width),
-        convolution(2 * width, 2 * width),
-        convolution(2 * width, 2 * width),
+        stage(width, 2 * width),
         nn.MaxPool2d(2),
-        convolution(2 * width, 4 * width),
-        nn.AdaptiveAvgPool2d(4),
+        stage(2 * width, 2 * width),
+        nn.AdaptiveAvgPool2d(3),
         nn.Flatten(),
-        nn.Linear(4 * width * 4 * 4, 10),
+        nn.Linear(2 * width * 3 * 3, 10),
     )
 
 
@@ -146,7 +155,7 @@ def main():
         )
 
     torch.manual_seed(args.seed)
-    network = make_network(args.width).to(device)
+    network = make_network(args.width).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epochs)
     model = adl.AdaptiveDataParallel(network, optimizer, schedule)
@@ -160,7 +169,7 @@ def main():
         for images, labels in train_loader:
             images, labels = images.to(device), labels.to(device)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(enlarge(images, args.image_size, distort=True)), labels)
+            loss = F.cross_entropy(model(distort(images, args.image_size)), labels)
             loss.backward()
             optimizer.step()
 

@@ -17,6 +17,8 @@ pub const SOURCE: &str = "rayconcile.dev/source";
 pub const SOURCE_FILE: &str = "rayconcile.dev/source-file";
 /// Annotation: `"false"` keeps an object whose file has gone.
 pub const PRUNE: &str = "rayconcile.dev/prune";
+/// Annotation: whatever cannot be reached is given up when the object is deleted.
+pub const FORCE_DELETE: &str = "rayconcile.dev/force-delete";
 /// Label of the cluster that exists only because a job without `clusterRef` needs one.
 pub const BUILT_IN: &str = "rayconcile.dev/built-in";
 /// Finalizer: what the object stands for must be ended before the object goes.

@@ -30,6 +30,8 @@ pub fn digest_of(value: &impl Serialize) -> Digest {
 pub struct ClusterRecord {
     /// The cluster's present life, from its head's start to its end.
     pub incarnation: Option<Incarnation>,
+    /// Whether that life is over: its head is lost, and what is left of it is being ended.
+    pub ending: bool,
     /// The nodes that were launched and are not known to be gone.
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// How many nodes were ever launched: names are not used twice.
@@ -205,8 +207,16 @@ pub struct JobRecord {
     pub hints: Option<HintsRecord>,
     /// When its first group was wanted.
     pub started: Option<Timestamp>,
+    /// When nothing that an earlier bridge left can be alive any more.
+    pub fence_until: Option<Timestamp>,
+    /// Which report of hints was looked at last, good or bad: the group, its how-many-eth.
+    pub hints_seen: Option<(GroupNumber, u64)>,
+    /// Since when it has waited for nodes that it wants.
+    pub wanting_since: Option<Timestamp>,
     /// How it finished.
     pub outcome: Option<JobOutcome>,
+    /// Whether its artifacts are where the manifest wants them.
+    pub delivered: bool,
     /// The newest note of the bridge that became an event: its bridge, its number.
     pub noted: Option<(String, u64)>,
 }
@@ -368,6 +378,8 @@ pub struct GroupRecord {
     pub program: Digest,
     /// The nodes of its ranks.
     pub nodes: Vec<NodeName>,
+    /// The slots of its ranks.
+    pub slots: BTreeMap<SlotId, SlotSpec>,
     /// Workers of the group before it.
     pub from_replicas: u32,
     /// The checkpoint it began from.

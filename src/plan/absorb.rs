@@ -1,0 +1,405 @@
+//! What was observed goes into the records. Nothing is decided here, and nothing is taken for gone that was only
+//! not seen.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::draft::{Draft, JobDraft, more_trouble};
+use super::guards::Guard;
+use super::snapshot::LocalNode;
+use crate::action::{Effect, Target};
+use crate::api::event::{EventType, NewEvent};
+use crate::api::ids::{GroupNumber, IntentId, NodeName};
+use crate::api::object::Kind;
+use crate::api::record::{Binding, GroupOutcome, GroupRecord, HintsRecord, NodeState};
+use crate::api::units::Span;
+use crate::api::wire::{BlobKind, BridgeReport, GroupReport, Outcome, RayNode};
+use crate::goodput::Hints;
+
+/// The label by which a Ray node tells which launch it comes from.
+pub const LAUNCH_LABEL: &str = "rayconcile.dev/launch";
+/// The label with the node's name.
+pub const NODE_LABEL: &str = "rayconcile.dev/node";
+
+/// The longest wait between two groups that failed through no fault of the program.
+const LONGEST_TROUBLE: Span = Span::from_secs(300);
+/// How many groups are remembered.
+const KEPT_GROUPS: usize = 50;
+/// Beyond the lease, until a dead bridge's workers are taken for dead.
+const FENCE_MARGIN: SignedDuration = SignedDuration::from_secs(3);
+
+/// Takes in what was observed.
+pub(super) fn absorb(draft: &mut Draft<'_>) {
+    absorb_agent(draft);
+    absorb_nodes(draft);
+    for index in 0..draft.jobs.len() {
+        absorb_job(draft, index);
+    }
+}
+
+fn absorb_agent(draft: &mut Draft<'_>) {
+    if draft.agent().is_some()
+        && let Some(agent) = &mut draft.record.agent
+    {
+        agent.answered = true;
+    }
+}
+
+// --- Nodes -------------------------------------------------------------------------------------------------------
+
+/// What is known of a node at this moment.
+struct NodeFacts {
+    /// Ray's node of this launch.
+    ray: Option<RayNode>,
+    /// Whether all its processes are known to be gone, and what they wrote last.
+    gone: Option<String>,
+}
+
+fn absorb_nodes(draft: &mut Draft<'_>) {
+    let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
+    for name in names {
+        let Some(facts) = facts(draft, &name) else { continue };
+        let Some(record) = draft.record.nodes.get_mut(&name) else { continue };
+        let joined = facts.ray.as_ref().is_some_and(|node| node.alive);
+        if let Some(node) = &facts.ray {
+            record.ray = Some(node.id.clone());
+        }
+        let head = record.group.is_none();
+        let left = facts.ray.is_some_and(|node| !node.alive);
+        let (now, cause) = (draft.now, facts.gone);
+        match &record.state {
+            NodeState::Launching { .. } if joined => {
+                record.state = NodeState::Ready { since: now };
+                draft.cluster_event(EventType::Normal, "NodeReady", format!("node {name} has joined"));
+            }
+            NodeState::Launching { since } if cause.is_none() => {
+                let since = *since;
+                let limit = since + draft.snapshot.settings.join_timeout.signed();
+                if draft.is_due(limit) {
+                    let cause = format!("it did not join within {}", draft.snapshot.settings.join_timeout);
+                    lose(draft, &name, head, "NodeNotJoined", cause);
+                }
+            }
+            NodeState::Launching { .. } => {
+                let output = cause.unwrap_or_default();
+                lose(
+                    draft,
+                    &name,
+                    head,
+                    "NodeNotStarted",
+                    format!("it ended before it had joined: {output}"),
+                );
+            }
+            NodeState::Ready { .. } | NodeState::Draining { .. } if cause.is_some() => {
+                lose(draft, &name, head, "NodeLost", "its processes are gone".to_owned());
+            }
+            NodeState::Ready { .. } if left => {
+                lose(draft, &name, head, "NodeLost", "Ray has lost it".to_owned());
+            }
+            NodeState::Draining { cause, .. } if left => {
+                let state = NodeState::Terminating { since: now, cause: cause.clone() };
+                record.state = state;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What is known of a node; `None` while it is not known what came of its launch.
+fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
+    let record = draft.record.nodes.get(name)?;
+    let ray = draft.agent().and_then(|(_, agent)| {
+        agent.nodes.iter().find(|node| node.labels.get(LAUNCH_LABEL) == Some(&record.launch.0)).cloned()
+    });
+    let unsettled = draft.launch_is_unsettled(&record.launch) && draft.guarded(Guard::LaunchIsSettled);
+    if unsettled && ray.is_none() {
+        return None;
+    }
+    Some(NodeFacts { ray, gone: gone(draft, &record.launch, record.state.since()) })
+}
+
+/// Whether a launch's processes are known to be gone, and what they wrote last. Only an observation that saw
+/// everything, after the launch, can tell.
+fn gone(draft: &Draft<'_>, launch: &IntentId, since: Timestamp) -> Option<String> {
+    let processes = &draft.snapshot.seen.processes;
+    let nothing = (draft.now, BTreeMap::new());
+    let (at, seen) = match processes.fresh() {
+        Some((at, seen)) => (at, seen),
+        None if draft.guarded(Guard::AbsenceIsSeen) || processes.error.is_none() => return None,
+        None => (nothing.0, &nothing.1),
+    };
+    if at < since && draft.guarded(Guard::AbsenceIsRecent) {
+        return None;
+    }
+    match seen.get(launch) {
+        Some(LocalNode { leader: Some(_), .. }) => None,
+        Some(LocalNode { output, .. }) => Some(output.clone()),
+        None => Some(String::new()),
+    }
+}
+
+/// A node that cannot be used any more: what is left of it is ended. Without a head nothing can be used.
+fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause: String) {
+    draft.cluster_event(EventType::Warning, reason, format!("node {name} is lost: {}", cause.trim()));
+    if reason != "NodeLost" {
+        let before = draft.record.trouble.as_ref();
+        let message = format!("node {name}: {}", cause.trim());
+        draft.record.trouble =
+            Some(more_trouble(before, draft.now, LONGEST_TROUBLE, "CannotLaunch", message));
+    }
+    draft.record.ending |= head;
+    for (other, record) in &mut draft.record.nodes {
+        if (head || other == name) && !matches!(record.state, NodeState::Terminating { .. }) {
+            let cause = if other == name { cause.clone() } else { "the head is lost".to_owned() };
+            record.state = NodeState::Terminating { since: draft.now, cause };
+        }
+    }
+}
+
+// --- Jobs --------------------------------------------------------------------------------------------------------
+
+fn absorb_job(draft: &mut Draft<'_>, index: usize) {
+    let (key, now) = (draft.snapshot.key.clone(), draft.now);
+    let incarnation = draft.record.incarnation.as_ref().map(|incarnation| incarnation.id.clone());
+    let fence = draft.snapshot.settings.lease.signed() + FENCE_MARGIN;
+    let fenced = draft.guarded(Guard::DeadBridgeIsFenced);
+    let heard = draft.agent().is_some();
+    let target = Target::Bridge(draft.jobs[index].uid().clone());
+    let removing =
+        draft.pending(&target).is_some_and(|intent| matches!(intent.effect, Effect::RemoveBridge { .. }));
+    let job = &mut draft.jobs[index];
+    let Some(binding) = job.record.binding.clone().filter(|binding| binding.cluster == key) else {
+        job.bridge = None;
+        return;
+    };
+    if incarnation.as_ref() != Some(&binding.incarnation) {
+        // Every process of that incarnation is known to be gone, or it would still be the present one.
+        end_groups(job, now, "Lost", "the cluster is gone");
+        job.record.binding = None;
+        job.record.document = None;
+        job.bridge = None;
+        return;
+    }
+    let known = binding.bridge.as_ref().map(|(known, _)| known.as_str());
+    let living = job.living_bridge();
+    // A bridge that was seen, and is now another, dead or absent, has died, unless we are just removing it.
+    if heard && !removing && known.is_some() && living.map(|bridge| bridge.bridge.as_str()) != known {
+        let message = job.bridge.and_then(|bridge| bridge.message.clone());
+        end_groups(job, now, "Lost", message.as_deref().unwrap_or("its bridge died"));
+        job.record.fence_until = fenced.then_some(now + fence);
+        job.record.binding = Some(Binding { bridge: None, ..binding.clone() });
+    }
+    let Some(bridge) = living else { return };
+    let moment = job.heard_at - SignedDuration::from_millis(bridge.age_ms.clamp(0.0, 1e9) as i64);
+    job.record.binding = Some(Binding { bridge: Some((bridge.bridge.clone(), moment)), ..binding });
+    let mut events = absorb_groups(job, bridge, moment);
+    events.extend(absorb_hints(job, bridge, now));
+    events.extend(absorb_notes(job, bridge));
+    for (event_type, reason, message) in events {
+        let (object, uid) = (job.job.metadata.key(), job.uid().clone());
+        draft.events.push(NewEvent { kind: Kind::AdaptDLJob, object, uid, event_type, reason, message });
+    }
+}
+
+type Said = (EventType, String, String);
+
+/// Closes the books of the groups of a bridge that is gone.
+fn end_groups(job: &mut JobDraft<'_>, now: Timestamp, kind: &str, message: &str) {
+    for group in job.record.groups.iter_mut().filter(|group| group.outcome.is_none()) {
+        group.outcome = Some(GroupOutcome { kind: kind.to_owned(), message: message.to_owned() });
+        group.timeline.insert("ended".to_owned(), now);
+    }
+}
+
+fn absorb_groups(job: &mut JobDraft<'_>, bridge: &BridgeReport, heard: Timestamp) -> Vec<Said> {
+    let mut said = Vec::new();
+    for report in &bridge.groups {
+        let before = bridge.groups.iter().filter(|other| other.number < report.number && other.steps > 0);
+        let before = before.max_by_key(|other| other.number);
+        let Some(group) = job.record.groups.iter_mut().find(|group| group.number == report.number) else {
+            continue;
+        };
+        absorb_group(group, report, before, bridge, heard);
+        let ended = group.outcome.is_some();
+        if let (false, Some(outcome)) = (ended, &report.outcome) {
+            let kind = GroupOutcome { kind: name(outcome).to_owned(), message: message(outcome) };
+            let trained = report.times.contains_key("released");
+            said.extend(announce(job, report.number, &kind, trained));
+            note_outcome(job, report.number, outcome, kind, heard);
+        }
+    }
+    let surplus = job.record.groups.len().saturating_sub(KEPT_GROUPS);
+    job.record.groups.drain(..surplus);
+    said
+}
+
+/// What a report says of a group, in our time.
+fn absorb_group(
+    group: &mut GroupRecord,
+    report: &GroupReport,
+    before: Option<&GroupReport>,
+    bridge: &BridgeReport,
+    heard: Timestamp,
+) {
+    let moment = |age_ms: f64| heard - SignedDuration::from_millis(age_ms.clamp(0.0, 1e12) as i64);
+    let first_step = report.first_step.map(|age| ("firstStep".to_owned(), age));
+    for (event, age) in report.times.iter().map(|(event, age)| (event.clone(), *age)).chain(first_step) {
+        group.timeline.entry(event).or_insert_with(|| moment(age));
+    }
+    group.steps = report.steps;
+    group.last_step = report.last_step.map(moment).or(group.last_step);
+    group.restored = report.restored.as_ref().map(|restored| restored.id);
+    group.spoke_adaptdl |= report.ranks.iter().any(|rank| rank.arrived || rank.joined);
+    // Both ages are of one clock, so their difference is exact.
+    if let (Some(first), Some(last)) = (report.first_step, before.and_then(|before| before.last_step)) {
+        group.downtime_ms.get_or_insert((last - first).max(0.0) as u64);
+    }
+    if let (Some(before), true) = (before, report.times.contains_key("released")) {
+        let kept = bridge.blobs.iter().find(|blob| {
+            blob.kind == BlobKind::Checkpoint
+                && Some(blob.id) == group.restored
+                && blob.id.group == before.number
+        });
+        group.lost_steps.get_or_insert(before.steps.saturating_sub(kept.map_or(0, |blob| blob.steps)));
+    }
+}
+
+fn note_outcome(
+    job: &mut JobDraft<'_>,
+    number: GroupNumber,
+    outcome: &Outcome,
+    kind: GroupOutcome,
+    heard: Timestamp,
+) {
+    let trouble = job.record.trouble.take();
+    let group = job.record.groups.iter_mut().find(|group| group.number == number);
+    let trained = group.as_ref().is_some_and(|group| group.steps > 0);
+    if let Some(group) = group {
+        group.outcome = Some(kind.clone());
+    }
+    // A group that made steps ends a row of failures.
+    let before = trouble.filter(|_| !trained);
+    job.record.trouble = match outcome {
+        Outcome::Succeeded | Outcome::Stopped { .. } | Outcome::Superseded => before,
+        Outcome::Killed { .. } | Outcome::Terminated { .. } | Outcome::Lost { .. } if before.is_none() => {
+            None
+        }
+        _ => Some(more_trouble(before.as_ref(), heard, LONGEST_TROUBLE, name(outcome), kind.message)),
+    };
+    if matches!(outcome, Outcome::Failed { .. }) {
+        job.record.failures += 1;
+    }
+}
+
+fn announce(job: &JobDraft<'_>, number: GroupNumber, outcome: &GroupOutcome, trained: bool) -> Option<Said> {
+    let what = if trained { "" } else { " while it was prepared" };
+    let limit = job.job.spec.backoff_limit;
+    let (event_type, reason, message) = match outcome.kind.as_str() {
+        "Superseded" => return None,
+        "Succeeded" => (EventType::Normal, "ProgramSucceeded", format!("group {number} has done its work")),
+        "Stopped" => {
+            (EventType::Normal, "GroupStopped", format!("group {number} has stopped{}", outcome.message))
+        }
+        "Failed" => {
+            let count = job.record.failures + 1;
+            let message =
+                format!("group {number} failed{what} (failure {count}, limit {limit}): {}", outcome.message);
+            (EventType::Warning, "ProgramFailed", message)
+        }
+        kind => {
+            let reason = if kind == "Killed" { "WorkerKilled" } else { kind };
+            (EventType::Warning, reason, format!("group {number} ended{what}: {}", outcome.message))
+        }
+    };
+    Some((event_type, reason.to_owned(), message))
+}
+
+/// An outcome's name on the wire.
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "Succeeded",
+        Outcome::Stopped { .. } => "Stopped",
+        Outcome::Superseded => "Superseded",
+        Outcome::Failed { .. } => "Failed",
+        Outcome::Killed { .. } => "Killed",
+        Outcome::Terminated { .. } => "Terminated",
+        Outcome::Lost { .. } => "Lost",
+        Outcome::SlotFailed { .. } => "SlotFailed",
+        Outcome::RuntimeEnvFailed { .. } => "RuntimeEnvFailed",
+        Outcome::NoCheckpoint { .. } => "NoCheckpoint",
+    }
+}
+
+/// An outcome in a sentence; of a failed program the last lines it wrote.
+fn message(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Succeeded | Outcome::Superseded => String::new(),
+        Outcome::Stopped { saved: true } => ", its checkpoint is saved".to_owned(),
+        Outcome::Stopped { saved: false } => " without a checkpoint".to_owned(),
+        Outcome::Failed { rank, code, signal, tail } => {
+            let end = match (code, signal) {
+                (Some(code), _) => format!("exit code {code}"),
+                (None, Some(signal)) => signal.clone(),
+                (None, None) => "an unknown end".to_owned(),
+            };
+            format!("rank {rank} ended with {end}{}", last_lines(tail))
+        }
+        Outcome::Killed { message }
+        | Outcome::Terminated { message }
+        | Outcome::Lost { message }
+        | Outcome::SlotFailed { message }
+        | Outcome::RuntimeEnvFailed { message }
+        | Outcome::NoCheckpoint { message } => message.trim().to_owned(),
+    }
+}
+
+/// The last lines of some output, as many as a message bears.
+fn last_lines(output: &str) -> String {
+    let lines: Vec<&str> = output.trim_end().lines().rev().take(8).collect();
+    if lines.is_empty() {
+        return ", having written nothing".to_owned();
+    }
+    lines.iter().rev().fold(":".to_owned(), |text, line| format!("{text}\n    {line}"))
+}
+
+/// Takes in new hints, if they pass every check; says so if they do not.
+fn absorb_hints(job: &mut JobDraft<'_>, bridge: &BridgeReport, now: Timestamp) -> Option<Said> {
+    let group =
+        bridge.groups.iter().filter(|group| group.hints.is_some()).max_by_key(|group| group.number)?;
+    let seen = Some((group.number, group.hints_number));
+    if job.record.hints_seen >= seen {
+        return None;
+    }
+    job.record.hints_seen = seen;
+    let text = group.hints.as_deref().unwrap_or_default();
+    let checked = serde_json::from_str::<Value>(text)
+        .map_err(|error| format!("they are not JSON: {error}"))
+        .and_then(|value| Hints::from_json(&value).map_err(|error| error.to_string()));
+    match checked {
+        Ok(hints) => {
+            let hints = serde_json::to_value(hints).unwrap_or_default();
+            job.record.hints =
+                Some(HintsRecord { group: group.number, number: group.hints_number, at: now, hints });
+            None
+        }
+        Err(error) => {
+            let message = format!("hints of group {} are ignored: {error}", group.number);
+            Some((EventType::Warning, "BadHints".to_owned(), message))
+        }
+    }
+}
+
+/// The bridge's notes become events, once.
+fn absorb_notes(job: &mut JobDraft<'_>, bridge: &BridgeReport) -> Vec<Said> {
+    let seen = match &job.record.noted {
+        Some((noted, number)) if *noted == bridge.bridge => *number,
+        _ => 0,
+    };
+    let new: Vec<_> = bridge.notes.iter().filter(|note| note.number > seen).collect();
+    if let Some(newest) = new.last() {
+        job.record.noted = Some((bridge.bridge.clone(), newest.number));
+    }
+    new.into_iter().map(|note| (note.kind, note.reason.clone(), note.message.clone())).collect()
+}

@@ -1,0 +1,203 @@
+//! A cluster's life: when it is opened, when its head and its agent are started, and when it is given back.
+
+use super::draft::{Draft, more_trouble};
+use super::nodes;
+use super::report::Waiting;
+use super::snapshot::Removal;
+use crate::action::{Effect, Target};
+use crate::api::cluster::{LocalProvider, NodeResources, NodeTemplate, Provider, RayClusterSpec};
+use crate::api::event::EventType;
+use crate::api::meta::{BUILT_IN, DEFAULT_NAMESPACE, ObjectMeta};
+use crate::api::object::{AnyObject, Kind, Object, RayCluster};
+use crate::api::record::Incarnation;
+use crate::api::status::RayClusterStatus;
+use crate::api::units::{MilliCpu, Span};
+
+/// The name of the cluster that jobs without `clusterRef` use.
+pub const LOCAL_CLUSTER: &str = "local";
+
+/// After an agent died, the longest wait until another is submitted.
+const LONGEST_TROUBLE: Span = Span::from_secs(60);
+
+/// Whether the cluster may go, or must: its jobs are stopped and its nodes ended.
+pub(super) fn is_leaving(cluster: &RayCluster) -> bool {
+    cluster.metadata.is_deleting() || cluster.spec.suspend
+}
+
+/// Whether the cluster's nodes are ours to launch and end.
+pub(super) fn is_ours(cluster: &RayCluster) -> bool {
+    matches!(cluster.spec.provider, Provider::Local(_))
+}
+
+/// Plans the cluster's life, up to where workers can be placed.
+pub(super) fn plan(draft: &mut Draft<'_>) {
+    let Some(cluster) = draft.cluster() else {
+        return provide(draft);
+    };
+    if is_leaving(cluster) {
+        return leave(draft, cluster);
+    }
+    if give_back_unused(draft, cluster) {
+        return;
+    }
+    if draft.record.ending {
+        draft
+            .report
+            .cluster
+            .waiting
+            .push(Waiting::going_on("Rebuilding", "the head is lost; the rest is being ended"));
+        return close_when_empty(draft);
+    }
+    match draft.record.incarnation.clone() {
+        None => open(draft),
+        Some(incarnation) => {
+            if is_ours(cluster) && !nodes::ensure_head(draft, cluster) {
+                return;
+            }
+            ensure_agent(draft, &incarnation);
+        }
+    }
+}
+
+/// There is no cluster of this name: the built-in one is made, any other is waited for.
+fn provide(draft: &mut Draft<'_>) {
+    let key = draft.snapshot.key.clone();
+    let needed = draft.jobs.iter().any(|job| job.record.outcome.is_none() && !job.job.metadata.is_deleting());
+    if key.namespace == DEFAULT_NAMESPACE && key.name == LOCAL_CLUSTER && needed {
+        draft.creations.push(AnyObject::Cluster(Box::new(built_in(draft))));
+    }
+}
+
+/// One node with everything this machine has.
+fn built_in(draft: &Draft<'_>) -> RayCluster {
+    let machine = draft.snapshot.settings.machine;
+    let mut metadata = ObjectMeta::named(DEFAULT_NAMESPACE, LOCAL_CLUSTER);
+    metadata.labels.insert(BUILT_IN.to_owned(), "true".to_owned());
+    let resources = NodeResources {
+        cpu: Some(MilliCpu(u64::from(machine.cpus) * 1000)),
+        gpu: machine.gpus,
+        memory: Some(machine.memory),
+        ..NodeResources::default()
+    };
+    let spec = RayClusterSpec {
+        provider: Provider::Local(LocalProvider::default()),
+        auth: Default::default(),
+        head: NodeTemplate { resources, ..NodeTemplate::default() },
+        worker_groups: Vec::new(),
+        suspend: false,
+    };
+    Object { metadata, spec, status: RayClusterStatus::default() }
+}
+
+/// Asks the built-in cluster to go when no job has needed it for a while.
+fn give_back_unused(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
+    if !cluster.metadata.labels.contains_key(BUILT_IN) {
+        return false;
+    }
+    if draft.jobs.iter().any(|job| job.record.binding.is_some() || job.is_to_run()) {
+        draft.record.unused_since = None;
+        return false;
+    }
+    let since = *draft.record.unused_since.get_or_insert(draft.now);
+    let limit = since + draft.snapshot.settings.built_in_idle.signed();
+    let unused = draft.is_due(limit);
+    if unused {
+        draft.deletions.push((Kind::RayCluster, draft.snapshot.key.clone()));
+    }
+    unused
+}
+
+fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
+    let jobs = draft.jobs.iter().filter(|job| job.record.binding.is_some()).count();
+    if jobs > 0 {
+        let message = format!("{jobs} of its jobs are being stopped");
+        draft.report.cluster.waiting.push(Waiting::going_on("StoppingJobs", message));
+        return;
+    }
+    if let (false, Some(agent)) = (is_ours(cluster), draft.record.agent.clone()) {
+        draft.intend(Effect::StopAgent { submission: agent.submission });
+        draft.report.cluster.waiting.push(Waiting::going_on("StoppingAgent", "the agent is being stopped"));
+        return;
+    }
+    nodes::end_all(
+        draft,
+        if cluster.spec.suspend { "the cluster is suspended" } else { "the cluster is deleted" },
+    );
+    close_when_empty(draft);
+    let empty = draft.record.incarnation.is_none() && draft.record.nodes.is_empty();
+    if empty && draft.pending(&Target::Cluster).is_none() && cluster.metadata.is_deleting() {
+        draft.removals.push(Removal { uid: cluster.metadata.uid.clone(), retire: None });
+    }
+}
+
+fn close_when_empty(draft: &mut Draft<'_>) {
+    if let (true, Some(incarnation)) = (draft.record.nodes.is_empty(), draft.record.incarnation.clone()) {
+        draft.intend(Effect::CloseCluster { incarnation: incarnation.id });
+    }
+}
+
+fn open(draft: &mut Draft<'_>) {
+    if let Some(trouble) = draft.record.trouble.clone()
+        && !draft.is_due(trouble.until)
+    {
+        draft.report.cluster.waiting.push(Waiting::blocked("CannotOpen", trouble.message));
+        return;
+    }
+    let incarnation = match draft.pending(&Target::Cluster).map(|intent| intent.effect.clone()) {
+        Some(Effect::OpenCluster { incarnation }) => incarnation,
+        _ => draft.id("r"),
+    };
+    draft.intend(Effect::OpenCluster { incarnation });
+    draft.report.cluster.waiting.push(Waiting::going_on("Opening", "finding what the cluster needs"));
+}
+
+fn ensure_agent(draft: &mut Draft<'_>, incarnation: &Incarnation) {
+    let Some(agent) = draft.record.agent.clone() else {
+        return submit_agent(draft);
+    };
+    if draft.agent().is_some() {
+        if draft.record.trouble.as_ref().is_some_and(|trouble| trouble.reason == "AgentEnded") {
+            draft.record.trouble = None;
+        }
+        return;
+    }
+    let ended = draft.snapshot.seen.agent_ended.fresh().filter(|(at, _)| *at > agent.since);
+    if let Some((at, Some(message))) = ended {
+        let message = format!("the agent has ended: {}", message.trim());
+        let trouble =
+            more_trouble(draft.record.trouble.as_ref(), at, LONGEST_TROUBLE, "AgentEnded", &message);
+        draft.record.trouble = Some(trouble);
+        draft.record.agent = None;
+        draft.cluster_event(EventType::Warning, "AgentEnded", message);
+        return submit_agent(draft);
+    }
+    let error =
+        draft.snapshot.seen.agent.error.as_ref().map_or("it was not asked yet", |(_, error)| error.as_str());
+    let message = format!("the agent at {} does not answer: {error}", incarnation.agent);
+    let waiting = if agent.answered { Waiting::blocked } else { Waiting::going_on };
+    let reason = if agent.answered { "Unreachable" } else { "StartingAgent" };
+    draft.report.cluster.waiting.push(waiting(reason, message));
+}
+
+fn submit_agent(draft: &mut Draft<'_>) {
+    if let Some(trouble) = draft.record.trouble.clone()
+        && trouble.reason == "AgentEnded"
+        && !draft.is_due(trouble.until)
+    {
+        draft.report.cluster.waiting.push(Waiting::blocked("AgentEnded", trouble.message));
+        return;
+    }
+    let pending = draft.pending(&Target::Agent).cloned();
+    let submission = match pending.as_ref().map(|intent| &intent.effect) {
+        Some(Effect::SubmitAgent { submission }) => submission.clone(),
+        _ => draft.id("rayconcile-agent-"),
+    };
+    draft.intend(Effect::SubmitAgent { submission });
+    let error = pending.and_then(|intent| intent.last_error);
+    let message = error.map_or_else(String::new, |error| format!(": {error}"));
+    draft
+        .report
+        .cluster
+        .waiting
+        .push(Waiting::going_on("StartingAgent", format!("the agent is being started{message}")));
+}

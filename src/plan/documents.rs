@@ -1,0 +1,367 @@
+//! What bridges are told: new groups in slots, switches, stops. A document is a whole; a new revision replaces it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::allocation::JobAllocation;
+use super::capacity::Capacity;
+use super::draft::{Draft, JobDraft};
+use super::guards::Guard;
+use crate::action::Effect;
+use crate::api::event::EventType;
+use crate::api::ids::{Digest, GroupNumber, NodeName, RayNodeId, SlotId};
+use crate::api::job::AdaptDLJobSpec;
+use crate::api::record::{
+    Desired, Document, GroupReason, GroupRecord, GroupSpec, Prepare, Program, SlotKind, SlotSpec, digest_of,
+};
+use crate::api::units::Span;
+use crate::api::wire::GroupPhase;
+
+/// Where a new group shall be, and why.
+pub(super) struct NewGroup<'p> {
+    pub(super) nodes: &'p [NodeName],
+    pub(super) reason: GroupReason,
+    pub(super) message: String,
+}
+
+/// Why a new group cannot be had now.
+pub(super) enum NoRoom {
+    /// Another job still has slots where this one shall be.
+    TakenBy(String),
+    /// A node has gone in the meantime.
+    NodeGone(NodeName),
+}
+
+/// What a job's workers run, as the manifest has it.
+pub(super) fn program(spec: &AdaptDLJobSpec) -> Program {
+    Program {
+        entrypoint: spec.entrypoint.clone(),
+        command: spec.command.clone(),
+        args: spec.args.clone(),
+        env: spec.env.clone(),
+        share_path: spec.share_path.clone(),
+    }
+}
+
+/// What its slots must be.
+pub(super) fn slot_kind(spec: &AdaptDLJobSpec) -> SlotKind {
+    SlotKind {
+        resources: spec.resources.clone(),
+        runtime_env: spec.runtime_env.clone(),
+        package: spec.working_dir_digest.clone(),
+    }
+}
+
+/// What a group must have been started with not to be outdated.
+pub(super) fn program_digest(spec: &AdaptDLJobSpec) -> Digest {
+    digest_of(&(program(spec), slot_kind(spec)))
+}
+
+impl JobDraft<'_> {
+    /// The group that trains, as far as is known.
+    pub(super) fn running_group(&self) -> Option<&GroupRecord> {
+        let training =
+            |group: &&GroupRecord| group.outcome.is_none() && group.timeline.contains_key("released");
+        self.record.groups.iter().rev().find(training)
+    }
+
+    /// The slots that there are, or that were asked for, with the nodes they are on.
+    pub(super) fn slots(&self, draft: &Draft<'_>) -> BTreeSet<(NodeName, SlotId)> {
+        let mut slots: BTreeSet<(NodeName, SlotId)> = BTreeSet::new();
+        if self.record.binding.as_ref().is_none_or(|binding| binding.cluster != draft.snapshot.key) {
+            return slots;
+        }
+        slots.extend(self.told_slots().map(|(id, slot)| (slot.node.clone(), id.clone())));
+        for slot in self.living_bridge().iter().flat_map(|bridge| &bridge.slots) {
+            if matches!(slot.state.as_str(), "Pending" | "Ready")
+                && let Some(node) = draft.node_of(&slot.node)
+            {
+                slots.insert((node, slot.id.clone()));
+            }
+        }
+        slots
+    }
+}
+
+impl JobDraft<'_> {
+    /// The slots that the bridge was told of and may have: the wanted group's and the running one's.
+    fn told_slots(&self) -> impl Iterator<Item = (&SlotId, &SlotSpec)> {
+        let wanted = self.record.document.iter().flat_map(|document| &document.slots);
+        wanted.chain(self.running_group().into_iter().flat_map(|group| &group.slots))
+    }
+}
+
+impl Draft<'_> {
+    /// The name of a node that Ray has.
+    fn node_of(&self, ray: &RayNodeId) -> Option<NodeName> {
+        let known = self.record.nodes.iter().find(|(_, node)| node.ray.as_ref() == Some(ray));
+        let foreign = || {
+            let (_, agent) = self.agent()?;
+            agent.nodes.iter().find(|node| node.id == *ray).map(|node| NodeName(node.address.clone()))
+        };
+        known.map(|(name, _)| name.clone()).or_else(foreign)
+    }
+
+    /// Nodes on which slots of a job were, and of which the provider says that nothing on them is alive.
+    fn fenced(&self, job: &JobDraft<'_>) -> BTreeSet<RayNodeId> {
+        let ours = self.cluster().is_some_and(super::cluster::is_ours);
+        let known = |ray: &RayNodeId| self.record.nodes.values().any(|node| node.ray.as_ref() == Some(ray));
+        let slots = job.living_bridge().into_iter().flat_map(|bridge| &bridge.slots);
+        slots.map(|slot| slot.node.clone()).filter(|ray| ours && !known(ray)).collect()
+    }
+}
+
+/// Wants a new group. It takes over the slots of the running group that fit it.
+pub(super) fn want_group(
+    draft: &mut Draft<'_>,
+    index: usize,
+    wanted: NewGroup<'_>,
+) -> Result<GroupNumber, NoRoom> {
+    let job = &draft.jobs[index];
+    let spec = &job.job.spec;
+    let active = job.living_bridge().and_then(|bridge| {
+        bridge.groups.iter().find(|group| matches!(group.phase, GroupPhase::Running | GroupPhase::Stopping))
+    });
+    let from_replicas = active.map_or(0, |group| group.ranks.len() as u32);
+    let spoke = job.running_group().is_some_and(|group| group.spoke_adaptdl);
+    let kind = slot_kind(spec);
+    let kept = reusable_slots(job, &kind);
+    let needed = needed(wanted.nodes, &kept);
+    let beside = room_for(draft, index, &needed)?;
+    let prepare = match (beside, active.is_some()) {
+        (false, _) => Prepare::Nothing,
+        (true, false) => Prepare::Full,
+        // A group on GPUs must not be started before the running one has given its memory back.
+        (true, true) if spec.rescale.overlap && spoke && spec.resources.gpu == 0 => Prepare::Full,
+        (true, true) => Prepare::Slots,
+    };
+    let (ranks, slots) = assign(draft, wanted.nodes, kept, &kind)?;
+    let job = &draft.jobs[index];
+    let reported =
+        job.living_bridge().and_then(|bridge| bridge.groups.iter().map(|group| group.number).max());
+    let number = job.record.next_group().max(reported.map_or(GroupNumber(0), GroupNumber::next));
+    let group = GroupSpec {
+        number,
+        ranks,
+        program: program(spec),
+        prepare,
+        restore: job.record.checkpoints.last().map(|checkpoint| checkpoint.id),
+    };
+    let desired = Desired::Run { group, activate: active.is_none() };
+    let now = draft.now;
+    let record = GroupRecord {
+        number,
+        created: now,
+        reason: wanted.reason,
+        message: wanted.message.clone(),
+        program: program_digest(spec),
+        nodes: wanted.nodes.to_vec(),
+        slots: slots.clone(),
+        from_replicas,
+        restored: None,
+        timeline: BTreeMap::new(),
+        steps: 0,
+        last_step: None,
+        downtime_ms: None,
+        lost_steps: None,
+        spoke_adaptdl: false,
+        outcome: None,
+    };
+    let job = &mut draft.jobs[index];
+    job.record.groups.push(record);
+    job.record.started.get_or_insert(now);
+    job.record.wanting_since = None;
+    let message = format!(
+        "group {number}: {from_replicas} → {} workers ({:?}): {}",
+        wanted.nodes.len(),
+        wanted.reason,
+        wanted.message
+    );
+    let object = job.job;
+    draft.job_event(object, EventType::Normal, "GroupWanted", message);
+    tell(draft, index, desired, slots);
+    Ok(number)
+}
+
+/// Makes a document the newest one, and has it sent.
+pub(super) fn tell(draft: &mut Draft<'_>, index: usize, desired: Desired, slots: BTreeMap<SlotId, SlotSpec>) {
+    let fenced = draft.fenced(&draft.jobs[index]);
+    let job = &mut draft.jobs[index];
+    let spec = &job.job.spec;
+    job.record.revision += 1;
+    job.record.document = Some(Document {
+        revision: job.record.revision,
+        desired,
+        slots,
+        checkpoint_timeout: spec.checkpoint.timeout,
+        checkpoint_interval: spec.checkpoint.interval,
+        checkpoint_keep: spec.checkpoint.keep,
+        artifacts: spec.artifacts.paths.clone(),
+        fenced,
+        fence_until: job.record.fence_until,
+    });
+    let effect = Effect::SendDocument { job: job.uid().clone(), revision: job.record.revision };
+    draft.intend(effect);
+}
+
+/// Says again what was said, if anything beside the wanted group has changed: intervals, fences and the like.
+pub(super) fn refresh(draft: &mut Draft<'_>, index: usize) {
+    let job = &draft.jobs[index];
+    let spec = &job.job.spec;
+    let fenced = draft.fenced(job);
+    let Some(document) = &job.record.document else { return };
+    let same = document.checkpoint_timeout == spec.checkpoint.timeout
+        && document.checkpoint_interval == spec.checkpoint.interval
+        && document.checkpoint_keep == spec.checkpoint.keep
+        && document.artifacts == spec.artifacts.paths
+        && fenced.is_subset(&document.fenced);
+    if !same {
+        let (desired, slots) = (document.desired.clone(), document.slots.clone());
+        tell(draft, index, desired, slots);
+    }
+}
+
+/// Allows the switch to the group that is prepared.
+pub(super) fn activate(draft: &mut Draft<'_>, index: usize) {
+    let Some(document) = draft.jobs[index].record.document.clone() else { return };
+    if let Desired::Run { group, activate: false } = document.desired {
+        tell(draft, index, Desired::Run { group, activate: true }, document.slots);
+    }
+}
+
+/// Has everything of a job stopped.
+pub(super) fn stop(draft: &mut Draft<'_>, index: usize, grace: Span) {
+    tell(draft, index, Desired::Stop { grace }, BTreeMap::new());
+}
+
+/// The slots of the running group that a new one can take over, by node.
+fn reusable_slots(job: &JobDraft<'_>, kind: &SlotKind) -> BTreeMap<NodeName, Vec<(SlotId, SlotSpec)>> {
+    let mut kept: BTreeMap<NodeName, Vec<(SlotId, SlotSpec)>> = BTreeMap::new();
+    let Some(bridge) = job.living_bridge() else { return kept };
+    let ready = |id: &SlotId| bridge.slots.iter().any(|slot| slot.id == *id && slot.state == "Ready");
+    let told: BTreeMap<&SlotId, &SlotSpec> = job.told_slots().collect();
+    for (id, slot) in told {
+        if slot.kind == *kind && ready(id) {
+            kept.entry(slot.node.clone()).or_default().push((id.clone(), slot.clone()));
+        }
+    }
+    kept
+}
+
+/// How many slots a group needs on a node, and how many of them are not there yet.
+#[derive(Default)]
+struct Needed {
+    all: u32,
+    new: u32,
+}
+
+fn needed(
+    nodes: &[NodeName],
+    kept: &BTreeMap<NodeName, Vec<(SlotId, SlotSpec)>>,
+) -> BTreeMap<NodeName, Needed> {
+    let mut needed: BTreeMap<NodeName, Needed> = BTreeMap::new();
+    for node in nodes {
+        let needed = needed.entry(node.clone()).or_default();
+        needed.all += 1;
+        needed.new = needed.all.saturating_sub(kept.get(node).map_or(0, |slots| slots.len() as u32));
+    }
+    needed
+}
+
+/// Whether there is room for new slots beside all that are there; if only the job's own are in the way, no.
+fn room_for(draft: &Draft<'_>, index: usize, needed: &BTreeMap<NodeName, Needed>) -> Result<bool, NoRoom> {
+    if !draft.guarded(Guard::RoomIsFree) {
+        return Ok(true);
+    }
+    let mut beside = true;
+    let nodes = draft.nodes();
+    for (name, needed) in needed.iter().filter(|(_, needed)| needed.new > 0) {
+        let Some(node) = nodes.iter().find(|node| node.name == *name) else {
+            return Err(NoRoom::NodeGone(name.clone()));
+        };
+        let mut free = node.capacity.clone();
+        let mut others = Vec::new();
+        for (other, job) in draft.jobs.iter().enumerate().filter(|(other, _)| *other != index) {
+            let held = job.slots(draft).iter().filter(|(node, _)| node == name).count();
+            free.take(&job.need(), held as u32);
+            if held > 0 {
+                others.push(draft.jobs[other].job.metadata.key().to_string());
+            }
+        }
+        let job = &draft.jobs[index];
+        let need = job.need();
+        if free.fits(&need) < needed.all {
+            return Err(NoRoom::TakenBy(others.join(", ")));
+        }
+        for (_, slot) in job.slots(draft).iter().filter(|(node, _)| node == name) {
+            free.take(&need_of_slot(job, slot), 1);
+        }
+        beside &= free.fits(&need) >= needed.new;
+    }
+    Ok(beside)
+}
+
+/// What one of a job's slots has reserved, which may be another amount than its manifest says now.
+fn need_of_slot(job: &JobDraft<'_>, slot: &SlotId) -> Capacity {
+    let known = job.told_slots().find(|(id, _)| *id == slot);
+    known.map_or_else(|| job.need(), |(_, slot)| Capacity::of_worker(&slot.kind.resources))
+}
+
+type Assignment = (Vec<SlotId>, BTreeMap<SlotId, SlotSpec>);
+
+/// Slots for the ranks: kept ones where there are any, else new ones.
+fn assign(
+    draft: &mut Draft<'_>,
+    nodes: &[NodeName],
+    mut kept: BTreeMap<NodeName, Vec<(SlotId, SlotSpec)>>,
+    kind: &SlotKind,
+) -> Result<Assignment, NoRoom> {
+    let views = draft.nodes();
+    let (mut ranks, mut slots) = (Vec::new(), BTreeMap::new());
+    for node in nodes {
+        let old = kept.get_mut(node).and_then(|slots| (!slots.is_empty()).then(|| slots.remove(0)));
+        let (id, slot) = match old {
+            Some(old) => old,
+            None => {
+                let ray = views.iter().find(|view| view.name == *node).and_then(|view| view.ray.clone());
+                let ray = ray.ok_or_else(|| NoRoom::NodeGone(node.clone()))?;
+                (draft.slot_id(), SlotSpec { node: node.clone(), ray, kind: kind.clone() })
+            }
+        };
+        ranks.push(id.clone());
+        slots.insert(id, slot);
+    }
+    Ok((ranks, slots))
+}
+
+/// Whether two groups are on the same nodes with as many ranks on each.
+pub(super) fn same_nodes(one: &[NodeName], other: &[NodeName]) -> bool {
+    let sorted = |nodes: &[NodeName]| {
+        let mut nodes = nodes.to_vec();
+        nodes.sort();
+        nodes
+    };
+    sorted(one) == sorted(other)
+}
+
+/// Why the number of workers or their nodes change, for a group that trained before.
+pub(super) fn why_moved(
+    job: &JobDraft<'_>,
+    allocation: &JobAllocation,
+    nodes: &[NodeName],
+) -> (GroupReason, String) {
+    let spec = &job.job.spec;
+    let (from, to) = (job.running_group().map_or(0, |group| group.nodes.len()), nodes.len());
+    let allowed = spec.min_replicas as usize..=spec.max_replicas as usize;
+    let message = match allocation.complete {
+        true => allocation.decision.message.clone(),
+        false => format!("{} (not all of the nodes that it needs are there)", allocation.decision.message),
+    };
+    if from != to && (!allowed.contains(&from) || allocation.decision.reason == "Fixed") {
+        let bounds = format!("the manifest allows {} to {} workers", spec.min_replicas, spec.max_replicas);
+        return (GroupReason::ReplicasChanged, format!("{bounds}; {message}"));
+    }
+    if from == to {
+        return (GroupReason::Scaled, "its workers are moved to other nodes".to_owned());
+    }
+    (GroupReason::Scaled, message)
+}

@@ -1,0 +1,294 @@
+//! A plan in the making: the records as they change, and what each stage asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::guards::Guard;
+use super::report::{JobReport, Report, Waiting};
+use super::snapshot::{JobView, Plan, Removal, Snapshot};
+use crate::action::{Effect, Intent, IntentState, Target};
+use crate::api::event::{EventType, NewEvent};
+use crate::api::ids::{IntentId, SlotId, Uid};
+use crate::api::meta::ObjectKey;
+use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
+use crate::api::record::{ClusterRecord, JobRecord, Trouble};
+use crate::api::units::Span;
+use crate::api::wire::{AgentState, BridgePhase, BridgeReport};
+
+/// The first wait after a failure; it doubles with each one.
+const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(1);
+/// The longest wait between two tries of an effect.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(30);
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) now: Timestamp,
+    pub(super) record: ClusterRecord,
+    pub(super) jobs: Vec<JobDraft<'a>>,
+    pub(super) report: Report,
+    pub(super) creations: Vec<AnyObject>,
+    pub(super) deletions: Vec<(Kind, ObjectKey)>,
+    pub(super) removals: Vec<Removal>,
+    pub(super) events: Vec<NewEvent>,
+    intents: BTreeMap<IntentId, Intent>,
+    claimed: BTreeSet<IntentId>,
+    wake_at: Option<Timestamp>,
+    made: u64,
+}
+
+/// A job in the making.
+pub(super) struct JobDraft<'a> {
+    pub(super) job: &'a AdaptDLJob,
+    pub(super) record: JobRecord,
+    pub(super) logs_behind: u64,
+    pub(super) report: JobReport,
+    /// What its bridge says, if it can be heard and the job is bound to this cluster.
+    pub(super) bridge: Option<&'a BridgeReport>,
+    /// When the bridge was heard.
+    pub(super) heard_at: Timestamp,
+}
+
+impl<'a> JobDraft<'a> {
+    fn new(view: &'a JobView, snapshot: &'a Snapshot) -> Self {
+        let heard = snapshot.seen.agent.fresh();
+        let bridge = heard.and_then(|(_, agent)| agent.jobs.get(&view.job.metadata.uid));
+        Self {
+            job: &view.job,
+            record: view.record.clone(),
+            logs_behind: view.logs_behind,
+            report: JobReport::default(),
+            bridge,
+            heard_at: heard.map_or(snapshot.now, |(at, _)| at),
+        }
+    }
+
+    pub(super) fn uid(&self) -> &'a Uid {
+        &self.job.metadata.uid
+    }
+
+    /// The bridge's report, if the bridge lives.
+    pub(super) fn living_bridge(&self) -> Option<&'a BridgeReport> {
+        self.bridge.filter(|bridge| bridge.phase != BridgePhase::Dead)
+    }
+
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        self.report.waiting.push(waiting);
+    }
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        Self {
+            snapshot,
+            now: snapshot.now,
+            record: snapshot.record.clone(),
+            jobs: snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect(),
+            report: Report::default(),
+            creations: Vec::new(),
+            deletions: Vec::new(),
+            removals: Vec::new(),
+            events: Vec::new(),
+            intents: snapshot.intents.iter().map(|intent| (intent.id.clone(), intent.clone())).collect(),
+            claimed: BTreeSet::new(),
+            wake_at: None,
+            made: 0,
+        }
+    }
+
+    pub(super) fn cluster(&self) -> Option<&'a RayCluster> {
+        self.snapshot.cluster.as_ref()
+    }
+
+    pub(super) fn agent(&self) -> Option<(Timestamp, &'a AgentState)> {
+        self.snapshot.seen.agent.fresh()
+    }
+
+    pub(super) fn guarded(&self, guard: Guard) -> bool {
+        self.snapshot.guards.on(guard)
+    }
+
+    /// Plans again at a time, unless something happens before.
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Whether a moment has come; if not, plans again then.
+    pub(super) fn is_due(&mut self, at: Timestamp) -> bool {
+        let due = self.now >= at;
+        if !due {
+            self.wake(at);
+        }
+        due
+    }
+
+    /// A new id. The same snapshot gives the same ids.
+    pub(super) fn id(&mut self, prefix: &str) -> String {
+        self.made += 1;
+        let digest = crate::api::record::digest_of(&(self.snapshot.seed, &self.snapshot.key, self.made));
+        format!("{prefix}{}", digest.short())
+    }
+
+    pub(super) fn slot_id(&mut self) -> SlotId {
+        SlotId(self.id("s"))
+    }
+
+    // --- Intents -----------------------------------------------------------------------------------------------
+
+    /// The intents as they were handed in, to be settled.
+    pub(super) fn take_settled(&mut self) -> Vec<Intent> {
+        let settled: Vec<IntentId> = self
+            .intents
+            .values()
+            .filter(|intent| intent.state != IntentState::Pending)
+            .map(|intent| intent.id.clone())
+            .collect();
+        settled.iter().filter_map(|id| self.intents.remove(id)).collect()
+    }
+
+    /// Puts back an intent that failed, to be tried again later if it is still wanted.
+    pub(super) fn retry(&mut self, intent: Intent, failed_at: Timestamp, error: String) {
+        let not_before = failed_at + backoff(intent.attempts).min(LONGEST_WAIT);
+        let last_error = Some(error);
+        self.intents.insert(
+            intent.id.clone(),
+            Intent { state: IntentState::Pending, not_before, last_error, ..intent },
+        );
+    }
+
+    /// The unsettled intent on a target.
+    pub(super) fn pending(&self, target: &Target) -> Option<&Intent> {
+        self.intents.values().find(|intent| intent.effect.target() == *target)
+    }
+
+    /// Whether it is not known what came of a launch.
+    pub(super) fn launch_is_unsettled(&self, launch: &IntentId) -> bool {
+        self.intents.contains_key(launch)
+    }
+
+    /// The effect of an intent that is not settled.
+    pub(super) fn effect_of(&self, id: &IntentId) -> Option<Effect> {
+        self.intents.get(id).map(|intent| intent.effect.clone())
+    }
+
+    /// Asks for an effect. If it has been asked for before it stays as it is; if something else is under way on
+    /// the same target, that comes first.
+    pub(super) fn intend(&mut self, effect: Effect) {
+        let target = effect.target();
+        if self.guarded(Guard::OneEffectAtATime) {
+            let other = |intent: &&Intent| intent.effect.target() == target && intent.effect != effect;
+            let under_way = |intent: &&Intent| {
+                self.snapshot.in_flight.contains(&intent.id) || self.claimed.contains(&intent.id)
+            };
+            if self.intents.values().filter(other).any(|intent| under_way(&intent)) {
+                return;
+            }
+        }
+        let same = self.intents.values().find(|intent| intent.effect == effect);
+        let id = match same {
+            Some(intent) => intent.id.clone(),
+            None => {
+                let id = IntentId(self.id("i"));
+                self.start(id.clone(), effect);
+                id
+            }
+        };
+        self.claimed.insert(id.clone());
+        if let Some(not_before) =
+            self.intents.get(&id).map(|intent| intent.not_before).filter(|at| *at > self.now)
+        {
+            self.wake(not_before);
+        }
+    }
+
+    /// Asks for an effect under an id that was made before.
+    pub(super) fn start(&mut self, id: IntentId, effect: Effect) {
+        self.claimed.insert(id.clone());
+        let intent = Intent {
+            id: id.clone(),
+            cluster: self.snapshot.key.clone(),
+            effect,
+            created: self.now,
+            attempts: 0,
+            not_before: self.now,
+            last_error: None,
+            state: IntentState::Pending,
+        };
+        self.intents.insert(id, intent);
+    }
+
+    // --- Events ------------------------------------------------------------------------------------------------
+
+    pub(super) fn cluster_event(&mut self, event_type: EventType, reason: &str, message: impl Into<String>) {
+        if let Some(cluster) = self.cluster() {
+            self.events.push(NewEvent {
+                kind: Kind::RayCluster,
+                object: self.snapshot.key.clone(),
+                uid: cluster.metadata.uid.clone(),
+                event_type,
+                reason: reason.to_owned(),
+                message: message.into(),
+            });
+        }
+    }
+
+    pub(super) fn job_event(
+        &mut self,
+        job: &AdaptDLJob,
+        event_type: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        self.events.push(NewEvent {
+            kind: Kind::AdaptDLJob,
+            object: job.metadata.key(),
+            uid: job.metadata.uid.clone(),
+            event_type,
+            reason: reason.to_owned(),
+            message: message.into(),
+        });
+    }
+
+    pub(super) fn finish(mut self) -> Plan {
+        for job in self.jobs.iter_mut() {
+            self.report.jobs.insert(job.uid().clone(), std::mem::take(&mut job.report));
+        }
+        let Self { claimed, snapshot, .. } = &self;
+        // What is being done at this moment cannot be taken back: its result is waited for, wanted or not.
+        let wanted = |id: &IntentId| claimed.contains(id) || snapshot.in_flight.contains(id);
+        Plan {
+            intents: self.intents.values().filter(|intent| wanted(&intent.id)).cloned().collect(),
+            jobs: self.jobs.into_iter().map(|job| (job.uid().clone(), job.record)).collect(),
+            record: self.record,
+            creations: self.creations,
+            deletions: self.deletions,
+            removals: self.removals,
+            events: self.events,
+            report: self.report,
+            wake_at: self.wake_at,
+        }
+    }
+}
+
+/// How long to wait after so many failures in a row.
+pub(super) fn backoff(failures: u32) -> SignedDuration {
+    FIRST_WAIT * 2i32.saturating_pow(failures.saturating_sub(1).min(20))
+}
+
+/// One more failure in a row, and when to try again: at most `longest` later.
+pub(super) fn more_trouble(
+    before: Option<&Trouble>,
+    now: Timestamp,
+    longest: Span,
+    reason: &str,
+    message: impl Into<String>,
+) -> Trouble {
+    let count = before.map_or(0, |trouble| trouble.count) + 1;
+    Trouble {
+        count,
+        until: now + backoff(count).min(longest.signed()),
+        reason: reason.to_owned(),
+        message: message.into(),
+    }
+}

@@ -1,0 +1,47 @@
+//! The planner: from a snapshot to a plan, as a pure function.
+//!
+//! It reads no clock, no randomness and no file. Everything it needs is in the snapshot, everything it decides is
+//! in the plan, and a plan leaves no choice to whoever carries it out. Planning a converged snapshot again gives
+//! the same records and no effects.
+
+mod absorb;
+mod allocation;
+mod capacity;
+mod cluster;
+mod documents;
+mod draft;
+pub mod guards;
+mod nodes;
+pub mod report;
+pub mod scaling;
+mod settle;
+pub mod snapshot;
+mod transfers;
+mod workers;
+
+pub use absorb::{LAUNCH_LABEL, NODE_LABEL};
+pub use capacity::Capacity;
+pub use cluster::LOCAL_CLUSTER;
+use draft::Draft;
+pub use snapshot::{Plan, Snapshot};
+pub use transfers::job_directory;
+
+/// Decides what is to be kept and done.
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let mut draft = Draft::new(snapshot);
+    settle::settle(&mut draft);
+    absorb::absorb(&mut draft);
+    cluster::plan(&mut draft);
+    let allocation = allocation::allocate(&draft);
+    if let Some(cluster) =
+        draft.cluster().filter(|cluster| cluster::is_ours(cluster) && !cluster::is_leaving(cluster))
+        && !draft.record.ending
+    {
+        nodes::plan(&mut draft, cluster, &allocation);
+    }
+    workers::plan(&mut draft, &allocation);
+    transfers::plan(&mut draft);
+    let held = allocation::held_slots(&draft);
+    nodes::finish_leaving(&mut draft, &held);
+    draft.finish()
+}

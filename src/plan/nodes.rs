@@ -1,0 +1,241 @@
+//! Nodes: as many as the workers need, within each group's limits; given back when idle; never one with workers.
+
+use std::collections::BTreeMap;
+
+use super::allocation::Allocation;
+use super::draft::Draft;
+use super::guards::Guard;
+use super::report::Waiting;
+use crate::action::Effect;
+use crate::api::cluster::{NodeTemplate, WorkerGroup};
+use crate::api::event::EventType;
+use crate::api::ids::{IntentId, NodeName};
+use crate::api::object::RayCluster;
+use crate::api::record::{NodeRecord, NodeState};
+
+/// Launches the head if there is none; says whether there is one that is not being ended.
+pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
+    let head = draft.record.nodes.values().find(|node| node.group.is_none());
+    match head.map(|head| (head.state.clone(), head.launch.clone())) {
+        Some((NodeState::Launching { .. }, launch)) => {
+            claim_launch(draft, &launch);
+            draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", "the head is being started"));
+            // The agent is submitted while the head starts: only through the agent is it known to have joined.
+            true
+        }
+        Some((state, _)) => state.is_wanted(),
+        None => {
+            if let Some(trouble) = draft.record.trouble.clone()
+                && !draft.is_due(trouble.until)
+            {
+                draft.report.cluster.waiting.push(Waiting::blocked("CannotLaunch", trouble.message));
+                return false;
+            }
+            let name = NodeName(format!("{}-head", cluster.metadata.name));
+            launch(draft, name, None, cluster.spec.head.clone());
+            draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", "the head is being started"));
+            false
+        }
+    }
+}
+
+/// Brings the worker nodes to what the allocation needs.
+pub(super) fn plan(draft: &mut Draft<'_>, cluster: &RayCluster, allocation: &Allocation) {
+    let workers = allocation.workers_by_node(draft);
+    for group in &cluster.spec.worker_groups {
+        let wanted = wanted_nodes(draft, group, &workers) + allocation.new_nodes(&group.name);
+        let wanted = wanted.clamp(group.min_nodes, group.max_nodes);
+        draft.report.cluster.desired_nodes += wanted;
+        launch_missing(draft, cluster, group, wanted);
+        give_back_idle(draft, group, wanted, &workers);
+    }
+    for name in nodes_of_no_group(draft, cluster) {
+        drain(draft, &name, "its worker group is gone");
+    }
+    draft.report.cluster.workers = workers;
+    wait_for_launches(draft);
+}
+
+/// Goes on with nodes that are being drained or ended, whatever else is planned.
+pub(super) fn finish_leaving(draft: &mut Draft<'_>, held: &BTreeMap<NodeName, u32>) {
+    let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
+    for name in names {
+        let Some(node) = draft.record.nodes.get(&name).cloned() else { continue };
+        match node.state {
+            NodeState::Draining { cause, .. } => {
+                if held.get(&name).copied().unwrap_or(0) == 0 && is_drained(draft, &node.ray) {
+                    let state = NodeState::Terminating { since: draft.now, cause };
+                    if let Some(record) = draft.record.nodes.get_mut(&name) {
+                        record.state = state;
+                    }
+                    end(draft, &name, &node.launch);
+                } else if let Some(ray) = node.ray.filter(|_| !is_drained_or_draining(draft, &name)) {
+                    draft.intend(Effect::DrainNode { node: name, ray });
+                }
+            }
+            NodeState::Terminating { .. } => end(draft, &name, &node.launch),
+            NodeState::Launching { .. } => claim_launch(draft, &node.launch),
+            NodeState::Ready { .. } => {}
+        }
+    }
+}
+
+/// Ends every worker node, and then the head.
+pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
+    let workers = draft.record.nodes.values().filter(|node| node.group.is_some()).count();
+    for node in draft.record.nodes.values_mut() {
+        let ending = matches!(node.state, NodeState::Terminating { .. });
+        if !ending && (node.group.is_some() || workers == 0) {
+            node.state = NodeState::Terminating { since: draft.now, cause: cause.to_owned() };
+        }
+    }
+    if !draft.record.nodes.is_empty() {
+        let message = format!("{} nodes are being ended", draft.record.nodes.len());
+        draft.report.cluster.waiting.push(Waiting::going_on("EndingNodes", message));
+    }
+}
+
+/// How many nodes of a group are kept: those with workers, and those that are not idle for long enough.
+fn wanted_nodes(draft: &Draft<'_>, group: &WorkerGroup, workers: &BTreeMap<NodeName, u32>) -> u32 {
+    let limit = draft.now - group.idle_timeout.signed();
+    let kept = draft.record.nodes.iter().filter(|(name, node)| {
+        node.group.as_ref() == Some(&group.name)
+            && node.state.is_wanted()
+            && node.template == group.template
+            && (workers.contains_key(*name) || node.idle_since.is_none_or(|since| since > limit))
+    });
+    u32::try_from(kept.count()).unwrap_or(u32::MAX)
+}
+
+fn launch_missing(draft: &mut Draft<'_>, cluster: &RayCluster, group: &WorkerGroup, wanted: u32) {
+    // The head's control service must be there; the agent is submitted through it.
+    if draft.record.agent.is_none() {
+        return;
+    }
+    let count = |draft: &Draft<'_>, every: bool| {
+        let nodes = draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
+        let nodes = nodes.filter(|node| every || (node.state.is_wanted() && node.template == group.template));
+        u32::try_from(nodes.count()).unwrap_or(u32::MAX)
+    };
+    let every = draft.guarded(Guard::EveryNodeCounts);
+    while count(draft, false) < wanted && count(draft, every) < group.max_nodes {
+        if let Some(trouble) = draft.record.trouble.clone()
+            && !draft.is_due(trouble.until)
+        {
+            draft.report.cluster.waiting.push(Waiting::blocked("CannotLaunch", trouble.message));
+            return;
+        }
+        let name =
+            NodeName(format!("{}-{}-{}", cluster.metadata.name, group.name, draft.record.launched + 1));
+        launch(draft, name, Some(group.name.clone()), group.template.clone());
+    }
+}
+
+/// A new node, and the intent that starts it.
+fn launch(draft: &mut Draft<'_>, name: NodeName, group: Option<String>, template: NodeTemplate) {
+    draft.record.launched += 1;
+    let index = draft.record.launched;
+    let launch = IntentId(draft.id("n"));
+    let effect =
+        Effect::LaunchNode { node: name.clone(), head: group.is_none(), index, template: template.clone() };
+    let record = NodeRecord {
+        group,
+        index,
+        launch: launch.clone(),
+        template,
+        state: NodeState::Launching { since: draft.now },
+        ray: None,
+        idle_since: None,
+    };
+    draft.cluster_event(EventType::Normal, "NodeLaunched", format!("node {name} is launched"));
+    draft.record.nodes.insert(name, record);
+    draft.start(launch, effect);
+}
+
+/// A launch that is not settled stays wanted.
+fn claim_launch(draft: &mut Draft<'_>, launch: &IntentId) {
+    if let Some(effect) = draft.effect_of(launch) {
+        draft.intend(effect);
+    }
+}
+
+/// Gives back what is idle beyond what is wanted, the longest idle first; nodes of an outdated template at once.
+fn give_back_idle(
+    draft: &mut Draft<'_>,
+    group: &WorkerGroup,
+    wanted: u32,
+    workers: &BTreeMap<NodeName, u32>,
+) {
+    let mut idle = Vec::new();
+    let mut kept = 0u32;
+    let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
+    for name in names {
+        let now = draft.now;
+        let Some(node) = draft.record.nodes.get_mut(&name) else { continue };
+        if node.group.as_ref() != Some(&group.name) || !node.state.is_wanted() {
+            continue;
+        }
+        kept += 1;
+        let ready = matches!(node.state, NodeState::Ready { .. });
+        if workers.contains_key(&name) || !ready {
+            node.idle_since = None;
+            continue;
+        }
+        let since = *node.idle_since.get_or_insert(now);
+        if node.template != group.template {
+            drain(draft, &name, "its template has changed");
+        } else if draft.is_due(since + group.idle_timeout.signed()) {
+            idle.push((since, name));
+        }
+    }
+    idle.sort();
+    for (_, name) in idle.into_iter().take(kept.saturating_sub(wanted) as usize) {
+        drain(draft, &name, "it was idle");
+    }
+}
+
+fn nodes_of_no_group(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<NodeName> {
+    let known = |group: &String| cluster.spec.worker_groups.iter().any(|known| known.name == *group);
+    let nodes = draft.record.nodes.iter();
+    nodes
+        .filter(|(_, node)| node.state.is_wanted() && node.group.as_ref().is_some_and(|group| !known(group)))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+fn drain(draft: &mut Draft<'_>, name: &NodeName, cause: &str) {
+    let now = draft.now;
+    if let Some(node) = draft.record.nodes.get_mut(name) {
+        node.state = match node.state {
+            NodeState::Launching { .. } => NodeState::Terminating { since: now, cause: cause.to_owned() },
+            _ => NodeState::Draining { since: now, cause: cause.to_owned() },
+        };
+        draft.cluster_event(EventType::Normal, "NodeDrained", format!("node {name} is given back: {cause}"));
+    }
+}
+
+fn end(draft: &mut Draft<'_>, name: &NodeName, launch: &IntentId) {
+    draft.intend(Effect::TerminateNode { node: name.clone(), launch: launch.clone() });
+}
+
+/// Whether Ray has let go of a node, or says that it starts nothing more on it.
+fn is_drained(draft: &Draft<'_>, ray: &Option<crate::api::ids::RayNodeId>) -> bool {
+    let Some(ray) = ray else { return true };
+    draft.agent().is_some_and(|(_, agent)| {
+        agent.nodes.iter().find(|node| node.id == *ray).is_none_or(|node| node.draining || !node.alive)
+    })
+}
+
+fn is_drained_or_draining(draft: &Draft<'_>, name: &NodeName) -> bool {
+    draft.record.nodes.get(name).is_some_and(|node| is_drained(draft, &node.ray))
+}
+
+fn wait_for_launches(draft: &mut Draft<'_>) {
+    let launching =
+        draft.record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. }));
+    let count = launching.filter(|node| node.group.is_some()).count();
+    if count > 0 {
+        let message = format!("{count} nodes are being started");
+        draft.report.cluster.waiting.push(Waiting::going_on("StartingNodes", message));
+    }
+}

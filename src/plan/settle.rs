@@ -1,0 +1,148 @@
+//! What came of effects: results go into the records, failures are tried again or given up.
+
+use super::draft::{Draft, more_trouble};
+use crate::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
+use crate::api::event::EventType;
+use crate::api::ids::Uid;
+use crate::api::record::{AgentRecord, ArtifactsRecord, JobRecord, NodeState};
+use crate::api::units::Span;
+
+/// After a cluster could not be opened or a node not launched, the longest wait until it is tried again.
+const LONGEST_TROUBLE: Span = Span::from_secs(120);
+
+/// Takes in what came of the effects that are over.
+pub(super) fn settle(draft: &mut Draft<'_>) {
+    for intent in draft.take_settled() {
+        match intent.state.clone() {
+            IntentState::Pending => {}
+            IntentState::Done { at, result } => done(draft, &intent, at, result),
+            IntentState::Failed { at, error } => failed(draft, intent, at, &error),
+        }
+    }
+}
+
+fn job_record<'d>(draft: &'d mut Draft<'_>, uid: &Uid) -> Option<&'d mut JobRecord> {
+    draft.jobs.iter_mut().find(|job| job.uid() == uid).map(|job| &mut job.record)
+}
+
+fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: EffectResult) {
+    match &intent.effect {
+        Effect::OpenCluster { .. } => {
+            if let EffectResult::Opened(incarnation) = result {
+                draft.record.trouble = None;
+                draft.record.incarnation = Some(*incarnation);
+            }
+        }
+        Effect::CloseCluster { .. } => {
+            draft.record.incarnation = None;
+            draft.record.agent = None;
+            draft.record.ending = false;
+        }
+        Effect::LaunchNode { node, .. } => {
+            // What was seen before this moment says nothing about the node's processes.
+            if let Some(record) = draft.record.nodes.get_mut(node)
+                && matches!(record.state, NodeState::Launching { .. })
+            {
+                record.state = NodeState::Launching { since: at };
+            }
+        }
+        Effect::TerminateNode { node, launch } => {
+            if draft.record.nodes.get(node).is_some_and(|record| record.launch == *launch) {
+                draft.record.nodes.remove(node);
+                draft.cluster_event(EventType::Normal, "NodeTerminated", format!("node {node} is gone"));
+            }
+        }
+        Effect::DrainNode { .. } | Effect::SendDocument { .. } | Effect::SendCheckpoint { .. } => {}
+        Effect::SubmitAgent { submission } => {
+            draft.record.agent =
+                Some(AgentRecord { submission: submission.clone(), since: at, answered: false });
+        }
+        Effect::StopAgent { .. } => draft.record.agent = None,
+        Effect::RemoveBridge { job } => {
+            if let Some(record) = job_record(draft, job) {
+                record.binding = None;
+                record.document = None;
+            }
+        }
+        Effect::FetchCheckpoint { job, checkpoint } => {
+            if let Some(record) = job_record(draft, job) {
+                record.checkpoints.retain(|other| other.id != checkpoint.id);
+                record.checkpoints.push(checkpoint.clone());
+                record.checkpoints.sort_by_key(|checkpoint| checkpoint.id);
+            }
+        }
+        Effect::FetchArtifacts { job, group, digest, .. } => {
+            if let Some(record) = job_record(draft, job) {
+                record.artifacts.retain(|other| other.group != *group);
+                record.artifacts.push(ArtifactsRecord { group: *group, digest: digest.clone() });
+                record.artifacts.sort_by_key(|artifacts| artifacts.group);
+            }
+        }
+        Effect::DeliverArtifacts { job } => {
+            if let Some(record) = job_record(draft, job) {
+                record.delivered = true;
+            }
+        }
+        Effect::DropCheckpoint { job, id } => {
+            if let Some(record) = job_record(draft, job) {
+                record.checkpoints.retain(|checkpoint| checkpoint.id != *id);
+            }
+        }
+    }
+}
+
+fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &EffectError) {
+    let (name, message) = (intent.effect.name(), error.message.clone());
+    match (&intent.effect, error.kind) {
+        // Refused by the cluster or the machine: said, and tried again with patience, from the beginning.
+        (Effect::OpenCluster { .. }, _)
+        | (Effect::LaunchNode { .. }, ErrorKind::Rejected | ErrorKind::NotFound) => {
+            let reason = if name == "OpenCluster" { "CannotOpen" } else { "CannotLaunch" };
+            let trouble = more_trouble(draft.record.trouble.as_ref(), at, LONGEST_TROUBLE, reason, &message);
+            draft.record.trouble = Some(trouble);
+            draft.cluster_event(EventType::Warning, reason, message);
+            if let Effect::LaunchNode { node, .. } = &intent.effect {
+                draft.record.nodes.remove(node);
+            }
+        }
+        // What was to be fetched is not there any more: a newer one is, or will be.
+        (Effect::FetchCheckpoint { .. } | Effect::FetchArtifacts { .. }, ErrorKind::NotFound) => {}
+        // A checkpoint of ours that cannot be read: the one before it is used.
+        (Effect::SendCheckpoint { job, id }, ErrorKind::Rejected | ErrorKind::NotFound) => {
+            let (uid, id) = (job.clone(), *id);
+            if let Some(record) = job_record(draft, &uid) {
+                record.checkpoints.retain(|checkpoint| checkpoint.id != id);
+            }
+            warn_job(
+                draft,
+                &uid,
+                "CheckpointUnreadable",
+                format!("checkpoint {id} cannot be used: {message}"),
+            );
+        }
+        (effect, _) => {
+            if intent.attempts == 1
+                && let Some(uid) = job_of(effect)
+            {
+                warn_job(draft, &uid, &format!("{name}Failed"), message.clone());
+            }
+            draft.retry(intent, at, message);
+        }
+    }
+}
+
+fn warn_job(draft: &mut Draft<'_>, uid: &Uid, reason: &str, message: String) {
+    if let Some(job) = draft.jobs.iter().find(|job| job.uid() == uid).map(|job| job.job) {
+        draft.job_event(job, EventType::Warning, reason, message);
+    }
+}
+
+/// The job whose user should know when an effect fails.
+fn job_of(effect: &Effect) -> Option<Uid> {
+    match effect {
+        Effect::FetchCheckpoint { job, .. } | Effect::FetchArtifacts { job, .. } => Some(job.clone()),
+        Effect::DeliverArtifacts { job } | Effect::DropCheckpoint { job, .. } => Some(job.clone()),
+        Effect::SendDocument { job, .. } => Some(job.clone()),
+        _ => None,
+    }
+}

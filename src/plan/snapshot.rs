@@ -1,0 +1,167 @@
+//! Everything a plan is made from, and everything that comes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::guards::Guards;
+use super::report::Report;
+use crate::action::Intent;
+use crate::api::event::NewEvent;
+use crate::api::ids::{IntentId, Uid};
+use crate::api::meta::ObjectKey;
+use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
+use crate::api::record::{ClusterRecord, JobRecord};
+use crate::api::units::{Bytes, Span};
+use crate::api::wire::AgentState;
+
+/// What was observed from one source: the newest that was seen, and whether it still can be seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed<T> {
+    /// What was seen last, and when.
+    pub last: Option<(Timestamp, T)>,
+    /// Why nothing newer can be seen, and since when.
+    pub error: Option<(Timestamp, String)>,
+}
+
+impl<T> Default for Observed<T> {
+    fn default() -> Self {
+        Self { last: None, error: None }
+    }
+}
+
+impl<T> Observed<T> {
+    /// Something that was just seen.
+    pub fn seen(at: Timestamp, value: T) -> Self {
+        Self { last: Some((at, value)), error: None }
+    }
+
+    /// What is seen now, if anything can be.
+    pub fn fresh(&self) -> Option<(Timestamp, &T)> {
+        match (&self.last, &self.error) {
+            (Some((at, value)), None) => Some((*at, value)),
+            _ => None,
+        }
+    }
+}
+
+/// What the processes of this machine show of a local cluster's nodes: all of them, by the launch they carry.
+pub type Processes = BTreeMap<IntentId, LocalNode>;
+
+/// What is left of one launch: the processes that carry its mark, and what they wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalNode {
+    /// The main process, if it lives: its pid and when it started, in clock ticks since boot.
+    pub leader: Option<(u32, u64)>,
+    /// How many processes live, workers included.
+    pub processes: u32,
+    /// The end of what its main process wrote.
+    pub output: String,
+}
+
+/// What was observed of a cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Its nodes' processes, where they run on this machine.
+    pub processes: Observed<Processes>,
+    /// What its agent says.
+    pub agent: Observed<AgentState>,
+    /// Whether the Ray job that the agent is has ended, and with what message. Looked at only while the agent
+    /// does not answer.
+    pub agent_ended: Observed<Option<String>>,
+}
+
+/// A job, with what was decided for it and what is known beside its bridge's report.
+#[derive(Clone, Debug)]
+pub struct JobView {
+    /// The job.
+    pub job: AdaptDLJob,
+    /// What was decided for it.
+    pub record: JobRecord,
+    /// Bytes of its workers' output that are still only on the cluster.
+    pub logs_behind: u64,
+}
+
+/// What this machine has: the size of the built-in cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// CPUs.
+    pub cpus: u32,
+    /// GPUs.
+    pub gpus: u32,
+    /// Memory.
+    pub memory: Bytes,
+}
+
+/// Settings of the controller that plans follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a slot lives without its bridge.
+    pub lease: Span,
+    /// How long the built-in cluster is kept when no job needs it.
+    pub built_in_idle: Span,
+    /// How long a node may take to join.
+    pub join_timeout: Span,
+    /// What this machine has.
+    pub machine: Machine,
+}
+
+/// Everything a plan is made from.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub now: Timestamp,
+    /// From which ids for new intents and slots are made; never the same twice.
+    pub seed: u64,
+    /// The cluster's name.
+    pub key: ObjectKey,
+    /// The cluster, if there is one of that name.
+    pub cluster: Option<RayCluster>,
+    /// What was decided for it.
+    pub record: ClusterRecord,
+    /// The jobs that refer to it or are on it.
+    pub jobs: Vec<JobView>,
+    /// Effects that are not settled.
+    pub intents: Vec<Intent>,
+    /// Those that are being done at this moment.
+    pub in_flight: BTreeSet<IntentId>,
+    /// What was observed.
+    pub seen: Seen,
+    /// The controller's settings.
+    pub settings: Settings,
+    /// What keeps plans safe; a test may switch one off to see that it is needed.
+    pub guards: Guards,
+}
+
+/// What is to be kept and done. Kept first: nothing is done that is not written down.
+#[must_use]
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What was decided for the cluster.
+    pub record: ClusterRecord,
+    /// What was decided for the jobs.
+    pub jobs: BTreeMap<Uid, JobRecord>,
+    /// The effects that are wanted now, old and new. An unsettled intent that is not here is given up.
+    pub intents: Vec<Intent>,
+    /// Objects to be made.
+    pub creations: Vec<AnyObject>,
+    /// Objects to be asked to go.
+    pub deletions: Vec<(Kind, ObjectKey)>,
+    /// Objects for which nothing is left to be done before they go.
+    pub removals: Vec<Removal>,
+    /// What people should know.
+    pub events: Vec<NewEvent>,
+    /// What is waited for, and why.
+    pub report: Report,
+    /// When to plan again even if nothing happens.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// An object that may go for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// The object.
+    pub uid: Uid,
+    /// For a job: its name, and until when its checkpoints and logs are kept.
+    pub retire: Option<(ObjectKey, Timestamp)>,
+}

@@ -1,0 +1,560 @@
+//! Jobs' workers: from what is wanted and what the bridge reports to the next document, one step at a time.
+
+use jiff::Timestamp;
+
+use super::allocation::{Allocation, JobAllocation};
+use super::cluster::is_leaving;
+use super::documents::{
+    NewGroup, NoRoom, activate, program_digest, refresh, same_nodes, stop, tell, want_group, why_moved,
+};
+use super::draft::Draft;
+use super::guards::Guard;
+use super::report::Waiting;
+use crate::action::Effect;
+use crate::api::condition::Finding;
+use crate::api::event::EventType;
+use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
+use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
+use crate::api::record::{Binding, Desired, GroupReason, GroupSpec, JobOutcome};
+use crate::api::status::{JobPhase, ScalingStatus};
+use crate::api::units::Span;
+use crate::api::wire::{BlobKind, BridgePhase, BridgeReport, GroupPhase, GroupReport};
+
+/// How long to wait for the rest of the output of a job that has stopped.
+const LOGS_PATIENCE: Span = Span::from_secs(30);
+
+/// Plans each job's next step.
+pub(super) fn plan(draft: &mut Draft<'_>, allocation: &Allocation) {
+    for index in 0..draft.jobs.len() {
+        let uid = draft.jobs[index].uid().clone();
+        let allocated = allocation.jobs.get(&uid);
+        note_decision(draft, index, allocated);
+        judge(draft, index);
+        plan_job(draft, index, allocated);
+    }
+}
+
+/// Why a job's workers are to be stopped, and how long they may take.
+struct StopWish {
+    grace: Span,
+    reason: &'static str,
+    message: String,
+}
+
+fn plan_job(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
+    let wish = stop_wish(draft, index, allocated);
+    let here = draft.snapshot.key.clone();
+    let binding = draft.jobs[index].record.binding.clone();
+    match (binding, wish) {
+        (None, Some(wish)) => wait(draft, index, Waiting::blocked(wish.reason, wish.message)),
+        (None, None) => bind(draft, index, allocated),
+        (Some(binding), _) if binding.cluster != here => {
+            let message = format!("it is being moved here from cluster {}", binding.cluster);
+            wait(draft, index, Waiting::going_on("Moving", message));
+        }
+        (Some(_), wish) => {
+            let Some(bridge) = hear(draft, index) else { return };
+            match wish {
+                Some(wish) => stop_step(draft, index, bridge, wish),
+                None => run_step(draft, index, bridge, allocated),
+            }
+        }
+    }
+}
+
+fn wait(draft: &mut Draft<'_>, index: usize, waiting: Waiting) {
+    draft.jobs[index].wait(waiting);
+}
+
+/// Whether a job is to have no workers, and why.
+fn stop_wish(draft: &Draft<'_>, index: usize, allocated: Option<&JobAllocation>) -> Option<StopWish> {
+    let (job, record) = (draft.jobs[index].job, &draft.jobs[index].record);
+    let spec = &job.spec;
+    let wish = |grace, reason, message: &str| Some(StopWish { grace, reason, message: message.to_owned() });
+    if job.metadata.is_deleting() {
+        return wish(spec.termination_grace_period, "Deleting", "it is being deleted");
+    }
+    if let Some(outcome) = &record.outcome {
+        return wish(Span::from_secs(0), "Finished", &outcome.message);
+    }
+    if spec.suspend {
+        return wish(spec.checkpoint.timeout, "Suspended", "its manifest suspends it");
+    }
+    let reference = spec.cluster_ref.as_ref();
+    let key = reference.map_or_else(
+        || ObjectKey::new(DEFAULT_NAMESPACE, super::cluster::LOCAL_CLUSTER),
+        |reference| ObjectKey::new(&job.metadata.namespace, &reference.name),
+    );
+    if key != draft.snapshot.key {
+        return wish(spec.checkpoint.timeout, "Moving", &format!("it is being moved to cluster {key}"));
+    }
+    let Some(cluster) = draft.cluster() else {
+        return wish(spec.checkpoint.timeout, "ClusterNotFound", &format!("there is no RayCluster {key}"));
+    };
+    if is_leaving(cluster) {
+        let state = if cluster.metadata.is_deleting() { "being deleted" } else { "suspended" };
+        return wish(spec.checkpoint.timeout, "ClusterLeaving", &format!("cluster {key} is {state}"));
+    }
+    match allocated {
+        Some(allocated) if allocated.decision.replicas == 0 => {
+            wish(spec.checkpoint.timeout, "NoRoom", &allocated.decision.message)
+        }
+        _ => None,
+    }
+}
+
+fn note_decision(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
+    let Some(allocated) = allocated else { return };
+    let decision = &allocated.decision;
+    if let Some(until) = decision.until {
+        draft.wake(until);
+    }
+    let job = &mut draft.jobs[index];
+    job.report.scaling = Some(ScalingStatus {
+        replicas: decision.replicas,
+        reason: decision.reason.to_owned(),
+        message: decision.message.clone(),
+    });
+    job.report.scheduled = match (decision.replicas, allocated.complete) {
+        (0, _) => Some(Finding::new("Scheduled", false, "NoRoom", decision.message.clone())),
+        (_, false) => {
+            let message = format!("{} of {} workers have a node", allocated.ready.len(), decision.replicas);
+            Some(Finding::new("Scheduled", false, "WaitingForNodes", message))
+        }
+        (_, true) => None,
+    };
+}
+
+/// Notices that a job has finished, one way or the other.
+fn judge(draft: &mut Draft<'_>, index: usize) {
+    let job = &draft.jobs[index];
+    if job.record.outcome.is_some() {
+        return;
+    }
+    let (spec, now) = (&job.job.spec, draft.now);
+    let last = job.record.groups.last();
+    let succeeded = job
+        .record
+        .groups
+        .iter()
+        .rev()
+        .find(|group| group.outcome.as_ref().is_some_and(|outcome| outcome.kind == "Succeeded"));
+    let outcome = |phase, reason: &str, message: String| JobOutcome {
+        phase,
+        reason: reason.to_owned(),
+        message,
+        at: now,
+    };
+    let deadline = spec.active_deadline.zip(job.record.started).map(|(limit, since)| since + limit.signed());
+    let found = if let Some(group) = succeeded {
+        Some(outcome(
+            JobPhase::Succeeded,
+            "Succeeded",
+            format!("its program has done its work in group {}", group.number),
+        ))
+    } else if job.record.failures > spec.backoff_limit {
+        let message =
+            last.and_then(|group| group.outcome.as_ref()).map_or("", |outcome| outcome.message.as_str());
+        let times = job.record.failures;
+        Some(outcome(
+            JobPhase::Failed,
+            "BackoffLimitExceeded",
+            format!("its program failed {times} times: {message}"),
+        ))
+    } else {
+        let limit = spec.active_deadline.unwrap_or_default();
+        let over = deadline.is_some_and(|deadline| draft.is_due(deadline));
+        over.then(|| outcome(JobPhase::Failed, "DeadlineExceeded", format!("it took longer than {limit}")))
+    };
+    if let Some(outcome) = found {
+        let event_type =
+            if outcome.phase == JobPhase::Succeeded { EventType::Normal } else { EventType::Warning };
+        let (reason, message) = (outcome.reason.clone(), outcome.message.clone());
+        draft.jobs[index].record.outcome = Some(outcome);
+        let job = draft.jobs[index].job;
+        draft.job_event(job, event_type, &reason, message);
+    }
+}
+
+/// What the bridge says, once it has been heard and has taken what it was told.
+fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeReport>> {
+    let job = &draft.jobs[index];
+    let uid = job.uid().clone();
+    if draft.agent().is_none() {
+        let error = draft.snapshot.seen.agent.error.as_ref().map(|(_, error)| error.clone());
+        let message = error.unwrap_or_else(|| "the cluster has not been heard yet".to_owned());
+        wait(draft, index, Waiting::blocked("Unreachable", message));
+        return None;
+    }
+    if job.bridge.is_some_and(|bridge| bridge.phase == BridgePhase::Dead) {
+        draft.intend(Effect::RemoveBridge { job: uid });
+        wait(draft, index, Waiting::going_on("BridgeDied", "its bridge died; another is being made"));
+        return None;
+    }
+    let bridge = job.living_bridge();
+    let told = job.record.document.as_ref().map(|document| document.revision);
+    let taken = bridge.and_then(|bridge| bridge.revision);
+    if told.is_some() && taken < told && draft.guarded(Guard::DocumentIsTaken) {
+        let revision = job.record.revision;
+        draft.intend(Effect::SendDocument { job: uid, revision });
+        wait(draft, index, Waiting::going_on("Telling", "the bridge is being told what is wanted"));
+        return None;
+    }
+    Some(bridge)
+}
+
+/// A job without a bridge gets one when it can be heard and there is a place for its workers.
+fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
+    let Some(incarnation) = draft.record.incarnation.clone().filter(|_| !draft.record.ending) else {
+        return wait(draft, index, Waiting::going_on("WaitingForCluster", "its cluster is being started"));
+    };
+    if draft.agent().is_none() {
+        return wait(draft, index, Waiting::going_on("WaitingForCluster", "its cluster cannot be heard yet"));
+    }
+    if let Some(waiting) = trouble(draft, index) {
+        return wait(draft, index, waiting);
+    }
+    if allocated.is_none_or(|allocated| wanted_nodes(draft, index, allocated).is_empty()) {
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
+        );
+    }
+    let binding = Binding { cluster: draft.snapshot.key.clone(), incarnation: incarnation.id, bridge: None };
+    draft.jobs[index].record.binding = Some(binding);
+    draft.jobs[index].record.document = None;
+    run_step(draft, index, None, allocated);
+}
+
+/// The time until the next try, after something failed.
+fn trouble(draft: &mut Draft<'_>, index: usize) -> Option<Waiting> {
+    let trouble = draft.jobs[index].record.trouble.clone()?;
+    if draft.is_due(trouble.until) {
+        return None;
+    }
+    let left =
+        Span { millis: u64::try_from(trouble.until.duration_since(draft.now).as_millis()).unwrap_or(0) };
+    let left = Span::from_secs(left.millis.div_ceil(1000));
+    Some(Waiting::blocked("BackingOff", format!("tried again in {left}: {}", trouble.message)))
+}
+
+/// The nodes on which the job's workers should be now: those it wants, once they are all there or waiting for them
+/// has taken too long; until then those it has.
+fn wanted_nodes(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation) -> Vec<NodeName> {
+    if allocated.complete {
+        draft.jobs[index].record.wanting_since = None;
+        return allocated.ready.clone();
+    }
+    let now = draft.now;
+    let usable: Vec<NodeName> =
+        draft.nodes().into_iter().filter(|node| node.usable).map(|node| node.name).collect();
+    let job = &mut draft.jobs[index];
+    let least = job.job.spec.min_replicas.max(1) as usize;
+    let running = job.running_group().map(|group| group.nodes.clone()).unwrap_or_default();
+    let intact = !running.is_empty() && running.iter().all(|node| usable.contains(node));
+    let since = *job.record.wanting_since.get_or_insert(now);
+    let patience = since + job.job.spec.rescale.timeout.signed();
+    if intact && (!draft.is_due(patience) || allocated.ready.len() <= running.len()) {
+        return running;
+    }
+    if allocated.ready.len() < least { Vec::new() } else { allocated.ready.clone() }
+}
+
+// --- Running -----------------------------------------------------------------------------------------------------
+
+fn run_step(
+    draft: &mut Draft<'_>,
+    index: usize,
+    bridge: Option<&BridgeReport>,
+    allocated: Option<&JobAllocation>,
+) {
+    let Some(allocated) = allocated else { return };
+    let nodes = wanted_nodes(draft, index, allocated);
+    let document = draft.jobs[index].record.document.clone();
+    let running = document.as_ref().and_then(|document| match &document.desired {
+        Desired::Run { group, activate } => Some((group.number, *activate)),
+        Desired::Stop { .. } => None,
+    });
+    let Some((number, active)) = running else {
+        let (reason, message) = match draft.jobs[index].record.groups.last() {
+            None => (GroupReason::Started, "it begins".to_owned()),
+            Some(last) => after(last.outcome.as_ref().map_or("", |outcome| outcome.kind.as_str())),
+        };
+        return begin(draft, index, bridge, &nodes, reason, message);
+    };
+    let report = bridge.and_then(|bridge| bridge.groups.iter().find(|group| group.number == number));
+    let Some((bridge, report)) = bridge.zip(report) else {
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("Preparing", format!("group {number} is being prepared")),
+        );
+    };
+    match report.phase {
+        GroupPhase::Ended => ended(draft, index, bridge, number, &nodes),
+        GroupPhase::Stopping => {
+            wait(draft, index, Waiting::going_on("Stopping", format!("group {number} is ending")));
+        }
+        GroupPhase::Running => running_step(draft, index, allocated, &nodes),
+        GroupPhase::Reserving | GroupPhase::Starting | GroupPhase::Prepared => {
+            preparing_step(draft, index, bridge, report, active, allocated, &nodes);
+        }
+    }
+}
+
+/// Wants a job's first group, or the first after it had none, where its newest checkpoint is.
+fn begin(
+    draft: &mut Draft<'_>,
+    index: usize,
+    bridge: Option<&BridgeReport>,
+    nodes: &[NodeName],
+    reason: GroupReason,
+    message: String,
+) {
+    if let Some(waiting) = trouble(draft, index) {
+        return wait(draft, index, waiting);
+    }
+    if nodes.is_empty() {
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
+        );
+    }
+    if let Some(id) = missing_checkpoint(draft, index, bridge)
+        && draft.guarded(Guard::CheckpointIsThere)
+    {
+        let job = draft.jobs[index].uid().clone();
+        draft.intend(Effect::SendCheckpoint { job, id });
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("Restoring", format!("checkpoint {id} is brought to the cluster")),
+        );
+    }
+    want(draft, index, nodes, reason, message);
+}
+
+fn want(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
+    let waiting = match want_group(draft, index, NewGroup { nodes, reason, message }) {
+        Ok(number) => Waiting::going_on("Preparing", format!("group {number} is wanted")),
+        Err(NoRoom::TakenBy(jobs)) => {
+            Waiting::going_on("WaitingForRoom", format!("{jobs} still has its room"))
+        }
+        Err(NoRoom::NodeGone(node)) => {
+            Waiting::going_on("WaitingForNodes", format!("node {node} is not there yet"))
+        }
+    };
+    wait(draft, index, waiting);
+}
+
+/// The newest durable checkpoint, if the bridge has none as new.
+fn missing_checkpoint(
+    draft: &Draft<'_>,
+    index: usize,
+    bridge: Option<&BridgeReport>,
+) -> Option<CheckpointId> {
+    let newest = draft.jobs[index].record.checkpoints.last()?.id;
+    let has = bridge.is_some_and(|bridge| {
+        bridge.blobs.iter().any(|blob| blob.kind == BlobKind::Checkpoint && blob.id >= newest)
+    });
+    (!has).then_some(newest)
+}
+
+/// Why there is a group after one that ended like this.
+fn after(kind: &str) -> (GroupReason, String) {
+    let (reason, message) = match kind {
+        "Stopped" => (GroupReason::Resumed, "it goes on from its checkpoint"),
+        "Failed" => (GroupReason::ProgramFailed, "its program failed and is tried again"),
+        "Killed" | "Terminated" => (GroupReason::WorkerKilled, "a worker was killed"),
+        "Lost" => (GroupReason::NodeLost, "a node, slot or bridge was lost"),
+        _ => (GroupReason::Retried, "the group before could not be had"),
+    };
+    (reason, message.to_owned())
+}
+
+/// The wanted group has ended: another follows, unless one before it still trains and is good enough.
+fn ended(
+    draft: &mut Draft<'_>,
+    index: usize,
+    bridge: &BridgeReport,
+    number: GroupNumber,
+    nodes: &[NodeName],
+) {
+    let kind = draft.jobs[index].record.group(number).and_then(|group| group.outcome.clone());
+    let Some(kind) = kind.map(|outcome| outcome.kind) else { return };
+    let training = bridge.groups.iter().find(|group| group.phase == GroupPhase::Running);
+    match training {
+        None => {
+            let (reason, message) = after(&kind);
+            begin(draft, index, Some(bridge), nodes, reason, message);
+        }
+        Some(training) if is_as_wanted(draft, index, training.number, nodes) => keep(draft, index, training),
+        Some(_) => match trouble(draft, index) {
+            Some(waiting) => wait(draft, index, waiting),
+            None => want(
+                draft,
+                index,
+                nodes,
+                GroupReason::Retried,
+                "the group before could not be had".to_owned(),
+            ),
+        },
+    }
+}
+
+/// Whether a group runs what is wanted where it is wanted.
+fn is_as_wanted(draft: &Draft<'_>, index: usize, number: GroupNumber, nodes: &[NodeName]) -> bool {
+    let job = &draft.jobs[index];
+    let group = job.record.group(number);
+    group.is_some_and(|group| {
+        group.program == program_digest(&job.job.spec) && same_nodes(&group.nodes, nodes)
+    })
+}
+
+/// Wants the group that trains to go on, after another was wanted for a while.
+fn keep(draft: &mut Draft<'_>, index: usize, training: &GroupReport) {
+    let record = &draft.jobs[index].record;
+    let Some(slots) = record.group(training.number).map(|group| group.slots.clone()) else { return };
+    let Some(Desired::Run { group, .. }) = record.document.as_ref().map(|document| document.desired.clone())
+    else {
+        return;
+    };
+    // The bridge knows the group by its number; the rest of its specification is not looked at again.
+    let ranks = training.ranks.iter().map(|rank| rank.slot.clone()).collect();
+    let group = GroupSpec { number: training.number, ranks, ..group };
+    tell(draft, index, Desired::Run { group, activate: true }, slots);
+}
+
+fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, nodes: &[NodeName]) {
+    let job = &draft.jobs[index];
+    let Some(group) = job.record.target().cloned() else { return };
+    if nodes.is_empty() {
+        return wait(
+            draft,
+            index,
+            Waiting::blocked("WaitingForNodes", "there are no nodes to move its workers to"),
+        );
+    }
+    if group.program != program_digest(&job.job.spec) {
+        let message = "the manifest wants another program, environment or resources".to_owned();
+        return retry_or_want(draft, index, nodes, GroupReason::SpecChanged, message);
+    }
+    if !same_nodes(&group.nodes, nodes) {
+        let (reason, message) = why_moved(job, allocated, nodes);
+        return retry_or_want(draft, index, nodes, reason, message);
+    }
+    if !allocated.complete {
+        let message = format!("more nodes are being started for {} workers", allocated.decision.replicas);
+        wait(draft, index, Waiting::going_on("WaitingForNodes", message));
+    }
+    refresh(draft, index);
+}
+
+fn retry_or_want(
+    draft: &mut Draft<'_>,
+    index: usize,
+    nodes: &[NodeName],
+    reason: GroupReason,
+    message: String,
+) {
+    match trouble(draft, index) {
+        Some(waiting) => wait(draft, index, waiting),
+        None => want(draft, index, nodes, reason, message),
+    }
+}
+
+fn preparing_step(
+    draft: &mut Draft<'_>,
+    index: usize,
+    bridge: &BridgeReport,
+    report: &GroupReport,
+    active: bool,
+    allocated: &JobAllocation,
+    nodes: &[NodeName],
+) {
+    let number = report.number;
+    if !nodes.is_empty() && !is_as_wanted(draft, index, number, nodes) {
+        let training = bridge.groups.iter().find(|group| group.phase == GroupPhase::Running);
+        return match training {
+            Some(training) if is_as_wanted(draft, index, training.number, nodes) => {
+                keep(draft, index, training)
+            }
+            _ => {
+                let (reason, message) = why_moved(&draft.jobs[index], allocated, nodes);
+                want(draft, index, nodes, reason, message);
+            }
+        };
+    }
+    if report.phase == GroupPhase::Prepared && !active {
+        activate(draft, index);
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("Switching", format!("the switch to group {number} begins")),
+        );
+    }
+    let message = match report.phase {
+        GroupPhase::Reserving => format!("slots for group {number} are being reserved"),
+        GroupPhase::Starting => format!("the workers of group {number} are starting"),
+        _ => format!("group {number} is prepared and takes over"),
+    };
+    wait(draft, index, Waiting::going_on("Preparing", message));
+    refresh(draft, index);
+}
+
+// --- Stopping ----------------------------------------------------------------------------------------------------
+
+/// Stops a job, brings away what only its cluster has, and ends its bridge.
+fn stop_step(draft: &mut Draft<'_>, index: usize, bridge: Option<&BridgeReport>, wish: StopWish) {
+    let uid = draft.jobs[index].uid().clone();
+    let document = &draft.jobs[index].record.document;
+    let stopping = document.as_ref().is_some_and(|document| matches!(document.desired, Desired::Stop { .. }));
+    if !stopping && document.is_some() {
+        stop(draft, index, wish.grace);
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("Stopping", format!("{}; its workers save and end", wish.message)),
+        );
+    }
+    // Without a document the bridge, if there is one, was given nothing but a checkpoint.
+    let idle = document.is_none() || bridge.is_some_and(|bridge| bridge.phase == BridgePhase::Idle);
+    if !idle {
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("Stopping", format!("{}; its workers save and end", wish.message)),
+        );
+    }
+    if draft.guarded(Guard::BridgeIsEmptied)
+        && let Some(what) = bridge.and_then(|bridge| left_on_cluster(draft, index, bridge))
+    {
+        return wait(draft, index, Waiting::going_on("Fetching", format!("{}; {what}", wish.message)));
+    }
+    draft.intend(Effect::RemoveBridge { job: uid });
+    wait(draft, index, Waiting::going_on("Stopping", format!("{}; its bridge is being ended", wish.message)));
+}
+
+/// What of a job is still only on its cluster.
+fn left_on_cluster(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport) -> Option<String> {
+    let record = &draft.jobs[index].record;
+    let durable = record.checkpoints.last().map(|checkpoint| checkpoint.id);
+    let newest =
+        bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Checkpoint).map(|blob| blob.id).max();
+    let finished = record.outcome.as_ref().is_some_and(|outcome| outcome.phase == JobPhase::Succeeded);
+    if newest > durable && !finished {
+        return newest.map(|id| format!("checkpoint {id} is being fetched"));
+    }
+    let fetched = |group| record.artifacts.iter().any(|artifacts| artifacts.group == group);
+    let artifacts = bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Artifacts);
+    if artifacts.clone().any(|blob| !fetched(blob.id.group)) {
+        return Some("its artifacts are being fetched".to_owned());
+    }
+    let behind = draft.jobs[index].logs_behind;
+    let stopped: Option<Timestamp> =
+        draft.jobs[index].record.groups.last().and_then(|group| group.timeline.get("ended").copied());
+    let patient = stopped.is_some_and(|at| !draft.is_due(at + LOGS_PATIENCE.signed()));
+    (behind > 0 && patient).then(|| "the rest of its output is being fetched".to_owned())
+}

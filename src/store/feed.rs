@@ -1,0 +1,92 @@
+//! The changes of objects, for whoever watches: the newest few thousand, by resource version.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::api::meta::ObjectKey;
+use crate::api::object::Kind;
+
+/// How many changes a watcher may be behind before it must list anew.
+const KEPT: usize = 4096;
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeType {
+    /// It is new.
+    Added,
+    /// It is another than before.
+    Modified,
+    /// It is gone.
+    Deleted,
+}
+
+/// A change of an object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The resource version it got.
+    pub version: u64,
+    /// What happened.
+    pub change: ChangeType,
+    /// The object's kind.
+    pub kind: Kind,
+    /// The object's name.
+    pub key: ObjectKey,
+    /// The object, as the API gives it.
+    pub object: Value,
+}
+
+/// The watcher is too far behind: it must list anew.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// The newest changes.
+pub struct Feed {
+    changes: Mutex<VecDeque<Change>>,
+    newest: watch::Sender<u64>,
+    /// Changes up to this version are not here.
+    before: Mutex<u64>,
+}
+
+impl Feed {
+    pub(super) fn new() -> Self {
+        Self { changes: Mutex::default(), newest: watch::channel(0).0, before: Mutex::new(0) }
+    }
+
+    /// Begins after what is stored already.
+    pub(super) fn begin(&self, version: u64) {
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = version;
+        self.newest.send_replace(version);
+    }
+
+    pub(super) fn publish(&self, changes: Vec<Change>) {
+        let Some(newest) = changes.last().map(|change| change.version) else { return };
+        let mut kept = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(changes);
+        while kept.len() > KEPT {
+            if let Some(dropped) = kept.pop_front() {
+                *self.before.lock().unwrap_or_else(PoisonError::into_inner) = dropped.version;
+            }
+        }
+        self.newest.send_replace(newest);
+    }
+
+    /// A receiver that is told whenever there are changes.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
+    /// The changes after a version.
+    ///
+    /// # Errors
+    /// If some of them are no longer here.
+    pub fn since(&self, version: u64) -> Result<Vec<Change>, Gone> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if version < *self.before.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(Gone);
+        }
+        Ok(changes.iter().filter(|change| change.version > version).cloned().collect())
+    }
+}

@@ -1,0 +1,268 @@
+//! Objects: what is wanted, and the status that was derived.
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension as _, Row, params};
+use serde_json::Value;
+
+use super::feed::{Change, ChangeType};
+use super::{StoreError, Tx};
+use crate::api::ids::Uid;
+use crate::api::meta::{DEFAULT_NAMESPACE, FINALIZER, ObjectKey, ObjectMeta};
+use crate::api::object::{AnyObject, Kind};
+
+/// The cluster of jobs that refer to none.
+pub(super) const LOCAL_CLUSTER: &str = "local";
+
+/// What became of an object that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is new.
+    Created,
+    /// It is another than before.
+    Configured,
+    /// It is as before.
+    Unchanged,
+}
+
+impl Tx<'_> {
+    /// The object of a kind and name.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn get(&self, kind: Kind, key: &ObjectKey) -> Result<Option<AnyObject>, StoreError> {
+        let sql = "SELECT kind, metadata, spec, status FROM objects WHERE kind = ?1 AND namespace = ?2 AND name = ?3";
+        self.one(sql, params![kind.name(), key.namespace, key.name])
+    }
+
+    /// The object of a uid.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn get_by_uid(&self, uid: &Uid) -> Result<Option<AnyObject>, StoreError> {
+        self.one("SELECT kind, metadata, spec, status FROM objects WHERE uid = ?1", params![uid.0])
+    }
+
+    /// All objects of a kind, by name.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn list(&self, kind: Kind) -> Result<Vec<AnyObject>, StoreError> {
+        let sql = "SELECT kind, metadata, spec, status FROM objects WHERE kind = ?1 ORDER BY namespace, name";
+        self.many(sql, params![kind.name()])
+    }
+
+    /// The jobs that refer to a cluster or whose bridge may be on it, by age.
+    pub(super) fn jobs_of(&self, cluster: &ObjectKey) -> Result<Vec<AnyObject>, StoreError> {
+        let sql =
+            "SELECT kind, metadata, spec, status FROM objects WHERE kind = 'AdaptDLJob' AND (cluster = ?1
+                   OR uid IN (SELECT job FROM job_records WHERE bound = ?1)) ORDER BY namespace, name";
+        self.many(sql, params![cluster.to_string()])
+    }
+
+    /// Makes an object what `wanted` says: its spec, labels and annotations. With `expected`, only if its
+    /// resource version is still that one.
+    ///
+    /// # Errors
+    /// `Conflict`, or if the database fails.
+    pub fn apply(
+        &self,
+        wanted: AnyObject,
+        expected: Option<u64>,
+        new_uid: Uid,
+        now: Timestamp,
+    ) -> Result<(Applied, AnyObject), StoreError> {
+        let Some(stored) = self.get(wanted.kind(), &wanted.key())? else {
+            return Ok((Applied::Created, self.create(wanted, new_uid, now)?));
+        };
+        let old = stored.metadata();
+        if let Some(expected) = expected.filter(|expected| *expected != old.resource_version) {
+            let object = format!("{} {}", wanted.kind(), wanted.key());
+            return Err(StoreError::Conflict { object, found: old.resource_version, expected });
+        }
+        let changed = stored.spec() != wanted.spec();
+        let new = wanted.metadata();
+        if !changed && old.labels == new.labels && old.annotations == new.annotations {
+            return Ok((Applied::Unchanged, stored));
+        }
+        let metadata = ObjectMeta {
+            labels: new.labels.clone(),
+            annotations: new.annotations.clone(),
+            generation: old.generation + u64::from(changed),
+            ..old.clone()
+        };
+        let object = AnyObject::from_parts(wanted.kind(), metadata, wanted.spec(), stored.status())
+            .map_err(|source| StoreError::Malformed { what: "object", source })?;
+        Ok((Applied::Configured, self.update(object)?))
+    }
+
+    fn create(&self, mut object: AnyObject, uid: Uid, now: Timestamp) -> Result<AnyObject, StoreError> {
+        let version = self.next_version()?;
+        let metadata = object.metadata_mut();
+        metadata.uid = uid;
+        metadata.generation = 1;
+        metadata.resource_version = version;
+        metadata.creation_timestamp = Some(now);
+        metadata.deletion_timestamp = None;
+        // From the first moment on: what is launched for it must be ended before it may go.
+        metadata.finalizers = vec![FINALIZER.to_owned()];
+        self.sql.execute(
+            "INSERT INTO objects (kind, namespace, name, uid, cluster, metadata, spec, status)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                object.kind().name(),
+                object.metadata().namespace,
+                object.metadata().name,
+                object.uid().0,
+                cluster_of(&object).map(|key| key.to_string()),
+                json(object.metadata())?,
+                object.spec().to_string(),
+                object.status().to_string(),
+            ],
+        )?;
+        self.note(ChangeType::Added, version, &object);
+        Ok(object)
+    }
+
+    /// Writes an object that was changed, under a new resource version.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn update(&self, mut object: AnyObject) -> Result<AnyObject, StoreError> {
+        let version = self.next_version()?;
+        object.metadata_mut().resource_version = version;
+        self.sql.execute(
+            "UPDATE objects SET cluster = ?2, metadata = ?3, spec = ?4, status = ?5 WHERE uid = ?1",
+            params![
+                object.uid().0,
+                cluster_of(&object).map(|key| key.to_string()),
+                json(object.metadata())?,
+                object.spec().to_string(),
+                object.status().to_string(),
+            ],
+        )?;
+        self.note(ChangeType::Modified, version, &object);
+        Ok(object)
+    }
+
+    /// Writes a status that was derived, if it is another than the stored one.
+    ///
+    /// # Errors
+    /// If the database fails, or the status is not one of the object's kind.
+    pub fn set_status(&self, uid: &Uid, status: Value) -> Result<bool, StoreError> {
+        let Some(stored) = self.get_by_uid(uid)? else { return Ok(false) };
+        if stored.status() == status {
+            return Ok(false);
+        }
+        let object = AnyObject::from_parts(stored.kind(), stored.metadata().clone(), stored.spec(), status)
+            .map_err(|source| StoreError::Malformed { what: "status", source })?;
+        self.update(object)?;
+        Ok(true)
+    }
+
+    /// Asks an object to go. It is gone at once only if nothing must happen before.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn delete(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        now: Timestamp,
+    ) -> Result<Option<AnyObject>, StoreError> {
+        let Some(mut object) = self.get(kind, key)? else { return Ok(None) };
+        if object.metadata().is_deleting() {
+            return Ok(Some(object));
+        }
+        object.metadata_mut().deletion_timestamp = Some(now);
+        if object.metadata().finalizers.is_empty() {
+            self.remove(object.uid())?;
+            return Ok(Some(object));
+        }
+        Ok(Some(self.update(object)?))
+    }
+
+    /// Removes an object for good, with what was recorded of it; not its checkpoints, which are retired.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn remove(&self, uid: &Uid) -> Result<(), StoreError> {
+        let Some(object) = self.get_by_uid(uid)? else { return Ok(()) };
+        for sql in [
+            "DELETE FROM objects WHERE uid = ?1",
+            "DELETE FROM job_records WHERE job = ?1",
+            "DELETE FROM groups WHERE job = ?1",
+        ] {
+            self.sql.execute(sql, params![uid.0])?;
+        }
+        if object.kind() == Kind::RayCluster {
+            let cluster = object.key().to_string();
+            self.sql.execute("DELETE FROM cluster_records WHERE cluster = ?1", params![cluster])?;
+            self.sql.execute("DELETE FROM observations WHERE cluster = ?1", params![cluster])?;
+        }
+        let version = self.next_version()?;
+        self.note(ChangeType::Deleted, version, &object);
+        Ok(())
+    }
+
+    /// The version that the newest change got.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn newest_version(&self) -> Result<u64, StoreError> {
+        let version: i64 =
+            self.sql.query_row("SELECT value FROM counters WHERE name = 'version'", [], |row| row.get(0))?;
+        Ok(version.unsigned_abs())
+    }
+
+    fn next_version(&self) -> Result<u64, StoreError> {
+        let sql = "UPDATE counters SET value = value + 1 WHERE name = 'version' RETURNING value";
+        let version: i64 = self.sql.query_row(sql, [], |row| row.get(0))?;
+        Ok(version.unsigned_abs())
+    }
+
+    fn note(&self, change: ChangeType, version: u64, object: &AnyObject) {
+        let (kind, key, object) = (object.kind(), object.key(), object.to_json());
+        self.changes.borrow_mut().push(Change { version, change, kind, key, object });
+    }
+
+    fn one(&self, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Option<AnyObject>, StoreError> {
+        self.sql.prepare_cached(sql)?.query_row(params, row_parts).optional()?.map(from_row).transpose()
+    }
+
+    fn many(&self, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<AnyObject>, StoreError> {
+        let mut statement = self.sql.prepare_cached(sql)?;
+        let rows = statement.query_map(params, row_parts)?.collect::<Result<Vec<_>, _>>()?;
+        rows.into_iter().map(from_row).collect()
+    }
+}
+
+/// The cluster that a job refers to.
+pub(super) fn cluster_of(object: &AnyObject) -> Option<ObjectKey> {
+    match object {
+        AnyObject::Cluster(_) => None,
+        AnyObject::Job(job) => Some(job.spec.cluster_ref.as_ref().map_or_else(
+            || ObjectKey::new(DEFAULT_NAMESPACE, LOCAL_CLUSTER),
+            |reference| ObjectKey::new(&job.metadata.namespace, &reference.name),
+        )),
+    }
+}
+
+type Parts = (String, String, String, String);
+
+fn row_parts(row: &Row<'_>) -> rusqlite::Result<Parts> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn from_row((kind, metadata, spec, status): Parts) -> Result<AnyObject, StoreError> {
+    let malformed = |source| StoreError::Malformed { what: "object", source };
+    let kind: Kind = serde_json::from_value(Value::String(kind)).map_err(malformed)?;
+    let metadata: ObjectMeta = serde_json::from_str(&metadata).map_err(malformed)?;
+    let spec = serde_json::from_str(&spec).map_err(malformed)?;
+    let status = serde_json::from_str(&status).map_err(malformed)?;
+    AnyObject::from_parts(kind, metadata, spec, status).map_err(malformed)
+}
+
+/// A value as JSON text.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| StoreError::Malformed { what: "value", source })
+}
