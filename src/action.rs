@@ -96,6 +96,8 @@ pub enum Effect {
         node: NodeName,
         /// The intent it was launched by.
         launch: IntentId,
+        /// Its how-many-eth launch it was.
+        index: u64,
     },
     /// Submit the agent as a Ray job.
     SubmitAgent {

@@ -2,6 +2,8 @@
 
 pub mod action;
 pub mod api;
+pub mod controller;
 pub mod goodput;
 pub mod plan;
+pub mod provider;
 pub mod store;

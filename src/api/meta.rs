@@ -15,6 +15,8 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 pub const SOURCE: &str = "rayconcile.dev/source";
 /// Annotation: the file, relative to its source, that a watched object comes from.
 pub const SOURCE_FILE: &str = "rayconcile.dev/source-file";
+/// Annotation: what is wrong with the file that a watched object comes from; the object is its last good state.
+pub const SOURCE_ERROR: &str = "rayconcile.dev/source-error";
 /// Annotation: `"false"` keeps an object whose file has gone.
 pub const PRUNE: &str = "rayconcile.dev/prune";
 /// Annotation: whatever cannot be reached is given up when the object is deleted.
@@ -96,6 +98,11 @@ impl ObjectMeta {
         ObjectKey::new(&self.namespace, &self.name)
     }
 
+    /// The name of the directory with the object's files.
+    pub fn directory(&self) -> String {
+        directory_name(&self.key(), &self.uid)
+    }
+
     /// Whether it was asked to go.
     pub fn is_deleting(&self) -> bool {
         self.deletion_timestamp.is_some()
@@ -105,6 +112,11 @@ impl ObjectMeta {
     pub fn source(&self) -> Option<&str> {
         self.annotations.get(SOURCE).map(String::as_str)
     }
+}
+
+/// The name of the directory with an object's files: for people the name, for certainty the uid.
+pub fn directory_name(key: &ObjectKey, Uid(uid): &Uid) -> String {
+    format!("{}.{}.{}", key.namespace, key.name, uid.get(..8).unwrap_or(uid))
 }
 
 fn default_namespace() -> String {

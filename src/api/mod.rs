@@ -10,6 +10,7 @@ pub mod ids;
 pub mod job;
 pub mod meta;
 pub mod object;
+pub mod observed;
 pub mod record;
 pub mod status;
 pub mod units;

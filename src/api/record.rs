@@ -58,6 +58,9 @@ pub struct Incarnation {
     pub agent: String,
     /// Ray's version, as found.
     pub ray_version: String,
+    /// Packages that jobs usually need and the cluster's interpreter does not have.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// For clusters whose nodes we launch here: what they need to find each other.
     pub local: Option<LocalNetwork>,
 }

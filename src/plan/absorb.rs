@@ -1,27 +1,20 @@
 //! What was observed goes into the records. Nothing is decided here, and nothing is taken for gone that was only
 //! not seen.
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
-use super::snapshot::LocalNode;
 use crate::action::{Effect, Target};
 use crate::api::event::{EventType, NewEvent};
-use crate::api::ids::{GroupNumber, IntentId, NodeName};
+use crate::api::ids::{GroupNumber, NodeName};
 use crate::api::object::Kind;
-use crate::api::record::{Binding, GroupOutcome, GroupRecord, HintsRecord, NodeState};
+use crate::api::observed::{LAUNCH_LABEL, Processes};
+use crate::api::record::{Binding, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState};
 use crate::api::units::Span;
 use crate::api::wire::{BlobKind, BridgeReport, GroupReport, Outcome, RayNode};
 use crate::goodput::Hints;
-
-/// The label by which a Ray node tells which launch it comes from.
-pub const LAUNCH_LABEL: &str = "rayconcile.dev/launch";
-/// The label with the node's name.
-pub const NODE_LABEL: &str = "rayconcile.dev/node";
 
 /// The longest wait between two groups that failed through no fault of the program.
 const LONGEST_TROUBLE: Span = Span::from_secs(300);
@@ -117,27 +110,28 @@ fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
     if unsettled && ray.is_none() {
         return None;
     }
-    Some(NodeFacts { ray, gone: gone(draft, &record.launch, record.state.since()) })
+    Some(NodeFacts { ray, gone: gone(draft, record) })
 }
 
-/// Whether a launch's processes are known to be gone, and what they wrote last. Only an observation that saw
+/// Whether a node's processes are known to be gone, and what they wrote last. Only an observation that saw
 /// everything, after the launch, can tell.
-fn gone(draft: &Draft<'_>, launch: &IntentId, since: Timestamp) -> Option<String> {
+fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
     let processes = &draft.snapshot.seen.processes;
-    let nothing = (draft.now, BTreeMap::new());
+    let nothing = Processes::new();
     let (at, seen) = match processes.fresh() {
-        Some((at, seen)) => (at, seen),
+        Some(seen) => seen,
         None if draft.guarded(Guard::AbsenceIsSeen) || processes.error.is_none() => return None,
-        None => (nothing.0, &nothing.1),
+        None => (draft.now, &nothing),
     };
-    if at < since && draft.guarded(Guard::AbsenceIsRecent) {
+    if at < record.state.since() && draft.guarded(Guard::AbsenceIsRecent) {
         return None;
     }
-    match seen.get(launch) {
-        Some(LocalNode { leader: Some(_), .. }) => None,
-        Some(LocalNode { output, .. }) => Some(output.clone()),
-        None => Some(String::new()),
-    }
+    let Some(node) = seen.get(&record.launch) else { return Some(String::new()) };
+    // Until it has joined its daemons may not have been started; after that it is none without them.
+    let joined = matches!(record.state, NodeState::Ready { .. } | NodeState::Draining { .. });
+    let complete = node.raylet && (node.gcs || record.group.is_some());
+    let alive = node.leader.is_some() && (complete || !joined);
+    (!alive).then(|| node.output.clone())
 }
 
 /// A node that cannot be used any more: what is left of it is ended. Without a head nothing can be used.

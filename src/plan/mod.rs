@@ -19,12 +19,10 @@ pub mod snapshot;
 mod transfers;
 mod workers;
 
-pub use absorb::{LAUNCH_LABEL, NODE_LABEL};
 pub use capacity::Capacity;
 pub use cluster::LOCAL_CLUSTER;
 use draft::Draft;
 pub use snapshot::{Plan, Snapshot};
-pub use transfers::job_directory;
 
 /// Decides what is to be kept and done.
 pub fn plan(snapshot: &Snapshot) -> Plan {

@@ -61,19 +61,19 @@ pub(super) fn finish_leaving(draft: &mut Draft<'_>, held: &BTreeMap<NodeName, u3
     let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
     for name in names {
         let Some(node) = draft.record.nodes.get(&name).cloned() else { continue };
-        match node.state {
+        match node.state.clone() {
             NodeState::Draining { cause, .. } => {
                 if held.get(&name).copied().unwrap_or(0) == 0 && is_drained(draft, &node.ray) {
                     let state = NodeState::Terminating { since: draft.now, cause };
                     if let Some(record) = draft.record.nodes.get_mut(&name) {
                         record.state = state;
                     }
-                    end(draft, &name, &node.launch);
+                    end(draft, &name, &node);
                 } else if let Some(ray) = node.ray.filter(|_| !is_drained_or_draining(draft, &name)) {
                     draft.intend(Effect::DrainNode { node: name, ray });
                 }
             }
-            NodeState::Terminating { .. } => end(draft, &name, &node.launch),
+            NodeState::Terminating { .. } => end(draft, &name, &node),
             NodeState::Launching { .. } => claim_launch(draft, &node.launch),
             NodeState::Ready { .. } => {}
         }
@@ -214,8 +214,9 @@ fn drain(draft: &mut Draft<'_>, name: &NodeName, cause: &str) {
     }
 }
 
-fn end(draft: &mut Draft<'_>, name: &NodeName, launch: &IntentId) {
-    draft.intend(Effect::TerminateNode { node: name.clone(), launch: launch.clone() });
+fn end(draft: &mut Draft<'_>, name: &NodeName, node: &NodeRecord) {
+    let effect = Effect::TerminateNode { node: name.clone(), launch: node.launch.clone(), index: node.index };
+    draft.intend(effect);
 }
 
 /// Whether Ray has let go of a node, or says that it starts nothing more on it.

@@ -46,7 +46,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
                 record.state = NodeState::Launching { since: at };
             }
         }
-        Effect::TerminateNode { node, launch } => {
+        Effect::TerminateNode { node, launch, .. } => {
             if draft.record.nodes.get(node).is_some_and(|record| record.launch == *launch) {
                 draft.record.nodes.remove(node);
                 draft.cluster_event(EventType::Normal, "NodeTerminated", format!("node {node} is gone"));

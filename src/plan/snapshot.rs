@@ -11,53 +11,10 @@ use crate::api::event::NewEvent;
 use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
+use crate::api::observed::{Observed, Processes};
 use crate::api::record::{ClusterRecord, JobRecord};
 use crate::api::units::{Bytes, Span};
 use crate::api::wire::AgentState;
-
-/// What was observed from one source: the newest that was seen, and whether it still can be seen.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Observed<T> {
-    /// What was seen last, and when.
-    pub last: Option<(Timestamp, T)>,
-    /// Why nothing newer can be seen, and since when.
-    pub error: Option<(Timestamp, String)>,
-}
-
-impl<T> Default for Observed<T> {
-    fn default() -> Self {
-        Self { last: None, error: None }
-    }
-}
-
-impl<T> Observed<T> {
-    /// Something that was just seen.
-    pub fn seen(at: Timestamp, value: T) -> Self {
-        Self { last: Some((at, value)), error: None }
-    }
-
-    /// What is seen now, if anything can be.
-    pub fn fresh(&self) -> Option<(Timestamp, &T)> {
-        match (&self.last, &self.error) {
-            (Some((at, value)), None) => Some((*at, value)),
-            _ => None,
-        }
-    }
-}
-
-/// What the processes of this machine show of a local cluster's nodes: all of them, by the launch they carry.
-pub type Processes = BTreeMap<IntentId, LocalNode>;
-
-/// What is left of one launch: the processes that carry its mark, and what they wrote.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LocalNode {
-    /// The main process, if it lives: its pid and when it started, in clock ticks since boot.
-    pub leader: Option<(u32, u64)>,
-    /// How many processes live, workers included.
-    pub processes: u32,
-    /// The end of what its main process wrote.
-    pub output: String,
-}
 
 /// What was observed of a cluster.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -8,7 +8,6 @@ use super::report::Waiting;
 use super::snapshot::Removal;
 use crate::action::Effect;
 use crate::api::event::EventType;
-use crate::api::ids::Uid;
 use crate::api::meta::FORCE_DELETE;
 use crate::api::object::Kind;
 use crate::api::record::CheckpointRecord;
@@ -140,16 +139,9 @@ impl Draft<'_> {
     fn checkpoint_path(&self, index: usize, digest: &crate::api::ids::Digest) -> String {
         let job = self.jobs[index].job;
         let directory = match &job.spec.checkpoint.storage.path {
-            Some(path) => format!("{}/{}", path.trim_end_matches('/'), job_directory(job)),
-            None => format!("jobs/{}/checkpoints", job_directory(job)),
+            Some(path) => format!("{}/{}", path.trim_end_matches('/'), job.metadata.directory()),
+            None => format!("jobs/{}/checkpoints", job.metadata.directory()),
         };
         format!("{directory}/{digest}.tar")
     }
-}
-
-/// The name of the directory with a job's files: for people the name, for certainty the uid.
-pub fn job_directory(job: &crate::api::object::AdaptDLJob) -> String {
-    let Uid(uid) = &job.metadata.uid;
-    let short = uid.get(..8).unwrap_or(uid);
-    format!("{}.{}.{short}", job.metadata.namespace, job.metadata.name)
 }

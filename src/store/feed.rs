@@ -36,6 +36,10 @@ pub struct Change {
     pub key: ObjectKey,
     /// The object, as the API gives it.
     pub object: Value,
+    /// Whether only its status is another.
+    pub status_only: bool,
+    /// The clusters that are planned with it.
+    pub clusters: Vec<ObjectKey>,
 }
 
 /// The watcher is too far behind: it must list anew.

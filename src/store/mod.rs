@@ -6,6 +6,7 @@
 
 mod events;
 pub mod feed;
+pub mod logs;
 mod objects;
 mod records;
 mod schema;

@@ -119,7 +119,7 @@ impl Tx<'_> {
                 object.status().to_string(),
             ],
         )?;
-        self.note(ChangeType::Added, version, &object);
+        self.note(ChangeType::Added, version, &object, false)?;
         Ok(object)
     }
 
@@ -127,7 +127,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// If the database fails.
-    pub fn update(&self, mut object: AnyObject) -> Result<AnyObject, StoreError> {
+    pub fn update(&self, object: AnyObject) -> Result<AnyObject, StoreError> {
+        self.write(object, false)
+    }
+
+    fn write(&self, mut object: AnyObject, status_only: bool) -> Result<AnyObject, StoreError> {
         let version = self.next_version()?;
         object.metadata_mut().resource_version = version;
         self.sql.execute(
@@ -140,7 +144,7 @@ impl Tx<'_> {
                 object.status().to_string(),
             ],
         )?;
-        self.note(ChangeType::Modified, version, &object);
+        self.note(ChangeType::Modified, version, &object, status_only)?;
         Ok(object)
     }
 
@@ -155,7 +159,7 @@ impl Tx<'_> {
         }
         let object = AnyObject::from_parts(stored.kind(), stored.metadata().clone(), stored.spec(), status)
             .map_err(|source| StoreError::Malformed { what: "status", source })?;
-        self.update(object)?;
+        self.write(object, true)?;
         Ok(true)
     }
 
@@ -187,6 +191,8 @@ impl Tx<'_> {
     /// If the database fails.
     pub fn remove(&self, uid: &Uid) -> Result<(), StoreError> {
         let Some(object) = self.get_by_uid(uid)? else { return Ok(()) };
+        let version = self.next_version()?;
+        self.note(ChangeType::Deleted, version, &object, false)?;
         for sql in [
             "DELETE FROM objects WHERE uid = ?1",
             "DELETE FROM job_records WHERE job = ?1",
@@ -199,8 +205,6 @@ impl Tx<'_> {
             self.sql.execute("DELETE FROM cluster_records WHERE cluster = ?1", params![cluster])?;
             self.sql.execute("DELETE FROM observations WHERE cluster = ?1", params![cluster])?;
         }
-        let version = self.next_version()?;
-        self.note(ChangeType::Deleted, version, &object);
         Ok(())
     }
 
@@ -220,9 +224,23 @@ impl Tx<'_> {
         Ok(version.unsigned_abs())
     }
 
-    fn note(&self, change: ChangeType, version: u64, object: &AnyObject) {
+    fn note(
+        &self,
+        change: ChangeType,
+        version: u64,
+        object: &AnyObject,
+        status_only: bool,
+    ) -> Result<(), StoreError> {
+        let sql = "SELECT bound FROM job_records WHERE job = ?1 AND bound IS NOT NULL";
+        let bound: Option<String> =
+            self.sql.prepare_cached(sql)?.query_row(params![object.uid().0], |row| row.get(0)).optional()?;
+        let bound =
+            bound.as_deref().and_then(|key| key.split_once('/')).map(|(ns, name)| ObjectKey::new(ns, name));
+        let own = cluster_of(object).unwrap_or_else(|| object.key());
+        let clusters = std::iter::once(own).chain(bound).collect();
         let (kind, key, object) = (object.kind(), object.key(), object.to_json());
-        self.changes.borrow_mut().push(Change { version, change, kind, key, object });
+        self.changes.borrow_mut().push(Change { version, change, kind, key, object, status_only, clusters });
+        Ok(())
     }
 
     fn one(&self, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Option<AnyObject>, StoreError> {

@@ -1,0 +1,223 @@
+//! The controller: observe, plan, keep, do. One loop for each cluster with its jobs, run whenever something
+//! happens to it; everything it needs is in the store and in what is observed afresh.
+
+mod execute;
+mod observe;
+mod pull;
+mod queue;
+mod reconcile;
+pub mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::api::ids::{IntentId, Uid};
+use crate::api::meta::{ObjectKey, directory_name};
+use crate::plan::snapshot::Settings;
+use crate::provider::Directories;
+use crate::store::{Store, StoreError};
+use observe::Watch;
+use queue::Queue;
+
+/// How often everything is planned even if nothing happens.
+const RESYNC: Duration = Duration::from_secs(60);
+/// How many clusters are planned at the same time.
+const CONCURRENCY: usize = 16;
+/// How long to wait after a plan could not be kept.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+/// How often what is left of deleted jobs is looked through.
+const CLEANING: Duration = Duration::from_secs(3600);
+
+/// The controller. Clones share it.
+#[derive(Clone)]
+pub struct Controller {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    directories: Directories,
+    settings: Settings,
+    /// Tells this controller from others on the same cluster.
+    id: String,
+    queue: Arc<Queue>,
+    watches: Mutex<BTreeMap<ObjectKey, Watch>>,
+    in_flight: Mutex<BTreeSet<IntentId>>,
+    pulls: Mutex<BTreeMap<Uid, pull::Pull>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Controller {
+    /// A controller over a store. It does nothing before `run`.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn new(store: Store, state: PathBuf, settings: Settings) -> Result<Self, StoreError> {
+        let id = store.write_now(|tx| tx.setting("controller", || Uuid::new_v4().to_string()))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                directories: Directories { state },
+                settings,
+                id,
+                queue: Arc::default(),
+                watches: Mutex::default(),
+                in_flight: Mutex::default(),
+                pulls: Mutex::default(),
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+            }),
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Where things are kept.
+    pub fn directories(&self) -> &Directories {
+        &self.inner.directories
+    }
+
+    /// Has a cluster, with its jobs, planned now.
+    pub fn wake(&self, key: ObjectKey) {
+        self.inner.queue.wake(key);
+    }
+
+    /// Runs until `stop`. Whatever trains goes on training after that.
+    pub async fn run(&self) {
+        let listening = self.inner.tasks.spawn(self.clone().follow_objects());
+        let resyncing = self.inner.tasks.spawn(self.clone().resync());
+        let cleaning = self.inner.tasks.spawn(self.clone().clean());
+        let permits = Arc::new(Semaphore::new(CONCURRENCY));
+        loop {
+            let key = tokio::select! {
+                key = self.inner.queue.next() => key,
+                () = self.inner.stop.cancelled() => break,
+            };
+            let (controller, permits) = (self.clone(), permits.clone());
+            self.inner.tasks.spawn(async move {
+                let _permit = permits.acquire().await;
+                controller.reconcile_once(&key).await;
+                controller.inner.queue.done(&key);
+            });
+        }
+        for task in [listening, resyncing, cleaning] {
+            task.abort();
+        }
+        lock(&self.inner.watches).clear();
+        // What is being done is finished, so that the next controller need not find out what came of it.
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Has `run` come to an end.
+    pub fn stop(&self) {
+        self.inner.stop.cancel();
+    }
+
+    async fn reconcile_once(&self, key: &ObjectKey) {
+        match self.reconcile(key).await {
+            Ok(Some(at)) => {
+                let wait = at.duration_since(jiff::Timestamp::now()).unsigned_abs();
+                let due = at > jiff::Timestamp::now();
+                let wait = if due { wait } else { Duration::ZERO };
+                self.inner.queue.add(key.clone(), Instant::now() + wait.min(RESYNC));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(cluster = %key, %error, "the plan could not be kept; nothing was done");
+                self.inner.queue.add(key.clone(), Instant::now() + STORE_RETRY);
+            }
+        }
+    }
+
+    /// Wakes the plans of objects that were changed.
+    async fn follow_objects(self) {
+        let mut changes = self.inner.store.feed().subscribe();
+        let mut seen = *changes.borrow_and_update();
+        self.wake_all().await;
+        while changes.changed().await.is_ok() {
+            let newest = *changes.borrow_and_update();
+            match self.inner.store.feed().since(seen) {
+                Ok(new) => {
+                    let changed = new.into_iter().filter(|change| !change.status_only);
+                    changed.flat_map(|change| change.clusters).for_each(|key| self.inner.queue.wake(key));
+                }
+                Err(crate::store::feed::Gone) => self.wake_all().await,
+            }
+            seen = newest;
+        }
+    }
+
+    async fn wake_all(&self) {
+        match self.inner.store.read(|tx| tx.domains()).await {
+            Ok(keys) => keys.into_iter().for_each(|key| self.inner.queue.wake(key)),
+            Err(error) => tracing::error!(%error, "cannot read what there is to plan"),
+        }
+    }
+
+    async fn resync(self) {
+        loop {
+            tokio::time::sleep(RESYNC).await;
+            self.wake_all().await;
+        }
+    }
+
+    /// Removes the files of jobs that were deleted long ago.
+    async fn clean(self) {
+        loop {
+            let now = jiff::Timestamp::now();
+            let retired = self.inner.store.read(|tx| tx.retired()).await.unwrap_or_default();
+            for (uid, key, _) in retired.into_iter().filter(|(_, _, until)| *until < now) {
+                if let Err(error) = self.forget_retired(uid, &key).await {
+                    tracing::warn!(job = %key, %error, "cannot remove what is left of a deleted job");
+                }
+            }
+            tokio::time::sleep(CLEANING).await;
+        }
+    }
+
+    /// Removes the checkpoints and logs of a job that was deleted.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn forget_retired(&self, uid: Uid, key: &ObjectKey) -> Result<(), StoreError> {
+        let of = uid.clone();
+        let checkpoints = self.inner.store.read(move |tx| tx.checkpoints(&of)).await?;
+        for checkpoint in checkpoints {
+            let path = self.inner.directories.resolve(&checkpoint.path);
+            if let Err(error) = tokio::fs::remove_file(&path).await {
+                tracing::debug!(path = %path.display(), %error, "a checkpoint was not there any more");
+            }
+        }
+        let name = directory_name(key, &uid);
+        let directory = self.inner.directories.state.join("jobs").join(name);
+        let _ = tokio::fs::remove_dir_all(&directory).await;
+        self.inner.store.write(move |tx| tx.forget_retired(&uid)).await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Dies here, if a test wants this process to die here. Not in the program that users have.
+fn crash_point(name: &str) {
+    #[cfg(debug_assertions)]
+    if std::env::var("RAYCONCILE_CRASH_AT").is_ok_and(|wanted| wanted == name) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = name;
+}

@@ -1,0 +1,215 @@
+//! Observation: each cluster's agent is listened to all the time, its local processes are looked at when planning
+//! and glanced at in between.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::AbortHandle;
+
+use super::queue::Queue;
+use crate::api::ids::IntentId;
+use crate::api::meta::ObjectKey;
+use crate::api::observed::{Observed, Processes};
+use crate::api::wire::AgentState;
+use crate::provider::local::processes::is_alive;
+use crate::provider::ray::RayError;
+use crate::provider::ray::agent::AgentClient;
+use crate::provider::ray::dashboard::Dashboard;
+
+/// How long the agent holds a question while there is nothing new.
+const HOLD: Duration = Duration::from_secs(10);
+/// Between two questions after one that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often the main processes of local nodes are glanced at.
+const GLANCE: Duration = Duration::from_secs(1);
+/// News that is only progress is passed on this often.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// What is observed of one cluster, by the tasks that listen to it.
+#[derive(Default)]
+struct Watched {
+    agent: Observed<AgentState>,
+    agent_ended: Observed<Option<String>>,
+    processes: Option<Processes>,
+}
+
+/// Listens to one incarnation of a cluster, until it is dropped.
+pub(super) struct Watch {
+    /// What it listens to: another address or agent needs another watch.
+    pub(super) subject: Subject,
+    watched: Arc<Mutex<Watched>>,
+    tasks: Vec<AbortHandle>,
+}
+
+/// What a watch listens to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub(super) incarnation: String,
+    pub(super) agent: String,
+    pub(super) submission: Option<String>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Watch {
+    /// Begins to listen.
+    pub(super) fn start(
+        key: ObjectKey,
+        subject: Subject,
+        agent: AgentClient,
+        dashboard: Dashboard,
+        queue: Arc<Queue>,
+    ) -> Self {
+        let watched = Arc::new(Mutex::new(Watched::default()));
+        let listener = Listener {
+            key: key.clone(),
+            subject: subject.clone(),
+            agent,
+            dashboard,
+            queue: queue.clone(),
+            watched: watched.clone(),
+        };
+        let listening = tokio::spawn(listener.run());
+        let glancing = tokio::spawn(glance(key, watched.clone(), queue));
+        Self { subject, watched, tasks: vec![listening.abort_handle(), glancing.abort_handle()] }
+    }
+
+    /// What the agent says, and whether it has ended.
+    pub(super) fn agent(&self) -> (Observed<AgentState>, Observed<Option<String>>) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        (watched.agent.clone(), watched.agent_ended.clone())
+    }
+
+    /// Notes what the processes showed, so that a change is noticed soon.
+    pub(super) fn note_processes(&self, processes: &Processes) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).processes = Some(processes.clone());
+    }
+}
+
+struct Listener {
+    key: ObjectKey,
+    subject: Subject,
+    agent: AgentClient,
+    dashboard: Dashboard,
+    queue: Arc<Queue>,
+    watched: Arc<Mutex<Watched>>,
+}
+
+impl Listener {
+    async fn run(self) {
+        if self.subject.submission.is_none() {
+            return;
+        }
+        let mut seen = -1;
+        let mut told = tokio::time::Instant::now();
+        loop {
+            match self.agent.state(seen, HOLD).await {
+                Ok(state) => {
+                    seen = state.version;
+                    let news = self.note(state);
+                    if news || told.elapsed() >= PROGRESS {
+                        told = tokio::time::Instant::now();
+                        self.queue.wake(self.key.clone());
+                    }
+                }
+                Err(error) => {
+                    seen = -1;
+                    self.note_silence(&error).await;
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps a state; says whether it has news beyond progress.
+    fn note(&self, state: AgentState) -> bool {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = match watched.agent.fresh() {
+            Some((_, before)) => essence(before) != essence(&state),
+            None => true,
+        };
+        watched.agent = Observed::seen(Timestamp::now(), state);
+        news
+    }
+
+    /// The agent does not answer: is it because it has ended?
+    async fn note_silence(&self, error: &RayError) {
+        let ended = match &self.subject.submission {
+            Some(submission) => self.has_ended(submission).await,
+            None => Ok(None),
+        };
+        let now = Timestamp::now();
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = watched.agent.error.is_none();
+        watched.agent.fail(now, error.to_string());
+        let before = watched.agent_ended.fresh().and_then(|(_, ended)| ended.clone());
+        match ended {
+            Ok(ended) => watched.agent_ended = Observed::seen(now, ended),
+            Err(error) => watched.agent_ended.fail(now, error.to_string()),
+        }
+        let after = watched.agent_ended.fresh().and_then(|(_, ended)| ended.clone());
+        drop(watched);
+        if first || before != after {
+            self.queue.wake(self.key.clone());
+        }
+    }
+
+    /// Why the agent's Ray job has ended, if it has.
+    async fn has_ended(&self, submission: &str) -> Result<Option<String>, RayError> {
+        let job = match self.dashboard.job(submission).await {
+            Ok(job) => job,
+            Err(RayError::NotFound { .. }) => return Ok(Some("its Ray job is not there".to_owned())),
+            Err(error) => return Err(error),
+        };
+        if !job.has_ended() {
+            return Ok(None);
+        }
+        let output = self.dashboard.job_output(submission).await.unwrap_or_default();
+        let message = job.message.unwrap_or(job.status);
+        Ok(Some(format!("{}\n{output}", message.trim())))
+    }
+}
+
+/// What a plan could act on: all but how far training and output are.
+fn essence(state: &AgentState) -> AgentState {
+    let mut state = AgentState { version: 0, ..state.clone() };
+    for job in state.jobs.values_mut() {
+        job.age_ms = 0.0;
+        for log in &mut job.logs {
+            log.end = log.end.min(1);
+        }
+        for blob in &mut job.blobs {
+            blob.at = 0.0;
+        }
+        for group in &mut job.groups {
+            group.times.values_mut().for_each(|age| *age = 0.0);
+            group.steps = group.steps.min(1);
+            group.first_step = group.first_step.map(|_| 0.0);
+            group.last_step = None;
+            group.progress = None;
+        }
+    }
+    state
+}
+
+/// Wakes the planner when a main process of a node has gone.
+async fn glance(key: ObjectKey, watched: Arc<Mutex<Watched>>, queue: Arc<Queue>) {
+    let mut gone: BTreeMap<IntentId, u32> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(GLANCE).await;
+        let processes = watched.lock().unwrap_or_else(PoisonError::into_inner).processes.clone();
+        for (launch, node) in processes.unwrap_or_default() {
+            let Some((pid, started)) = node.leader else { continue };
+            let daemons = node.daemons.iter().all(|(pid, started)| is_alive(*pid, *started));
+            if !(is_alive(pid, started) && daemons) && gone.insert(launch, pid) != Some(pid) {
+                queue.wake(key.clone());
+            }
+        }
+    }
+}

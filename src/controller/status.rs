@@ -1,0 +1,538 @@
+//! Status, derived: from objects, records, observations and the plan's report. Pure, and the only writer of it.
+//!
+//! Nothing is claimed that was not observed: what cannot be seen is `Unknown`.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::cluster::Provider;
+use crate::api::condition::{Finding, Truth};
+use crate::api::ids::NodeName;
+use crate::api::meta::SOURCE_ERROR;
+use crate::api::object::{AdaptDLJob, RayCluster};
+use crate::api::record::{ClusterRecord, GroupRecord, JobRecord, NodeState};
+use crate::api::status::{
+    AdaptDLJobStatus, CheckpointStatus, ClusterPhase, GoodputStatus, GroupStatus, JobPhase, NodeStatus,
+    Progress, RayClusterStatus, WorkerStatus,
+};
+use crate::api::units::Span;
+use crate::api::wire::{BridgePhase, BridgeReport, GroupPhase, GroupReport, RankReport};
+use crate::goodput::{Hints, Placement};
+use crate::plan::report::{ClusterReport, JobReport, Waiting};
+use crate::plan::snapshot::Seen;
+use crate::plan::{Capacity, Snapshot};
+
+/// How many groups a status shows.
+const HISTORY: usize = 20;
+/// How fast the step rate follows: the weight of what was seen last.
+const RATE_WEIGHT: f64 = 0.3;
+
+/// The status of a job.
+pub fn job_status(
+    snapshot: &Snapshot,
+    job: &AdaptDLJob,
+    record: &JobRecord,
+    report: &JobReport,
+) -> AdaptDLJobStatus {
+    let before = &job.status;
+    let view = View::new(snapshot, job, record);
+    let phase = view.phase();
+    let message = view.message(phase, report);
+    let running = view.running();
+    let conditions = view.findings(report, &message).into_iter();
+    let workers = running.map_or_else(Vec::new, |group| view.workers(group));
+    let training = workers.iter().filter(|worker| worker.state == "Training").count();
+    AdaptDLJobStatus {
+        observed_generation: job.metadata.generation,
+        phase,
+        phase_since: Some(since(before.phase == phase, before.phase_since, snapshot.now)),
+        conditions: conditions
+            .map(|finding| finding.condition(&before.conditions, job.metadata.generation, snapshot.now))
+            .collect(),
+        replicas: u32::try_from(training).unwrap_or(u32::MAX),
+        desired_replicas: view.desired_replicas(report),
+        scaling: report.scaling.clone().or_else(|| before.scaling.clone()),
+        group: record.groups.last().map(|group| group.number),
+        workers,
+        progress: view.progress(before.progress.as_ref()),
+        checkpoint: record.checkpoints.last().map(|checkpoint| CheckpointStatus {
+            id: checkpoint.id,
+            digest: checkpoint.digest.clone(),
+            size: checkpoint.size,
+            files: checkpoint.files,
+            steps: checkpoint.steps,
+            save_ms: checkpoint.save_ms,
+            saved: checkpoint.saved,
+        }),
+        failures: record.failures,
+        start_time: record.started,
+        completion_time: record.outcome.as_ref().map(|outcome| outcome.at),
+        history: history(record),
+        message,
+    }
+}
+
+fn since(same: bool, before: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    before.filter(|_| same).unwrap_or(now)
+}
+
+/// A job, as far as it can be seen.
+struct View<'a> {
+    snapshot: &'a Snapshot,
+    job: &'a AdaptDLJob,
+    record: &'a JobRecord,
+    /// What its bridge says now.
+    bridge: Option<&'a BridgeReport>,
+    /// Whether it has a bridge that should be heard but cannot be.
+    blind: bool,
+}
+
+impl<'a> View<'a> {
+    fn new(snapshot: &'a Snapshot, job: &'a AdaptDLJob, record: &'a JobRecord) -> Self {
+        let agent = snapshot.seen.agent.fresh();
+        let bound = record.binding.as_ref().is_some_and(|binding| binding.cluster == snapshot.key);
+        let bridge = agent.filter(|_| bound).and_then(|(_, agent)| agent.jobs.get(&job.metadata.uid));
+        let bridge = bridge.filter(|bridge| bridge.phase != BridgePhase::Dead);
+        let known = record.binding.as_ref().is_some_and(|binding| binding.bridge.is_some());
+        Self { snapshot, job, record, bridge, blind: bound && known && agent.is_none() }
+    }
+
+    /// The group that trains.
+    fn running(&self) -> Option<&'a GroupReport> {
+        let groups = self.bridge.map_or(&[][..], |bridge| &bridge.groups);
+        groups.iter().find(|group| matches!(group.phase, GroupPhase::Running | GroupPhase::Stopping))
+    }
+
+    fn phase(&self) -> JobPhase {
+        let delivered = self.record.delivered || self.job.spec.artifacts.destination.is_none();
+        match &self.record.outcome {
+            Some(outcome) if self.record.binding.is_none() => {
+                return if outcome.phase == JobPhase::Failed || delivered {
+                    outcome.phase
+                } else {
+                    JobPhase::Stopping
+                };
+            }
+            Some(_) => return JobPhase::Stopping,
+            None => {}
+        }
+        if self.job.metadata.is_deleting() {
+            return JobPhase::Stopping;
+        }
+        if self.blind {
+            return JobPhase::Unknown;
+        }
+        if self.job.spec.suspend {
+            return if self.record.binding.is_none() { JobPhase::Suspended } else { JobPhase::Stopping };
+        }
+        let target = self.record.target().map(|group| group.number);
+        match self.running() {
+            Some(group) if Some(group.number) == target && group.phase == GroupPhase::Running => {
+                JobPhase::Running
+            }
+            Some(_) if target.is_none() => JobPhase::Stopping,
+            Some(_) => JobPhase::Rescaling,
+            None if target.is_some() && self.target_is_starting() => JobPhase::Starting,
+            None => JobPhase::Pending,
+        }
+    }
+
+    fn target_is_starting(&self) -> bool {
+        self.record.target().is_some_and(|group| group.outcome.is_none())
+    }
+
+    fn message(&self, phase: JobPhase, report: &JobReport) -> String {
+        if let (true, Some(outcome)) = (phase.is_final(), &self.record.outcome) {
+            return outcome.message.clone();
+        }
+        if let Some(waiting) = report.waiting.first() {
+            return waiting.message.clone();
+        }
+        match self.running() {
+            Some(group) => format!("group {} trains with {}", group.number, workers(group.ranks.len())),
+            None => String::new(),
+        }
+    }
+
+    fn desired_replicas(&self, report: &JobReport) -> u32 {
+        let stopped =
+            self.record.outcome.is_some() || self.job.spec.suspend || self.job.metadata.is_deleting();
+        match (&report.scaling, stopped) {
+            (_, true) => 0,
+            (Some(scaling), false) => scaling.replicas,
+            (None, false) => self.job.status.desired_replicas,
+        }
+    }
+
+    fn node_name(&self, rank: &RankReport, group: Option<&GroupRecord>) -> NodeName {
+        let index = rank.rank as usize;
+        let known = group.and_then(|group| group.nodes.get(index).cloned());
+        known.unwrap_or_else(|| NodeName(rank.node.0.clone()))
+    }
+
+    fn workers(&self, group: &GroupReport) -> Vec<WorkerStatus> {
+        let record = self.record.group(group.number);
+        let workers = group.ranks.iter().map(|rank| WorkerStatus {
+            rank: rank.rank,
+            node: self.node_name(rank, record),
+            pid: rank.pid,
+            state: worker_state(rank, group).to_owned(),
+        });
+        workers.collect()
+    }
+
+    fn progress(&self, before: Option<&Progress>) -> Option<Progress> {
+        let made: u64 = self.record.groups.iter().map(|group| group.steps).sum();
+        let lost: u64 = self.record.groups.iter().filter_map(|group| group.lost_steps).sum();
+        let steps = made.saturating_sub(lost);
+        let last_step_time = self.record.groups.iter().rev().find_map(|group| group.last_step);
+        if steps == 0 && before.is_none() {
+            return None;
+        }
+        let group = self.running();
+        let goodput = group.and_then(|group| self.goodput(group));
+        let kept =
+            |found: Option<u64>, old: fn(&Progress) -> Option<u64>| found.or_else(|| before.and_then(old));
+        Some(Progress {
+            steps,
+            step_rate: group.and_then(|_| step_rate(before, steps, last_step_time)),
+            epoch: kept(group.and_then(|group| group.epoch), |progress| progress.epoch),
+            progress: group
+                .and_then(|group| group.progress)
+                .or_else(|| before.and_then(|progress| progress.progress)),
+            batch_size: kept(group.and_then(|group| group.batch_size), |progress| progress.batch_size),
+            goodput,
+            last_step_time,
+        })
+    }
+
+    fn goodput(&self, group: &GroupReport) -> Option<GoodputStatus> {
+        let hints: Hints = serde_json::from_value(self.record.hints.as_ref()?.hints.clone()).ok()?;
+        let mut nodes: Vec<_> = group.ranks.iter().map(|rank| &rank.node).collect();
+        nodes.sort();
+        nodes.dedup();
+        let (nodes, replicas) = (u32::try_from(nodes.len()).ok()?, u32::try_from(group.ranks.len()).ok()?);
+        let found = hints.predict(Placement::new(nodes, replicas)?)?;
+        Some(GoodputStatus {
+            throughput: found.throughput,
+            efficiency: found.efficiency,
+            goodput: found.goodput,
+            speedup: hints.speedup_model()?.speedup(nodes, replicas),
+        })
+    }
+
+    fn findings(&self, report: &JobReport, message: &str) -> Vec<Finding> {
+        vec![
+            accepted(self.job.metadata.annotations.get(SOURCE_ERROR)),
+            self.scheduled(report),
+            self.workers_ready(),
+            self.checkpoint_fresh(),
+            converged(&report.waiting, self.blind, message),
+        ]
+    }
+
+    fn scheduled(&self, report: &JobReport) -> Finding {
+        if let Some(finding) = &report.scheduled {
+            return finding.clone();
+        }
+        match self.record.target() {
+            Some(group) => {
+                let message = format!("group {} is placed on {}", group.number, names(&group.nodes));
+                Finding::new("Scheduled", true, "Placed", message)
+            }
+            None => Finding::new("Scheduled", false, "NotWanted", "no workers are wanted now"),
+        }
+    }
+
+    fn workers_ready(&self) -> Finding {
+        if self.blind {
+            return Finding::new(
+                "WorkersReady",
+                Truth::Unknown,
+                "Unreachable",
+                "the cluster cannot be heard",
+            );
+        }
+        let Some(group) = self.running() else {
+            return Finding::new("WorkersReady", false, "NoWorkers", "no group trains");
+        };
+        let waiting: Vec<String> = group
+            .ranks
+            .iter()
+            .filter(|rank| worker_state(rank, group) != "Training")
+            .map(|rank| format!("rank {} is {}", rank.rank, worker_state(rank, group).to_lowercase()))
+            .collect();
+        if waiting.is_empty() {
+            Finding::new(
+                "WorkersReady",
+                true,
+                "Training",
+                format!("{} of group {} train", workers(group.ranks.len()), group.number),
+            )
+        } else {
+            Finding::new("WorkersReady", false, "NotTraining", waiting.join(", "))
+        }
+    }
+
+    fn checkpoint_fresh(&self) -> Finding {
+        const KIND: &str = "CheckpointFresh";
+        let interval = self.job.spec.checkpoint.interval;
+        let running = self.record.groups.iter().rev().find_map(|group| group.timeline.get("released"));
+        let saved = self.record.checkpoints.last().map(|checkpoint| checkpoint.saved);
+        let newest = saved.max(running.copied());
+        match (saved, newest) {
+            _ if interval.millis == 0 => {
+                Finding::new(KIND, true, "OnRescale", "checkpoints are only made when the job is rescaled")
+            }
+            (_, None) => Finding::new(KIND, true, "NothingToSave", "the job has not trained yet"),
+            (saved, Some(newest)) => {
+                let age = self.snapshot.now.duration_since(newest);
+                // One interval to the next save, and as long again to make and fetch it.
+                let fresh = age < interval.signed() * 2;
+                let what = match saved {
+                    Some(_) => "the newest durable checkpoint is",
+                    None => "there is no durable checkpoint, and training began",
+                };
+                let message = format!("{what} {} old", span(age))
+                    .replace("began", "began")
+                    .replace(" old", if saved.is_some() { " old" } else { " ago" });
+                Finding::new(KIND, fresh, if fresh { "Fresh" } else { "Old" }, message)
+            }
+        }
+    }
+}
+
+/// What a worker does, in a word.
+fn worker_state(rank: &RankReport, group: &GroupReport) -> &'static str {
+    if rank.exit.is_some() {
+        "Exited"
+    } else if rank.pid.is_none() {
+        "Starting"
+    } else if group.phase == GroupPhase::Stopping {
+        "Saving"
+    } else if rank.joined || (rank.arrived && group.steps > 0) {
+        "Training"
+    } else if rank.arrived {
+        "Joining"
+    } else {
+        // It may be importing, or it may be a program that does not use AdaptDL: it cannot be told from outside.
+        "Running"
+    }
+}
+
+fn workers(count: usize) -> String {
+    if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
+}
+
+/// Nodes, each once, with how many ranks it has if more than one.
+fn names(nodes: &[NodeName]) -> String {
+    let mut counted: Vec<(&NodeName, usize)> = Vec::new();
+    for node in nodes {
+        match counted.iter_mut().find(|(name, _)| *name == node) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((node, 1)),
+        }
+    }
+    let names = counted
+        .iter()
+        .map(|(name, count)| if *count > 1 { format!("{name} ×{count}") } else { name.to_string() });
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn accepted(error: Option<&String>) -> Finding {
+    match error {
+        Some(error) => Finding::new(
+            "Accepted",
+            false,
+            "InvalidManifest",
+            format!("the last good manifest is in force; {error}"),
+        ),
+        None => Finding::new("Accepted", true, "Valid", "the manifest is valid"),
+    }
+}
+
+fn converged(waiting: &[Waiting], blind: bool, message: &str) -> Finding {
+    match waiting.first() {
+        _ if blind => Finding::new("Converged", Truth::Unknown, "Unreachable", message),
+        Some(waiting) => Finding::new("Converged", false, waiting.reason, waiting.message.clone()),
+        None => Finding::new("Converged", true, "AsWanted", "what is there is what is wanted"),
+    }
+}
+
+fn step_rate(before: Option<&Progress>, steps: u64, last: Option<Timestamp>) -> Option<f64> {
+    let (before, last) = (before?, last?);
+    let elapsed = last.duration_since(before.last_step_time?).as_secs_f64();
+    if elapsed < 0.5 || steps < before.steps {
+        return before.step_rate;
+    }
+    let rate = (steps - before.steps) as f64 / elapsed;
+    Some(before.step_rate.map_or(rate, |old| old + (rate - old) * RATE_WEIGHT))
+}
+
+fn history(record: &JobRecord) -> Vec<GroupStatus> {
+    let shown = record.groups.len().saturating_sub(HISTORY);
+    let groups = record.groups.iter().skip(shown).map(|group| GroupStatus {
+        number: group.number,
+        created: group.created,
+        reason: format!("{:?}", group.reason),
+        message: group.message.clone(),
+        from_replicas: group.from_replicas,
+        replicas: u32::try_from(group.nodes.len()).unwrap_or(u32::MAX),
+        nodes: group.nodes.clone(),
+        restored: group.restored,
+        timeline: group.timeline.clone(),
+        downtime_ms: group.downtime_ms,
+        lost_steps: group.lost_steps,
+        outcome: group.outcome.as_ref().map(|outcome| match outcome.message.lines().next() {
+            Some(message) if !message.is_empty() => {
+                format!("{}: {}", outcome.kind, message.trim_start_matches([',', ' ']))
+            }
+            _ => outcome.kind.clone(),
+        }),
+    });
+    groups.collect()
+}
+
+/// A length of time for people: in whole seconds, minutes and hours.
+fn span(age: SignedDuration) -> Span {
+    Span::from_secs(u64::try_from(age.as_secs()).unwrap_or(0))
+}
+
+/// The status of a cluster.
+pub fn cluster_status(
+    snapshot: &Snapshot,
+    cluster: &RayCluster,
+    record: &ClusterRecord,
+    report: &ClusterReport,
+) -> RayClusterStatus {
+    let before = &cluster.status;
+    let seen = &snapshot.seen;
+    let phase = cluster_phase(cluster, record, seen);
+    let nodes = node_statuses(cluster, record, report, seen);
+    let ready = nodes.iter().filter(|node| node.group.is_some() && node.state == "Ready").count();
+    let foreign = matches!(cluster.spec.provider, Provider::Existing(_));
+    let message = report.waiting.first().map(|waiting| waiting.message.clone()).unwrap_or_default();
+    let blind = phase == ClusterPhase::Unknown;
+    let findings = [
+        accepted(cluster.metadata.annotations.get(SOURCE_ERROR)),
+        provisioned(record, report),
+        head_ready(phase, seen),
+        converged(&report.waiting, blind, &message),
+    ];
+    let generation = cluster.metadata.generation;
+    let incarnation = record.incarnation.as_ref();
+    RayClusterStatus {
+        observed_generation: generation,
+        phase,
+        message,
+        phase_since: Some(since(before.phase == phase, before.phase_since, snapshot.now)),
+        conditions: findings
+            .into_iter()
+            .map(|finding| finding.condition(&before.conditions, generation, snapshot.now))
+            .collect(),
+        dashboard: incarnation.map(|incarnation| incarnation.dashboard.clone()),
+        ray_version: incarnation.map(|incarnation| incarnation.ray_version.clone()),
+        ready_nodes: u32::try_from(ready).unwrap_or(u32::MAX),
+        desired_nodes: if foreign { u32::try_from(ready).unwrap_or(u32::MAX) } else { report.desired_nodes },
+        nodes,
+    }
+}
+
+fn cluster_phase(cluster: &RayCluster, record: &ClusterRecord, seen: &Seen) -> ClusterPhase {
+    let there = record.incarnation.is_some() || !record.nodes.is_empty();
+    if cluster.metadata.is_deleting() {
+        return ClusterPhase::Stopping;
+    }
+    if cluster.spec.suspend {
+        return if there { ClusterPhase::Stopping } else { ClusterPhase::Suspended };
+    }
+    let answered = record.agent.as_ref().is_some_and(|agent| agent.answered);
+    match (seen.agent.fresh(), &record.trouble) {
+        (Some(_), _) if record.incarnation.is_some() && !record.ending => ClusterPhase::Ready,
+        (_, Some(trouble)) if trouble.count > 1 || !there => ClusterPhase::Failed,
+        _ if answered && !record.ending => ClusterPhase::Unknown,
+        _ if there => ClusterPhase::Starting,
+        _ => ClusterPhase::Pending,
+    }
+}
+
+fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
+    const KIND: &str = "Provisioned";
+    if let Some(trouble) = &record.trouble {
+        let reason = if trouble.reason == "CannotOpen" { "CannotOpen" } else { "CannotLaunch" };
+        return Finding::new(KIND, false, reason, trouble.message.clone());
+    }
+    let Some(incarnation) = &record.incarnation else {
+        return Finding::new(KIND, false, "NotOpened", "nothing is there yet");
+    };
+    let launching =
+        record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. })).count();
+    if launching > 0 {
+        return Finding::new(KIND, false, "StartingNodes", format!("{launching} nodes are being started"));
+    }
+    if !incarnation.missing.is_empty() {
+        let missing = incarnation.missing.join(" and ");
+        let message = format!(
+            "the cluster's Python has no {missing}; jobs that do not bring it in runtimeEnv.pip will fail to import it"
+        );
+        return Finding::new(KIND, true, "PackagesMissing", message);
+    }
+    Finding::new(KIND, true, "AllNodes", format!("{} worker nodes are wanted", report.desired_nodes))
+}
+
+fn head_ready(phase: ClusterPhase, seen: &Seen) -> Finding {
+    const KIND: &str = "HeadReady";
+    match (phase, &seen.agent.error) {
+        (ClusterPhase::Ready, _) => Finding::new(KIND, true, "Answers", "the agent on the head answers"),
+        (ClusterPhase::Unknown, Some((at, error))) => {
+            Finding::new(KIND, Truth::Unknown, "Unreachable", format!("not heard since {at:.0}: {error}"))
+        }
+        (ClusterPhase::Unknown, None) => Finding::new(KIND, Truth::Unknown, "NotHeard", "not heard yet"),
+        _ => Finding::new(KIND, false, "NotStarted", "there is no agent on a head yet"),
+    }
+}
+
+fn node_statuses(
+    cluster: &RayCluster,
+    record: &ClusterRecord,
+    report: &ClusterReport,
+    seen: &Seen,
+) -> Vec<NodeStatus> {
+    let alive =
+        seen.agent.fresh().map_or(&[][..], |(_, agent)| &agent.nodes).iter().filter(|node| node.alive);
+    let workers = |name: &NodeName| report.workers.get(name).copied().unwrap_or(0);
+    if matches!(cluster.spec.provider, Provider::Existing(_)) {
+        let nodes = alive.map(|node| {
+            let name = NodeName(node.address.clone());
+            NodeStatus {
+                group: (!node.head).then(|| "existing".to_owned()),
+                state: if node.draining { "Draining" } else { "Ready" }.to_owned(),
+                since: None,
+                address: Some(node.address.clone()),
+                pid: None,
+                capacity: Capacity::of_ray(node).describe(),
+                workers: workers(&name),
+                name,
+            }
+        });
+        let mut nodes: Vec<NodeStatus> = nodes.collect();
+        nodes.sort_by(|one, other| {
+            (one.group.is_some(), &one.name).cmp(&(other.group.is_some(), &other.name))
+        });
+        return nodes;
+    }
+    let alive: Vec<_> = alive.collect();
+    let processes = seen.processes.fresh().map(|(_, processes)| processes);
+    let nodes = record.nodes.iter().map(|(name, node)| NodeStatus {
+        name: name.clone(),
+        group: node.group.clone(),
+        state: node.state.name().to_owned(),
+        since: Some(node.state.since()),
+        address: alive.iter().find(|ray| node.ray.as_ref() == Some(&ray.id)).map(|ray| ray.address.clone()),
+        pid: processes.and_then(|processes| processes.get(&node.launch)?.leader).map(|(pid, _)| pid),
+        capacity: Capacity::of_template(&node.template).describe(),
+        workers: workers(name),
+    });
+    let mut nodes: Vec<NodeStatus> = nodes.collect();
+    nodes.sort_by(|one, other| (one.group.is_some(), &one.group).cmp(&(other.group.is_some(), &other.group)));
+    nodes
+}

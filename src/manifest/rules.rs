@@ -1,0 +1,99 @@
+//! Rules that several fields share.
+
+use std::collections::BTreeMap;
+
+use super::finding::Finding;
+use super::path::Path;
+use super::shape::quoted;
+use crate::api::job::ValueSource;
+use crate::api::units::Span;
+
+/// Longer durations are mistakes, and would overflow dates.
+const MAX_SPAN: Span = Span::from_secs(3650 * 86_400);
+
+/// Resources that Ray has fields for.
+const RESERVED: [&str; 4] = ["CPU", "GPU", "memory", "object_store_memory"];
+
+/// Ray counts resources in ten-thousandths, and has no more than this of any.
+const GRAIN: f64 = 0.0001;
+const MAX_QUANTITY: f64 = 1e14;
+
+/// A file or directory of this machine, as far as its name goes.
+pub(super) fn host_path(text: &str, path: Path) -> Option<Finding> {
+    let (message, help) = if text.is_empty() {
+        ("must not be empty".to_owned(), None)
+    } else if text.contains("://") {
+        let help = "addresses are not supported by this version; give a path of this machine";
+        (format!("must be a path, found {}", quoted(text)), Some(help))
+    } else if text.starts_with('~') {
+        (format!("must be a path, found {}", quoted(text)), Some("`~` is not expanded; write the path out"))
+    } else if text.contains('\0') {
+        ("must be a path, and none has a NUL".to_owned(), None)
+    } else {
+        return None;
+    };
+    let finding = Finding::new(path, message);
+    Some(match help {
+        Some(help) => finding.help(help),
+        None => finding,
+    })
+}
+
+/// A length of time that a calendar can add.
+pub(super) fn span(span: Span, path: Path) -> Option<Finding> {
+    (span > MAX_SPAN).then(|| Finding::new(path, format!("must be at most {MAX_SPAN}, found {span}")))
+}
+
+/// A length of time that is not nothing.
+pub(super) fn positive(length: Span, path: Path) -> Option<Finding> {
+    match length.millis {
+        0 => Some(Finding::new(path, "must be more than 0s")),
+        _ => span(length, path),
+    }
+}
+
+/// Where a value is found: exactly one of its fields is given.
+pub(super) fn value_source(source: &ValueSource, at: &Path) -> Option<Finding> {
+    match (&source.env, &source.file) {
+        (None, None) => Some(Finding::new(at.clone(), "must have `env` or `file`").at_key()),
+        (Some(_), Some(_)) => {
+            let finding = Finding::new(at.key("file"), "must not be given beside `env`").at_key();
+            Some(finding.also(at.key("env"), "the other one"))
+        }
+        (Some(name), None) => variable(name, at.key("env")),
+        (None, Some(file)) => host_path(file, at.key("file")),
+    }
+}
+
+/// The name of an environment variable.
+pub(super) fn variable(name: &str, path: Path) -> Option<Finding> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let good = name.chars().all(inner) && name.chars().next().is_some_and(|c| !c.is_ascii_digit());
+    let rule = "must be letters, digits, `_`, `-` and `.`, not beginning with a digit";
+    (!good).then(|| Finding::new(path, format!("{rule}, found {}", quoted(name))))
+}
+
+/// Ray's custom resources. A node can only offer `whole` ones.
+pub(super) fn custom(resources: &BTreeMap<String, f64>, at: &Path, whole: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, quantity) in resources {
+        let path = at.key(name);
+        if RESERVED.contains(&name.as_str()) {
+            let help = match name.as_str() {
+                "object_store_memory" => "a node's is set by objectStoreMemory".to_owned(),
+                name => format!("`resources` has its own field for it: {}", name.to_lowercase()),
+            };
+            findings.push(Finding::new(path, "is a resource that Ray has itself").at_key().help(help));
+        } else if name.is_empty() {
+            findings.push(Finding::new(path, "a resource needs a name").at_key());
+        } else if !(0.0..=MAX_QUANTITY).contains(quantity) {
+            findings
+                .push(Finding::new(path, format!("must be from 0 to {MAX_QUANTITY:e}, found {quantity}")));
+        } else if whole && quantity.fract() != 0.0 {
+            findings.push(Finding::new(path, format!("must be a whole number, found {quantity}")));
+        } else if *quantity > 0.0 && *quantity < GRAIN {
+            findings.push(Finding::new(path, format!("must be 0 or at least {GRAIN}, found {quantity}")));
+        }
+    }
+    findings
+}

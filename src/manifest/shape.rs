@@ -1,0 +1,323 @@
+//! Whether an object has the shape that its kind's JSON Schema asks for.
+//!
+//! It reads just what our generated schemas use (a test holds that they use nothing else), to say everything in
+//! our own words. It is more lenient than the schema in one thing: what has no value, or `null`, counts as left
+//! out, as in Kubernetes, and is taken out of the object.
+
+use serde_json::{Map, Value};
+
+use super::finding::Finding;
+use super::path::Path;
+use super::suggest;
+use crate::api::units::{Bytes, MilliCpu, Span, UnitError};
+
+/// Checks an object against its kind's schema.
+pub(super) fn check(object: &mut Value, schema: &Value) -> Vec<Finding> {
+    let mut checker = Checker { root: schema, findings: Vec::new() };
+    checker.value(object, schema, &Path::default());
+    checker.findings
+}
+
+struct Checker<'a> {
+    root: &'a Value,
+    findings: Vec<Finding>,
+}
+
+impl Checker<'_> {
+    fn value(&mut self, value: &mut Value, schema: &Value, path: &Path) {
+        if let Some(variants) = schema["oneOf"].as_array() {
+            return match variants.iter().all(|variant| variant.get("const").is_some()) {
+                true => self.word(value, variants, path),
+                false => self.variant(value, variants, path),
+            };
+        }
+        if !types(schema).any(|name| is_type(value, name)) && schema.get("type").is_some() {
+            let finding = Finding::new(path.clone(), format!("{}, found {}", wanted(schema), found(value)));
+            return self.findings.push(match remedy(value, schema) {
+                Some(help) => finding.help(help),
+                None => finding,
+            });
+        }
+        match value {
+            Value::Object(fields) => self.fields(fields, schema, path),
+            Value::Array(items) => self.items(items, schema, path),
+            Value::Number(_) => self.number(value, schema, path),
+            Value::String(text) => self.unit(text, schema, path),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn fields(&mut self, fields: &mut Map<String, Value>, schema: &Value, path: &Path) {
+        let none = Map::new();
+        let known = schema["properties"].as_object().unwrap_or(&none);
+        let required = || schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        fields.retain(|name, value| {
+            !value.is_null() || !known.contains_key(name) || required().any(|required| required == name)
+        });
+        for (name, value) in fields.iter_mut() {
+            let path = path.key(name);
+            match (known.get(name), &schema["additionalProperties"]) {
+                (Some(schema), _) | (None, schema @ Value::Object(_)) => self.value(value, schema, &path),
+                (None, Value::Bool(false)) => {
+                    let help = self.meant(name, known);
+                    self.findings.push(Finding::new(path, "there is no such field").at_key().help(help));
+                }
+                (None, _) => {}
+            }
+        }
+        for name in required().filter(|name| !fields.contains_key(*name)) {
+            let finding = Finding::new(path.clone(), format!("`{name}` is missing")).at_key();
+            self.findings.push(match known.get(name).and_then(|schema| schema["description"].as_str()) {
+                Some(description) => finding.help(format!("{name}: {description}")),
+                None => finding,
+            });
+        }
+    }
+
+    fn items(&mut self, items: &mut [Value], schema: &Value, path: &Path) {
+        let least = schema["minItems"].as_u64().unwrap_or_default();
+        if (items.len() as u64) < least {
+            self.findings.push(Finding::new(path.clone(), "must not be empty"));
+        }
+        for (index, item) in items.iter_mut().enumerate() {
+            self.value(item, &schema["items"], &path.item(index));
+        }
+    }
+
+    fn number(&mut self, value: &mut Value, schema: &Value, path: &Path) {
+        if is_unit(schema) {
+            return self.unit(&value.to_string(), schema, path);
+        }
+        let Some(number) = value.as_f64() else { return };
+        let (least, most) = (&schema["minimum"], &schema["maximum"]);
+        let message = match (least.as_f64(), most.as_f64()) {
+            (Some(limit), _) if number < limit => format!("must be at least {least}, found {value}"),
+            (_, Some(limit)) if number > limit => format!("must be at most {most}, found {value}"),
+            // 2.0 is a whole number too, but not to serde.
+            _ if types(schema).any(|name| name == "integer") && value.is_f64() => {
+                *value = Value::from(number as i64);
+                return;
+            }
+            _ => return,
+        };
+        self.findings.push(Finding::new(path.clone(), message));
+    }
+
+    /// A quantity or a duration, as the types of the API read it.
+    fn unit(&mut self, text: &str, schema: &Value, path: &Path) {
+        if let Some(error) = misread(text, schema) {
+            let finding = Finding::new(path.clone(), format!("{error}, found {}", quoted(text)));
+            let meant = match schema["format"].as_str() {
+                Some("bytes") => suggest::bytes(text),
+                Some("duration") => suggest::duration(text),
+                _ => None,
+            };
+            self.findings.push(match meant {
+                Some(meant) => finding.help(format!("did you mean {meant}?")),
+                None => finding,
+            });
+        }
+    }
+
+    /// One of several words.
+    fn word(&mut self, value: &Value, variants: &[Value], path: &Path) {
+        let words: Vec<_> = variants.iter().filter_map(|variant| variant["const"].as_str()).collect();
+        let given = value.as_str();
+        if given.is_some_and(|given| words.contains(&given)) {
+            return;
+        }
+        let message = format!("must be {}, found {}", either(&words), found(value));
+        let finding = Finding::new(path.clone(), message);
+        self.findings.push(match given.and_then(|given| suggest::closest(given, words.iter().copied())) {
+            Some(meant) => finding.help(format!("did you mean {meant}?")),
+            None => finding,
+        });
+    }
+
+    /// A mapping with just one of several keys.
+    fn variant(&mut self, value: &mut Value, variants: &[Value], path: &Path) {
+        let known: Map<String, Value> = variants
+            .iter()
+            .filter_map(|variant| variant["properties"].as_object())
+            .flat_map(|properties| properties.iter().map(|(name, schema)| (name.clone(), schema.clone())))
+            .collect();
+        let names: Vec<_> = known.keys().map(String::as_str).collect();
+        let Value::Object(fields) = value else {
+            let message = format!("must be a mapping with {}, found {}", either(&names), found(value));
+            let finding = Finding::new(path.clone(), message);
+            let meant = value.as_str().and_then(|word| suggest::closest(word, names.iter().copied()));
+            return self.findings.push(match meant {
+                Some(meant) => finding.help(format!("write {{{meant}: {{}}}}")),
+                None => finding,
+            });
+        };
+        for (name, value) in fields.iter_mut() {
+            let path = path.key(name);
+            match known.get(name) {
+                Some(schema) => {
+                    if value.is_null() {
+                        *value = Value::Object(Map::new());
+                    }
+                    self.value(value, schema, &path);
+                }
+                None => {
+                    let help = self.meant(name, &known);
+                    self.findings.push(Finding::new(path, "there is no such field").at_key().help(help));
+                }
+            }
+        }
+        let given: Vec<_> = fields.keys().filter(|name| known.contains_key(*name)).collect();
+        match given.as_slice() {
+            [] if fields.is_empty() => {
+                self.findings
+                    .push(Finding::new(path.clone(), format!("must have {}", either(&names))).at_key());
+            }
+            [first, second, ..] => {
+                let message = format!("must have only one of {}", either(&names));
+                let finding = Finding::new(path.key(second), message).at_key();
+                self.findings.push(finding.also(path.key(first), "the other one"));
+            }
+            [] | [_] => {}
+        }
+    }
+
+    /// What an unknown field may have been meant to be.
+    fn meant(&self, name: &str, known: &Map<String, Value>) -> String {
+        if let Some(meant) = suggest::closest(name, known.keys().map(String::as_str)) {
+            return format!("did you mean `{meant}`?");
+        }
+        let mut elsewhere = Vec::new();
+        find(name, self.root, "", &mut elsewhere);
+        match elsewhere.as_slice() {
+            [] => {
+                let known: Vec<_> = known.keys().map(String::as_str).collect();
+                format!("known here: {}", known.join(", "))
+            }
+            elsewhere => format!("it is known as {}", elsewhere.join(" and ")),
+        }
+    }
+}
+
+/// The paths of the fields of a name.
+fn find(name: &str, schema: &Value, path: &str, paths: &mut Vec<String>) {
+    for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() { field.clone() } else { format!("{path}.{field}") };
+        if field == name {
+            paths.push(format!("`{path}`"));
+        }
+        find(name, schema, &path, paths);
+    }
+    for variant in schema["oneOf"].as_array().into_iter().flatten() {
+        find(name, variant, path, paths);
+    }
+    if schema["items"].is_object() {
+        find(name, &schema["items"], &format!("{path}[]"), paths);
+    }
+}
+
+fn types(schema: &Value) -> impl Iterator<Item = &str> {
+    let several = schema["type"].as_array().into_iter().flatten();
+    schema["type"].as_str().into_iter().chain(several.filter_map(Value::as_str))
+}
+
+fn is_type(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(_) => name == "boolean",
+        Value::Number(number) => {
+            name == "number"
+                || name == "integer" && number.as_f64().is_some_and(|number| number.fract() == 0.0)
+        }
+        Value::String(_) => name == "string",
+        Value::Array(_) => name == "array",
+        Value::Object(_) => name == "object",
+    }
+}
+
+/// Why a text is no quantity or duration, where the schema asks for one.
+fn misread(text: &str, schema: &Value) -> Option<UnitError> {
+    match schema["format"].as_str()? {
+        "cpu" => text.parse::<MilliCpu>().err(),
+        "bytes" => text.parse::<Bytes>().err(),
+        "duration" => text.parse::<Span>().err(),
+        _ => None,
+    }
+}
+
+fn is_unit(schema: &Value) -> bool {
+    misread("", schema).is_some()
+}
+
+/// What a value must be, for a person.
+fn wanted(schema: &Value) -> String {
+    if let Some(error) = misread("", schema) {
+        return error.to_string();
+    }
+    let wanted = match types(schema).next() {
+        Some("boolean") => "true or false",
+        Some("integer") => "a whole number",
+        Some("number") => "a number",
+        Some("string") => "a text",
+        Some("array") => "a list",
+        _ => "a mapping",
+    };
+    format!("must be {wanted}")
+}
+
+/// What a value is, for a person.
+pub(super) fn found(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the text {}", quoted(text)),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "a mapping".to_owned(),
+    }
+}
+
+/// What to write for a value of the wrong type, if it only has the wrong type.
+fn remedy(value: &Value, schema: &Value) -> Option<String> {
+    let wants = |name: &str| types(schema).any(|known| known == name);
+    match value {
+        Value::Number(number) if is_unit(schema) => {
+            let meant = suggest::duration(&number.to_string())?;
+            Some(format!("did you mean {meant}?"))
+        }
+        Value::Number(_) | Value::Bool(_) if wants("string") => Some("put it in quotes".to_owned()),
+        Value::String(_) if wants("array") => Some("write [it] in brackets".to_owned()),
+        Value::String(text) if wants("boolean") => match text.to_lowercase().as_str() {
+            "yes" | "on" | "true" => Some("write true".to_owned()),
+            "no" | "off" | "false" => Some("write false".to_owned()),
+            _ => None,
+        },
+        Value::String(text) if wants("number") || wants("integer") => {
+            let number: f64 = text.parse().ok()?;
+            (number.is_finite() && (wants("number") || number.fract() == 0.0))
+                .then(|| "leave out the quotes".to_owned())
+        }
+        Value::Array(_) if wants("object") => Some("fields of a mapping are written without `-`".to_owned()),
+        Value::Object(_) if wants("array") => Some("items of a list each begin with `-`".to_owned()),
+        _ => None,
+    }
+}
+
+/// A text in quotes, and not all of it if it is long.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
+}
+
+/// `a`, `b` or `c`.
+pub(super) fn either(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => format!("`{only}`"),
+        [first @ .., last] => {
+            let first: Vec<_> = first.iter().map(|word| format!("`{word}`")).collect();
+            format!("{} or `{last}`", first.join(", "))
+        }
+    }
+}

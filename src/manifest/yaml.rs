@@ -1,0 +1,290 @@
+//! YAML as values with their places.
+//!
+//! saphyr says where things stand, serde_yaml what they are. Neither is given what it could choke on: saphyr
+//! never sees an alias, so it expands none, and nothing that is nested too deeply for its recursion; serde_yaml,
+//! which counts what aliases expand to, sees only what saphyr could read.
+//!
+//! Anchors, aliases and merge keys (`<<`) are allowed; tags are not, nor are keys that are no text.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, ScanError, YamlData};
+use serde::Deserialize;
+use serde_json::{Map, Number, Value};
+use serde_yaml::Value as Yaml;
+
+use super::finding::Finding;
+use super::path::Path;
+use super::place::{Inner, Origin, Place};
+use super::problem::Problem;
+use super::source::Source;
+use super::syntax;
+
+/// How far a line may be indented, by spaces and by the `-`, `?` and `:` of nested blocks. It bounds how deeply
+/// blocks can be nested, and with it saphyr's recursion; saphyr itself bounds the brackets.
+const MAX_INDENT: usize = 256;
+
+/// What saphyr sees in place of `*`, so that it takes an alias for a word.
+const ALIAS: char = '\u{e000}';
+/// What saphyr sees in place of the first letter of a key that is in its mapping already, so that it reads on.
+const COPIES: std::ops::RangeInclusive<char> = '\u{e001}'..='\u{e040}';
+
+/// A document of a text.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// What it says.
+    pub(super) value: Value,
+    /// Where it says so.
+    pub(super) origin: Origin,
+}
+
+/// Reads all documents of a text but empty ones. A document with a problem of its own is left out.
+pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
+    let text = source.text.as_str();
+    if let Some(problem) = too_deep(source) {
+        return (Vec::new(), vec![problem]);
+    }
+    let offsets = Offsets::of(text);
+    let trees = match trees(text) {
+        Ok(trees) => trees,
+        Err(error) => {
+            let at = offsets.byte(error.marker().index());
+            return (Vec::new(), vec![syntax::problem(source, at, error.info())]);
+        }
+    };
+    let (mut documents, mut problems) = (Vec::new(), Vec::new());
+    for (number, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+        let mut reader = Reader { source, offsets: &offsets, problems: Vec::new() };
+        let places = trees.get(number).map(|tree| reader.place(tree, None, &Path::default()));
+        let origin = Origin { source: Arc::clone(source), places: Some(places.unwrap_or_default()) };
+        let value = Yaml::deserialize(document).and_then(|mut value| value.apply_merge().map(|()| value));
+        match value {
+            _ if !reader.problems.is_empty() => problems.append(&mut reader.problems),
+            Ok(Yaml::Null) => {}
+            Ok(value) => {
+                let mut findings = Vec::new();
+                let value = json(value, &Path::default(), &mut findings);
+                match findings.is_empty() {
+                    true => documents.push(Document { value, origin }),
+                    false => problems.extend(origin.problems(findings)),
+                }
+            }
+            Err(error) => {
+                let at = error.location().map(|location| offsets.byte(location.index()));
+                let start = origin.places.as_ref().map_or(0, |places| places.at.start);
+                problems.push(syntax::problem(source, at.unwrap_or(start), &error.to_string()));
+            }
+        }
+    }
+    (documents, problems)
+}
+
+/// Writes a value as YAML that reads as the same value.
+///
+/// # Errors
+/// None that JSON can cause.
+pub fn to_yaml(value: &Value) -> Result<String, serde_yaml::Error> {
+    serde_yaml::to_string(value)
+}
+
+/// Refuses text that could be nested too deeply to be read safely.
+fn too_deep(source: &Arc<Source>) -> Option<Problem> {
+    let mut start = 0;
+    for line in source.text.split_inclusive('\n') {
+        let bytes = line.as_bytes();
+        let indents = |(index, byte): (usize, &u8)| match byte {
+            b' ' => true,
+            b'-' | b'?' | b':' => bytes.get(index + 1) == Some(&b' '),
+            _ => false,
+        };
+        let indent = bytes.iter().enumerate().take_while(|entry| indents(*entry)).count();
+        if indent > MAX_INDENT {
+            let message = format!("is indented by {indent} columns; {MAX_INDENT} is the most there may be");
+            return Some(Problem::in_text(source, start + indent..start + indent, message));
+        }
+        start += line.len();
+    }
+    None
+}
+
+/// saphyr's trees of the text's documents, without its aliases.
+fn trees(text: &str) -> Result<Vec<MarkedYaml<'static>>, ScanError> {
+    let mut chars: Vec<char> = text.chars().map(|c| if c == '*' { ALIAS } else { c }).collect();
+    let mut copies = COPIES;
+    loop {
+        let error = match MarkedYaml::load_from_iter(chars.clone().into_iter()) {
+            Err(error) if error.info() == "duplicated key in mapping" => error,
+            result => return result,
+        };
+        let start = error.marker().index();
+        let quoted = matches!(chars.get(start), Some('"' | '\''));
+        match (chars.get_mut(start + usize::from(quoted)), copies.next()) {
+            (Some(c), Some(copy)) if c.is_alphanumeric() || *c == '_' => *c = copy,
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Turns saphyr's trees into places, and finds keys that appear twice.
+struct Reader<'a> {
+    source: &'a Arc<Source>,
+    offsets: &'a Offsets,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// The place of a node. The recursion is as deep as saphyr's own.
+    fn place(&mut self, node: &MarkedYaml<'_>, key: Option<Range<usize>>, path: &Path) -> Place {
+        let whole = self.range(node);
+        let inner = match &node.data {
+            YamlData::Mapping(entries) => {
+                let mut fields: Vec<(String, Place)> = Vec::new();
+                for (key, value) in entries {
+                    let at = self.range(key);
+                    let (name, copy) = self.name(key, &at);
+                    let first = match copy {
+                        true => fields.iter().find(|(known, _)| *known == name),
+                        false => None,
+                    };
+                    if let Some((_, Place { key: Some(first), .. })) = first {
+                        let problem = Problem::in_text(self.source, at, format!("`{name}` is here twice"));
+                        self.problems.push(problem.field(path).also(first.clone(), "for the first time"));
+                        continue;
+                    }
+                    let place = self.place(value, Some(at), &path.key(&name));
+                    fields.push((name, place));
+                }
+                Inner::Fields(fields)
+            }
+            YamlData::Sequence(items) => Inner::Items(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| self.place(item, None, &path.item(index)))
+                    .collect(),
+            ),
+            _ => Inner::Nothing,
+        };
+        Place { at: self.pointed(&whole, key.as_ref()), key, inner }
+    }
+
+    /// A key's text, and whether it is a copy of another.
+    fn name(&self, key: &MarkedYaml<'_>, at: &Range<usize>) -> (String, bool) {
+        let written = self.source.text.get(at.clone()).unwrap_or_default();
+        let YamlData::Value(Scalar::String(name)) = &key.data else {
+            return (written.to_owned(), false);
+        };
+        let mut letters = name.chars();
+        if letters.next().is_some_and(|first| COPIES.contains(&first)) {
+            let first = written.chars().find(|c| !matches!(c, '"' | '\''));
+            return (first.into_iter().chain(letters).collect(), true);
+        }
+        (name.replace(ALIAS, "*"), false)
+    }
+
+    /// The bytes of a node, with the bracket that ends it.
+    fn range(&self, node: &MarkedYaml<'_>) -> Range<usize> {
+        let (start, end) =
+            (self.offsets.byte(node.span.start.index()), self.offsets.byte(node.span.end.index()));
+        let text = self.source.text.as_bytes();
+        let bracket =
+            matches!((text.get(start), text.get(end)), (Some(b'['), Some(b']')) | (Some(b'{'), Some(b'}')));
+        start..end.max(start) + usize::from(bracket)
+    }
+
+    /// What to point at for a value: a whole block would be drawn as many lines.
+    fn pointed(&self, value: &Range<usize>, key: Option<&Range<usize>>) -> Range<usize> {
+        let text = self.source.text.get(value.clone()).unwrap_or_default();
+        match (text.lines().next().map(str::trim_end), key) {
+            (Some(line), _) if !line.is_empty() && line.len() == text.trim_end().len() => {
+                value.start..value.start + line.len()
+            }
+            (_, Some(key)) => key.clone(),
+            (line, None) => value.start..value.start + line.map_or(0, str::len),
+        }
+    }
+}
+
+/// Where characters stand in a text, in bytes.
+enum Offsets {
+    /// Where they count the same.
+    Ascii(usize),
+    /// Of each character, and of the end.
+    Of(Vec<usize>),
+}
+
+impl Offsets {
+    fn of(text: &str) -> Self {
+        match text.is_ascii() {
+            true => Self::Ascii(text.len()),
+            false => {
+                let starts = text.char_indices().map(|(offset, _)| offset);
+                Self::Of(starts.chain(std::iter::once(text.len())).collect())
+            }
+        }
+    }
+
+    fn byte(&self, index: usize) -> usize {
+        match self {
+            Self::Ascii(length) => index.min(*length),
+            Self::Of(starts) => starts.get(index).or(starts.last()).copied().unwrap_or_default(),
+        }
+    }
+}
+
+/// The JSON that YAML stands for.
+fn json(yaml: Yaml, path: &Path, findings: &mut Vec<Finding>) -> Value {
+    match yaml {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(value) => Value::Bool(value),
+        Yaml::String(text) => Value::String(text),
+        Yaml::Number(number) => {
+            let whole = number.as_u64().map(Number::from).or_else(|| number.as_i64().map(Number::from));
+            match whole.or_else(|| number.as_f64().and_then(Number::from_f64)) {
+                Some(number) => Value::Number(number),
+                None => {
+                    findings.push(Finding::new(path.clone(), format!("must be finite, found {number}")));
+                    Value::Null
+                }
+            }
+        }
+        Yaml::Sequence(items) => {
+            let items = items.into_iter().enumerate();
+            items.map(|(index, item)| json(item, &path.item(index), findings)).collect()
+        }
+        Yaml::Mapping(entries) => {
+            let mut fields = Map::new();
+            for (key, value) in entries {
+                if let Some(name) = name(&key, path, findings) {
+                    let value = json(value, &path.key(&name), findings);
+                    fields.insert(name, value);
+                }
+            }
+            Value::Object(fields)
+        }
+        Yaml::Tagged(tagged) => {
+            let message = format!("has the tag `{}`, and tags have no meaning here", tagged.tag);
+            findings.push(Finding::new(path.clone(), message).help("leave the tag out, or quote the text"));
+            Value::Null
+        }
+    }
+}
+
+/// The text of a key; only a text can be one.
+fn name(key: &Yaml, path: &Path, findings: &mut Vec<Finding>) -> Option<String> {
+    let name = match key {
+        Yaml::String(name) => return Some(name.clone()),
+        Yaml::Number(number) => number.to_string(),
+        Yaml::Bool(value) => value.to_string(),
+        Yaml::Null | Yaml::Sequence(_) | Yaml::Mapping(_) | Yaml::Tagged(_) => {
+            let help = "a text that begins with a bracket, or is `~` or `null`, needs quotes";
+            findings.push(Finding::new(path.clone(), "has a key that is no text").help(help));
+            return None;
+        }
+    };
+    let message = format!("is a key, and keys must be texts; `{name}` is none");
+    let finding = Finding::new(path.key(&name), message).at_key();
+    findings.push(finding.help(format!("write \"{name}\"")));
+    None
+}

@@ -1,0 +1,141 @@
+//! The outside world: Ray clusters, the processes of this machine, and whatever else nodes come from.
+//!
+//! Nothing here decides anything. Every call can be repeated: it looks for what it was to make before it makes it.
+
+pub mod existing;
+pub mod local;
+pub mod ray;
+
+use std::path::{Path, PathBuf};
+
+use futures_util::future::BoxFuture;
+
+use crate::action::{EffectError, ErrorKind};
+use crate::api::cluster::{NodeTemplate, Provider, RayClusterSpec};
+use crate::api::ids::{IntentId, NodeName};
+use crate::api::meta::ObjectKey;
+use crate::api::record::Incarnation;
+
+/// What is needed to launch a node.
+#[derive(Clone, Debug)]
+pub struct NodeLaunch {
+    /// Its name.
+    pub name: NodeName,
+    /// The intent it is launched by; its processes carry this.
+    pub launch: IntentId,
+    /// Whether it is the head.
+    pub head: bool,
+    /// The how-many-eth launch of the cluster it is.
+    pub index: u64,
+    /// What it is.
+    pub template: NodeTemplate,
+}
+
+/// What is needed to end a node.
+#[derive(Clone, Debug)]
+pub struct EndedNode {
+    /// The incarnation of the cluster it was launched in.
+    pub incarnation: String,
+    /// The intent it was launched by.
+    pub launch: IntentId,
+    /// The how-many-eth launch of the cluster it was.
+    pub index: u64,
+}
+
+/// What a new incarnation is made from.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The cluster.
+    pub cluster: ObjectKey,
+    /// The id the incarnation will have.
+    pub id: String,
+    /// What the cluster is to be.
+    pub spec: RayClusterSpec,
+}
+
+/// Where a cluster's nodes come from.
+pub trait NodeProvider: Send + Sync {
+    /// Finds out where the cluster is or shall be.
+    ///
+    /// # Errors
+    /// If what it needs is missing, in words that say how to get it.
+    fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Incarnation, EffectError>>;
+
+    /// Removes what an ended incarnation left lying about.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    fn close<'a>(
+        &'a self,
+        cluster: &'a ObjectKey,
+        incarnation: &'a str,
+    ) -> BoxFuture<'a, Result<(), EffectError>>;
+
+    /// Starts a node, unless it was started before.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    fn launch<'a>(
+        &'a self,
+        cluster: &'a ObjectKey,
+        incarnation: &'a Incarnation,
+        node: NodeLaunch,
+    ) -> BoxFuture<'a, Result<(), EffectError>>;
+
+    /// Ends whatever was started for a launch; when this returns nothing of it lives.
+    ///
+    /// # Errors
+    /// If something cannot be ended.
+    fn terminate<'a>(
+        &'a self,
+        cluster: &'a ObjectKey,
+        ended: EndedNode,
+    ) -> BoxFuture<'a, Result<(), EffectError>>;
+}
+
+/// The provider that a cluster's manifest names.
+pub fn for_spec(spec: &RayClusterSpec, directories: &Directories) -> Box<dyn NodeProvider> {
+    match spec.provider {
+        Provider::Local(_) => Box::new(local::Local::new(directories.clone())),
+        Provider::Existing(_) => Box::new(existing::Existing::new(directories.clone())),
+    }
+}
+
+/// Where things are kept on this machine.
+#[derive(Clone, Debug)]
+pub struct Directories {
+    /// The state directory.
+    pub state: PathBuf,
+}
+
+impl Directories {
+    /// The directory of a cluster: its tokens and its nodes' output.
+    pub fn cluster(&self, key: &ObjectKey) -> PathBuf {
+        self.state.join("clusters").join(format!("{}.{}", key.namespace, key.name))
+    }
+
+    /// The directory of packages.
+    pub fn packages(&self) -> PathBuf {
+        self.state.join("packages")
+    }
+
+    /// A path that is relative to the state directory unless it is absolute.
+    pub fn resolve(&self, path: &str) -> PathBuf {
+        self.state.join(path)
+    }
+}
+
+/// An effect that was refused and will be again until something changes.
+pub(crate) fn rejected(message: impl Into<String>) -> EffectError {
+    EffectError { kind: ErrorKind::Rejected, message: message.into() }
+}
+
+/// An effect that may or may not have happened.
+pub(crate) fn unavailable(message: impl Into<String>) -> EffectError {
+    EffectError { kind: ErrorKind::Unavailable, message: message.into() }
+}
+
+/// What went wrong with a file, in words.
+pub(crate) fn io(action: &str, path: &Path, error: &std::io::Error) -> EffectError {
+    unavailable(format!("cannot {action} {}: {error}", path.display()))
+}

@@ -1,0 +1,210 @@
+//! Our agent in a cluster: the one program there that the controller talks to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use reqwest::{Body, Client, Method, RequestBuilder};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
+use tokio_util::io::ReaderStream;
+
+use super::{RayError, send, unavailable};
+use crate::action::{EffectError, ErrorKind};
+use crate::api::ids::{Digest, GroupNumber, RayNodeId, Uid};
+use crate::api::meta::ObjectKey;
+use crate::api::record::CheckpointRecord;
+use crate::api::wire::AgentState;
+use crate::provider::{io, rejected};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two pieces of a transfer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A client of one cluster's agent.
+#[derive(Clone)]
+pub struct AgentClient {
+    client: Client,
+    base: String,
+    token: String,
+}
+
+/// A piece of a worker's output.
+pub struct LogPiece {
+    /// Where it begins.
+    pub position: u64,
+    /// What it is.
+    pub bytes: Vec<u8>,
+}
+
+impl AgentClient {
+    /// A client of the agent at an address.
+    ///
+    /// # Errors
+    /// If no client can be made.
+    pub fn new(address: &str, token: String) -> Result<Self, EffectError> {
+        let client = Client::builder()
+            .user_agent(concat!("rayconcile/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .no_proxy()
+            .build()
+            .map_err(|error| rejected(error.to_string()))?;
+        Ok(Self { client, base: address.trim_end_matches('/').to_owned(), token })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    /// Everything observed, as soon as it is newer than `seen`, or else after a while.
+    ///
+    /// # Errors
+    /// If the agent cannot be heard, or speaks another protocol.
+    pub async fn state(&self, seen: i64, wait: Duration) -> Result<AgentState, RayError> {
+        let query = [("seen", seen.to_string()), ("timeout", wait.as_secs_f64().to_string())];
+        let request = self.request(Method::GET, "/v1/state").query(&query).timeout(wait + TIMEOUT);
+        let response = send(request).await?;
+        let url = response.url().to_string();
+        let text = response.text().await.map_err(|error| unavailable(&url, &error))?;
+        let state: AgentState = serde_json::from_str(&text).map_err(|error| RayError::Rejected {
+            url: url.clone(),
+            status: 200,
+            reason: error.to_string(),
+        })?;
+        if state.protocol != crate::api::wire::PROTOCOL {
+            let reason = format!("it speaks protocol {}, not {}", state.protocol, crate::api::wire::PROTOCOL);
+            return Err(RayError::Rejected { url, status: 200, reason });
+        }
+        Ok(state)
+    }
+
+    /// Tells a job's bridge what is wanted, making the bridge if need be.
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    pub async fn put_job(&self, uid: &Uid, document: &Value) -> Result<(), RayError> {
+        let request = self.request(Method::PUT, &format!("/v1/jobs/{uid}")).json(document).timeout(TIMEOUT);
+        send(request).await.map(|_| ())
+    }
+
+    /// Ends a job's bridge and everything of it.
+    ///
+    /// # Errors
+    /// If it cannot be ended.
+    pub async fn delete_job(&self, uid: &Uid) -> Result<(), RayError> {
+        let request = self.request(Method::DELETE, &format!("/v1/jobs/{uid}")).timeout(2 * TIMEOUT);
+        send(request).await.map(|_| ())
+    }
+
+    /// A worker's output from an offset on, as much as comes at once.
+    ///
+    /// # Errors
+    /// If it cannot be asked for.
+    pub async fn log(
+        &self,
+        uid: &Uid,
+        group: GroupNumber,
+        rank: u32,
+        offset: u64,
+    ) -> Result<LogPiece, RayError> {
+        let query = [("group", group.0), ("rank", u64::from(rank)), ("offset", offset)];
+        let request =
+            self.request(Method::GET, &format!("/v1/jobs/{uid}/log")).query(&query).timeout(TIMEOUT);
+        let response = send(request).await?;
+        let url = response.url().to_string();
+        let header = response.headers().get("X-Log-Position").and_then(|value| value.to_str().ok());
+        let position = header.and_then(|text| text.parse().ok()).unwrap_or(offset);
+        let bytes = response.bytes().await.map_err(|error| unavailable(&url, &error))?.to_vec();
+        Ok(LogPiece { position, bytes })
+    }
+
+    /// Brings a blob into a file. The file exists, whole and verified, or not at all.
+    ///
+    /// # Errors
+    /// If it is not there, did not arrive whole, or cannot be written.
+    pub async fn fetch_blob(&self, uid: &Uid, digest: &Digest, path: &Path) -> Result<(), EffectError> {
+        if path.exists() {
+            return Ok(());
+        }
+        let directory = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(directory).map_err(|error| io("make", directory, &error))?;
+        let response = send(self.request(Method::GET, &format!("/v1/jobs/{uid}/blobs/{digest}"))).await?;
+        let url = response.url().to_string();
+        let temporary = tempfile::Builder::new()
+            .prefix(".fetching-")
+            .tempfile_in(directory)
+            .map_err(|error| io("write in", directory, &error))?;
+        let writer = temporary.reopen().map_err(|error| io("write in", directory, &error))?;
+        let mut file = tokio::fs::File::from_std(writer);
+        let mut hash = Sha256::new();
+        let mut stream = response.bytes_stream();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| EffectError::from(unavailable(&url, &error)))?;
+            hash.update(&chunk);
+            file.write_all(&chunk).await.map_err(|error| io("write in", directory, &error))?;
+        }
+        file.flush().await.map_err(|error| io("write in", directory, &error))?;
+        file.sync_all().await.map_err(|error| io("write in", directory, &error))?;
+        let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        if found != digest.0 {
+            return Err(crate::provider::unavailable(format!("{url} did not arrive whole")));
+        }
+        temporary.persist(path).map_err(|error| io("write", path, &error.error))?;
+        sync_directory(directory)
+    }
+
+    /// Brings a durable checkpoint to a job's bridge, making the bridge if need be.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not what was recorded, or it cannot be brought there.
+    pub async fn put_checkpoint(
+        &self,
+        uid: &Uid,
+        job: &ObjectKey,
+        checkpoint: &CheckpointRecord,
+        path: &Path,
+    ) -> Result<(), EffectError> {
+        let missing = |error: std::io::Error| EffectError {
+            kind: ErrorKind::NotFound,
+            message: format!("cannot read {}: {error}", path.display()),
+        };
+        let file = tokio::fs::File::open(path).await.map_err(missing)?;
+        let query = [
+            ("uid", uid.to_string()),
+            ("namespace", job.namespace.clone()),
+            ("name", job.name.clone()),
+            ("group", checkpoint.id.group.to_string()),
+            ("number", checkpoint.id.number.to_string()),
+            ("files", checkpoint.files.to_string()),
+            ("steps", checkpoint.steps.to_string()),
+        ];
+        let body = Body::wrap_stream(ReaderStream::with_capacity(boxed(file), 1 << 20));
+        let url = format!("/v1/jobs/{uid}/blobs/{}", checkpoint.digest);
+        send(self.request(Method::PUT, &url).query(&query).body(body)).await?;
+        Ok(())
+    }
+
+    /// Has Ray start nothing more on a node.
+    ///
+    /// # Errors
+    /// If Ray refuses.
+    pub async fn drain(&self, node: &RayNodeId) -> Result<(), RayError> {
+        let request = self.request(Method::POST, &format!("/v1/nodes/{node}/drain")).timeout(TIMEOUT);
+        send(request).await.map(|_| ())
+    }
+}
+
+/// Keeps the type of what is streamed short.
+fn boxed(file: tokio::fs::File) -> Box<dyn AsyncRead + Send + Sync + Unpin> {
+    Box::new(file)
+}
+
+/// Makes a rename last.
+fn sync_directory(directory: &Path) -> Result<(), EffectError> {
+    std::fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| io("sync", directory, &error))
+}

@@ -1,0 +1,93 @@
+//! A job's document, as its bridge reads it: with secrets looked up, packages as URIs, and times as what is left.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::package;
+use super::tokens::look_up;
+use crate::action::EffectError;
+use crate::api::ids::Uid;
+use crate::api::job::EnvVar;
+use crate::api::meta::ObjectKey;
+use crate::api::record::{Desired, Document, GroupSpec, SlotSpec};
+
+/// Renders a document.
+///
+/// # Errors
+/// If a value that the manifest names cannot be found.
+pub fn render(document: &Document, uid: &Uid, job: &ObjectKey, now: Timestamp) -> Result<Value, EffectError> {
+    let slots: Map<String, Value> =
+        document.slots.iter().map(|(id, slot)| (id.to_string(), render_slot(slot))).collect();
+    let fence = document.fence_until.map_or(0, |until| until.duration_since(now).as_millis().max(0));
+    Ok(json!({
+        "revision": document.revision,
+        "job": {"uid": uid, "namespace": job.namespace, "name": job.name},
+        "desired": render_desired(&document.desired)?,
+        "slots": slots,
+        "checkpoint": {
+            "timeoutMs": document.checkpoint_timeout.millis,
+            "intervalMs": document.checkpoint_interval.millis,
+            "keep": document.checkpoint_keep,
+        },
+        "artifacts": document.artifacts,
+        "fencedNodes": document.fenced,
+        "fenceMs": u64::try_from(fence).unwrap_or(0),
+    }))
+}
+
+fn render_desired(desired: &Desired) -> Result<Value, EffectError> {
+    Ok(match desired {
+        Desired::Stop { grace } => json!({"kind": "Stop", "graceMs": grace.millis}),
+        Desired::Run { group, activate } => {
+            json!({"kind": "Run", "group": render_group(group)?, "activate": activate})
+        }
+    })
+}
+
+fn render_group(group: &GroupSpec) -> Result<Value, EffectError> {
+    let program = &group.program;
+    let env = program.env.iter().map(render_variable).collect::<Result<Vec<_>, _>>()?;
+    Ok(json!({
+        "number": group.number,
+        "ranks": group.ranks,
+        "program": {"entrypoint": program.entrypoint, "command": program.command, "args": program.args},
+        "env": env,
+        "sharePath": program.share_path,
+        "prepare": group.prepare,
+        "restore": group.restore,
+    }))
+}
+
+fn render_variable(variable: &EnvVar) -> Result<Value, EffectError> {
+    let value = match (&variable.value, &variable.value_from) {
+        (Some(value), _) => value.clone(),
+        (None, Some(source)) => look_up(source)?,
+        (None, None) => String::new(),
+    };
+    Ok(json!({"name": variable.name, "value": value}))
+}
+
+fn render_slot(slot: &SlotSpec) -> Value {
+    let resources = &slot.kind.resources;
+    let mut environment = slot.kind.runtime_env.clone();
+    if let Some(digest) = &slot.kind.package {
+        environment.insert("working_dir".to_owned(), package::uri(&package::name(&digest.0)).into());
+    }
+    // The slot itself runs from the agent's package, beside whatever modules the manifest names.
+    let mut modules = match environment.remove("py_modules") {
+        Some(Value::Array(modules)) => modules,
+        _ => Vec::new(),
+    };
+    modules.push(package::uri(&package::agent().name).into());
+    environment.insert("py_modules".to_owned(), modules.into());
+    json!({
+        "node": slot.ray,
+        "resources": {
+            "cpu": resources.cpu.cpus(),
+            "gpu": resources.gpu,
+            "memory": resources.memory.map_or(0, |bytes| bytes.0),
+            "custom": resources.custom,
+        },
+        "environment": environment,
+    })
+}

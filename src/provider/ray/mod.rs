@@ -1,0 +1,123 @@
+//! Ray, as it is reached from outside: its dashboard's REST interface, and our agent's.
+
+pub mod agent;
+pub mod dashboard;
+pub mod document;
+pub mod package;
+pub mod tokens;
+
+/// The versions of Ray that are supported, for people.
+pub const RAY_VERSIONS: &str = "2.55 to 2.x";
+
+/// Whether a version of Ray is supported: from 2.55 on, which has token authentication, node labels and the REST
+/// calls we use as they are in 2.60, the version everything was tried with.
+pub fn is_supported(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
+    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(2), Some(minor)) if minor >= 55)
+}
+
+/// Why a call did not do what was asked, as far as anybody can act on it.
+#[derive(Debug, thiserror::Error)]
+pub enum RayError {
+    /// It cannot be reached, or did not answer as it should in time: it may or may not have been done.
+    #[error("{url} cannot be reached: {reason}")]
+    Unavailable {
+        /// What was called.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The token is missing or wrong.
+    #[error("{url} refuses the token (status {status})")]
+    Unauthorized {
+        /// What was called.
+        url: String,
+        /// The status it answered with.
+        status: u16,
+    },
+    /// What was asked for is not there.
+    #[error("{url}: not found")]
+    NotFound {
+        /// What was called.
+        url: String,
+    },
+    /// It was refused, and will be again until something changes.
+    #[error("{url} refuses (status {status}): {reason}")]
+    Rejected {
+        /// What was called.
+        url: String,
+        /// The status it answered with.
+        status: u16,
+        /// What it says.
+        reason: String,
+    },
+}
+
+impl From<RayError> for crate::action::EffectError {
+    fn from(error: RayError) -> Self {
+        use crate::action::ErrorKind;
+        let kind = match error {
+            RayError::Unavailable { .. } => ErrorKind::Unavailable,
+            RayError::NotFound { .. } => ErrorKind::NotFound,
+            RayError::Unauthorized { .. } | RayError::Rejected { .. } => ErrorKind::Rejected,
+        };
+        Self { kind, message: error.to_string() }
+    }
+}
+
+/// A request, sent; its answer, if it is a good one.
+async fn send(request: reqwest::RequestBuilder) -> Result<reqwest::Response, RayError> {
+    let (client, request) = request.build_split();
+    let request = request.map_err(|error| unavailable("the request", &error))?;
+    let url = request.url().to_string();
+    let response = client.execute(request).await.map_err(|error| unavailable(&url, &error))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let code = status.as_u16();
+    // Of a page of HTML or a traceback the first part tells enough.
+    let reason: String = response.text().await.unwrap_or_default().chars().take(1000).collect();
+    Err(match code {
+        401 | 403 if !reason.contains("head is not drained") => RayError::Unauthorized { url, status: code },
+        404 => RayError::NotFound { url },
+        // Ray answers 500 both to what is wrong and to what is not ready.
+        500 if reason.contains("No available agent") => RayError::Unavailable { url, reason },
+        502..=504 => RayError::Unavailable { url, reason },
+        _ => RayError::Rejected { url, status: code, reason },
+    })
+}
+
+/// An error of the client, with its causes, which it does not print itself.
+fn unavailable(url: &str, error: &reqwest::Error) -> RayError {
+    let mut reason = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(deeper) = cause {
+        if !reason.is_empty() {
+            reason.push_str(": ");
+        }
+        reason.push_str(&deeper.to_string());
+        cause = deeper.source();
+    }
+    if error.is_timeout() {
+        "no answer in time".clone_into(&mut reason);
+    } else if reason.is_empty() {
+        reason = error.to_string();
+    }
+    RayError::Unavailable { url: url.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_supported;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        for version in ["2.55.0", "2.60.1", "2.100.0", "2.61.0rc0"] {
+            assert!(is_supported(version), "{version}");
+        }
+        for version in ["2.9.3", "2.54.9", "3.0.0", "1.13", "", "nightly"] {
+            assert!(!is_supported(version), "{version}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The tokens of clusters: Ray's own and our agent's, in files that only this user may read.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::action::EffectError;
+use crate::api::cluster::{AuthMode, Provider, RayClusterSpec};
+use crate::api::job::ValueSource;
+use crate::api::meta::ObjectKey;
+use crate::provider::{Directories, io, rejected};
+
+/// The file with a cluster's Ray token.
+pub fn ray_token_path(directories: &Directories, cluster: &ObjectKey) -> PathBuf {
+    directories.cluster(cluster).join("ray-token")
+}
+
+/// The token of a Ray cluster that we start, made when it is first asked for.
+pub(crate) fn ray_token(directories: &Directories, cluster: &ObjectKey) -> Result<String, EffectError> {
+    keep(&ray_token_path(directories, cluster))
+}
+
+/// The token of a cluster's agent, made when it is first asked for.
+pub(crate) fn agent_token(directories: &Directories, cluster: &ObjectKey) -> Result<String, EffectError> {
+    keep(&directories.cluster(cluster).join("agent-token"))
+}
+
+/// What the agent is told of its token: enough to recognise it, not enough to use it.
+pub(crate) fn fingerprint(token: &str) -> String {
+    Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The token that Ray's dashboard of a cluster asks for, if it asks for one.
+pub(crate) fn for_cluster(
+    directories: &Directories,
+    cluster: &ObjectKey,
+    spec: &RayClusterSpec,
+) -> Result<Option<String>, EffectError> {
+    match (&spec.auth.mode, &spec.provider) {
+        (AuthMode::None, _) => Ok(None),
+        (AuthMode::Token, Provider::Local(_)) => ray_token(directories, cluster).map(Some),
+        (AuthMode::Token, Provider::Existing(_)) => match &spec.auth.token_from {
+            Some(source) => look_up(source).map(Some),
+            None => Err(rejected(
+                "the cluster's token is not given: name it in spec.auth.tokenFrom, or set spec.auth.mode: none",
+            )),
+        },
+    }
+}
+
+/// A value that a manifest names: an environment variable's, or a file's without the line break at its end.
+pub(crate) fn look_up(source: &ValueSource) -> Result<String, EffectError> {
+    match (&source.env, &source.file) {
+        (Some(name), _) => std::env::var(name)
+            .map_err(|_| rejected(format!("the controller has no environment variable {name}"))),
+        (None, Some(path)) => {
+            let text =
+                fs::read_to_string(path).map_err(|error| rejected(format!("cannot read {path}: {error}")))?;
+            Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+        }
+        (None, None) => Err(rejected("a value is wanted from nowhere")),
+    }
+}
+
+/// Two UUIDs: 244 random bits, in the 64 hexadecimal characters that Ray takes for a good token.
+fn keep(path: &Path) -> Result<String, EffectError> {
+    if let Ok(token) = fs::read_to_string(path) {
+        return Ok(token);
+    }
+    let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| io("make", directory, &error))?;
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(|error| io("open", &temporary, &error))?;
+    file.write_all(token.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(|error| io("write", &temporary, &error))?;
+    fs::rename(&temporary, path).map_err(|error| io("write", path, &error))?;
+    Ok(token)
+}

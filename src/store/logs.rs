@@ -1,0 +1,200 @@
+//! The workers' output: brought from the cluster as it is written, kept in bounded, rotated files.
+//!
+//! A worker's output is a row of segments, each named by the position of its first byte, so that the end of what is
+//! there can be read off the files, and a crash loses or repeats nothing. When there are too many the oldest goes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::api::ids::GroupNumber;
+use crate::api::meta::ObjectMeta;
+
+/// When a segment is full.
+const SEGMENT_BYTES: u64 = 8 << 20;
+/// How many segments of a worker are kept.
+const SEGMENTS: usize = 4;
+/// How many groups' output is kept.
+const GROUPS: usize = 20;
+
+/// A worker: its group and rank.
+pub type WorkerId = (GroupNumber, u32);
+
+/// The output of one job's workers.
+#[derive(Clone, Debug)]
+pub struct JobLogs {
+    directory: PathBuf,
+}
+
+impl JobLogs {
+    /// The output of a job, kept in a state directory.
+    pub fn of(state: &Path, job: &ObjectMeta) -> Self {
+        Self::new(&state.join("jobs").join(job.directory()))
+    }
+
+    fn new(job_directory: &Path) -> Self {
+        Self { directory: job_directory.join("logs") }
+    }
+
+    fn worker_directory(&self, (group, rank): WorkerId) -> PathBuf {
+        self.directory.join(format!("group-{group}")).join(format!("rank-{rank}"))
+    }
+
+    /// The workers of which there is any output.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn workers(&self) -> std::io::Result<Vec<WorkerId>> {
+        let mut workers = Vec::new();
+        for group in numbered(&self.directory, "group-")? {
+            for rank in numbered(&self.directory.join(format!("group-{group}")), "rank-")? {
+                workers.push((GroupNumber(group), u32::try_from(rank).unwrap_or(u32::MAX)));
+            }
+        }
+        Ok(workers)
+    }
+
+    /// Where the output that is kept begins and ends.
+    ///
+    /// # Errors
+    /// If the files cannot be read.
+    pub fn range(&self, worker: WorkerId) -> std::io::Result<(u64, u64)> {
+        let segments = segments(&self.worker_directory(worker))?;
+        let start = segments.first_key_value().map_or(0, |(start, _)| *start);
+        let end = match segments.last_key_value() {
+            Some((start, path)) => start + fs::metadata(path)?.len(),
+            None => 0,
+        };
+        Ok((start, end))
+    }
+
+    /// Adds what a worker wrote from a position on. What is there already is not added again.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    pub fn append(&self, worker: WorkerId, position: u64, bytes: &[u8]) -> std::io::Result<()> {
+        let directory = self.worker_directory(worker);
+        fs::create_dir_all(&directory)?;
+        let (_, end) = self.range(worker)?;
+        let known = usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX);
+        let bytes = bytes.get(known..).unwrap_or_default();
+        let mut segments = segments(&directory)?;
+        let last = segments.last_key_value().map(|(start, _)| *start);
+        let start = match last {
+            Some(start) if position <= end && end - start < SEGMENT_BYTES => start,
+            _ => position.max(end),
+        };
+        let path = directory.join(format!("{start:016}.log"));
+        File::options().create(true).append(true).open(&path)?.write_all(bytes)?;
+        segments.insert(start, path);
+        while segments.len() > SEGMENTS {
+            if let Some((_, oldest)) = segments.pop_first() {
+                fs::remove_file(oldest)?;
+            }
+        }
+        self.trim(worker.0)
+    }
+
+    /// Removes the output of the oldest groups.
+    fn trim(&self, newest: GroupNumber) -> std::io::Result<()> {
+        let groups = numbered(&self.directory, "group-")?;
+        for old in groups.iter().take(groups.len().saturating_sub(GROUPS)).filter(|old| **old < newest.0) {
+            fs::remove_dir_all(self.directory.join(format!("group-{old}")))?;
+        }
+        Ok(())
+    }
+
+    /// Up to `size` bytes from a position on, and where they begin: later, if what was there is no longer kept.
+    ///
+    /// # Errors
+    /// If the files cannot be read.
+    pub fn read(&self, worker: WorkerId, position: u64, size: usize) -> std::io::Result<(u64, Vec<u8>)> {
+        let segments = segments(&self.worker_directory(worker))?;
+        for (start, path) in &segments {
+            let end = start + fs::metadata(path)?.len();
+            if position < end {
+                let begin = position.max(*start);
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(begin - start))?;
+                let mut bytes = Vec::new();
+                file.take(size as u64).read_to_end(&mut bytes)?;
+                return Ok((begin, bytes));
+            }
+        }
+        Ok((position, Vec::new()))
+    }
+}
+
+/// The numbers of the entries of a directory that are named by a prefix and a number, in order.
+fn numbered(directory: &Path, prefix: &str) -> std::io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        numbers.extend(
+            name.to_str()
+                .and_then(|name| name.strip_prefix(prefix))
+                .and_then(|text| text.parse::<u64>().ok()),
+        );
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The segments of a worker, by their first position.
+fn segments(directory: &Path) -> std::io::Result<BTreeMap<u64, PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        other => other?,
+    };
+    let mut segments = BTreeMap::new();
+    for entry in entries {
+        let path = entry?.path();
+        if let Some(start) =
+            path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok())
+        {
+            segments.insert(start, path);
+        }
+    }
+    Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const WORKER: WorkerId = (GroupNumber(3), 1);
+
+    #[test]
+    fn output_is_added_once_and_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = JobLogs::new(directory.path());
+        logs.append(WORKER, 0, b"one two ").unwrap();
+        logs.append(WORKER, 4, b"two three").unwrap();
+        assert_eq!(logs.read(WORKER, 0, 100).unwrap(), (0, b"one two three".to_vec()));
+        assert_eq!(logs.read(WORKER, 8, 3).unwrap(), (8, b"thr".to_vec()));
+        assert_eq!(logs.range(WORKER).unwrap(), (0, 13));
+        assert_eq!(logs.workers().unwrap(), [WORKER]);
+    }
+
+    #[test]
+    fn what_was_missed_is_skipped_and_the_newest_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = JobLogs::new(directory.path());
+        logs.append(WORKER, 0, b"early").unwrap();
+        logs.append(WORKER, 100, b"late").unwrap();
+        assert_eq!(logs.read(WORKER, 5, 100).unwrap(), (100, b"late".to_vec()));
+        let piece = vec![b'x'; 1 << 20];
+        for megabyte in 0..64 {
+            logs.append(WORKER, 104 + (megabyte << 20), &piece).unwrap();
+        }
+        let (start, end) = logs.range(WORKER).unwrap();
+        assert_eq!(end, 104 + (64 << 20));
+        assert!(end - start <= SEGMENTS as u64 * (SEGMENT_BYTES + (1 << 20)) && end - start > 16 << 20);
+    }
+}
