@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The program `rayconcile`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rayconcile::cli::main()
+}

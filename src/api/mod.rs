@@ -12,6 +12,7 @@ pub mod meta;
 pub mod object;
 pub mod observed;
 pub mod record;
+pub mod source;
 pub mod status;
 pub mod units;
 pub mod wire;

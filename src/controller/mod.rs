@@ -7,6 +7,7 @@ mod pull;
 mod queue;
 mod reconcile;
 pub mod status;
+pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

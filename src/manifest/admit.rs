@@ -39,16 +39,16 @@ pub(super) fn pack(
     object: &mut AnyObject,
     directory: Option<&FilePath>,
     packages: &FilePath,
-) -> Result<(), Finding> {
+) -> Result<(), Vec<Finding>> {
     let AnyObject::Job(job) = object else { return Ok(()) };
     if let Some(directory) = directory {
-        let package = package::pack(directory, packages).map_err(|error| unpackable(&error))?;
+        let package = package::pack(directory, packages).map_err(|error| vec![unpackable(&error)])?;
         job.spec.working_dir_digest = Some(package.digest);
     } else if let Some(Digest(digest)) = &job.spec.working_dir_digest
         && !packages.join(format!("{digest}.zip")).is_file()
     {
         let finding = Finding::new(Path::of("spec.workingDirDigest"), "there is no such package here");
-        return Err(finding.help("leave the digest out, and workingDir is packed anew"));
+        return Err(vec![finding.help("leave the digest out, and workingDir is packed anew")]);
     }
     Ok(())
 }

@@ -80,14 +80,15 @@ fn program(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
 /// A path that stays inside the working directory, as far as its name goes.
 fn inside(text: &str, path: Path) -> Option<Finding> {
     let file = FilePath::new(text);
-    let message = if text.is_empty() {
-        "must not be empty"
-    } else if file.is_absolute() || file.components().any(|part| part == Component::ParentDir) {
-        "must be a path inside the working directory"
-    } else {
-        return no_nul(text, path);
-    };
-    Some(Finding::new(path, format!("{message}, found {}", quoted(text))))
+    if text.is_empty() {
+        return Some(Finding::new(path, "must not be empty"));
+    }
+    let leaves = file.is_absolute() || file.components().any(|part| part == Component::ParentDir);
+    if leaves {
+        let message = format!("must be a path inside the working directory, found {}", quoted(text));
+        return Some(Finding::new(path, message));
+    }
+    no_nul(text, path)
 }
 
 /// No program can be given a NUL.
@@ -107,7 +108,7 @@ fn env(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
         }
         if let Some(first) = seen.insert(variable.name.as_str(), path.clone()) {
             let message = format!("is here twice: {}", quoted(&variable.name));
-            findings.push(Finding::new(path, message).also(first, "for the first time"));
+            findings.push(Finding::new(path, message).also(first, "here first"));
         }
         match (&variable.value, &variable.value_from) {
             (None, None) => findings.push(Finding::new(at, "must have `value` or `valueFrom`")),
@@ -163,8 +164,8 @@ fn resources(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
         && resources.memory.is_none_or(|memory| memory.0 == 0)
         && resources.custom.values().all(|quantity| *quantity == 0.0);
     if nothing {
-        let help = "what costs nothing could be placed without end; give a worker some cpu, gpu or memory";
-        findings.push(Finding::new(at.clone(), "must be more than nothing").at_key().help(help));
+        let help = "a worker must need something: cpu, gpu, memory or a custom resource";
+        findings.push(Finding::new(at.clone(), "must not be nothing at all").at_key().help(help));
     }
 }
 
@@ -172,8 +173,8 @@ fn replicas(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
     let (least, most) = (at.key("minReplicas"), at.key("maxReplicas"));
     if spec.min_replicas > spec.max_replicas {
         let message =
-            format!("must not be more than maxReplicas, {}, found {}", spec.max_replicas, spec.min_replicas);
-        findings.push(Finding::new(least.clone(), message).also(most.clone(), "at most these"));
+            format!("must be at most maxReplicas ({}), found {}", spec.max_replicas, spec.min_replicas);
+        findings.push(Finding::new(least.clone(), message).also(most.clone(), "maxReplicas"));
         return;
     }
     let at = at.key("scaling");
@@ -183,12 +184,12 @@ fn replicas(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
             findings.push(Finding::new(at.key("policy"), "`Fixed` needs `replicas`"));
         }
         (ScalingPolicy::Fixed, Some(replicas)) if replicas < spec.min_replicas => {
-            let message = format!("must be at least minReplicas, {}, found {replicas}", spec.min_replicas);
-            findings.push(Finding::new(path, message).also(least, "at least these"));
+            let message = format!("must be at least minReplicas ({}), found {replicas}", spec.min_replicas);
+            findings.push(Finding::new(path, message).also(least, "minReplicas"));
         }
         (ScalingPolicy::Fixed, Some(replicas)) if replicas > spec.max_replicas => {
-            let message = format!("must be at most maxReplicas, {}, found {replicas}", spec.max_replicas);
-            findings.push(Finding::new(path, message).also(most, "at most these"));
+            let message = format!("must be at most maxReplicas ({}), found {replicas}", spec.max_replicas);
+            findings.push(Finding::new(path, message).also(most, "maxReplicas"));
         }
         (ScalingPolicy::Goodput, Some(_)) => {
             let finding = Finding::new(path, "is for the policy `Fixed`").at_key();

@@ -12,13 +12,17 @@
 //! Architecture invariant: only here is YAML known. Everything else has JSON and types.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::api::object::AnyObject;
-use place::{Inner, Origin};
+use crate::api::meta::ObjectKey;
+use crate::api::object::{AnyObject, Kind};
+use finding::Finding;
+use path::Path;
+use place::Origin;
 use yaml::Document;
 
 mod admit;
@@ -45,6 +49,9 @@ pub use schema::schemas;
 pub use source::{Source, collect};
 pub use yaml::to_yaml;
 
+/// More problems than this of one source are only counted: they have one cause, or the source is no manifest.
+const MAX_PROBLEMS: usize = 100;
+
 /// An object as a manifest describes it: right in itself, but not yet independent of where it was read.
 #[derive(Clone, Debug)]
 pub struct Manifest {
@@ -66,23 +73,51 @@ pub struct Loaded {
 /// and name, the second is a problem.
 pub fn read(sources: Vec<Source>, namespace: &str) -> Loaded {
     let mut loaded = Loaded::default();
+    let mut seen = BTreeMap::new();
     for source in sources {
         let source = Arc::new(source);
         let (documents, mut problems) = yaml::parse(&source);
         if documents.is_empty() && problems.is_empty() && source.named {
             problems.push(Problem::of_file(source.name.clone(), "holds no object"));
         }
+        let mut left_out = 0;
         for Document { value, origin } in documents.into_iter().flat_map(objects) {
-            match object::read(value, namespace) {
+            let object = value.and_then(|value| object::read(value, namespace));
+            match object.and_then(|object| first(object, &origin, &mut seen)) {
                 Ok(object) => loaded.manifests.push(Manifest { object, origin }),
-                Err(findings) => problems.extend(origin.problems(findings)),
+                Err(findings) => {
+                    let room = MAX_PROBLEMS.saturating_sub(problems.len());
+                    left_out += findings.len().saturating_sub(room);
+                    problems.extend(origin.problems(findings, room));
+                }
             }
         }
         problems.sort_by_key(|problem| problem.position);
+        if left_out > 0 {
+            problems.push(Problem::of_file(source.name.clone(), format!("has {left_out} problems more")));
+        }
         loaded.problems.append(&mut problems);
     }
-    loaded.refuse_doubles();
     loaded
+}
+
+/// An object, if none of its kind, namespace and name was seen before.
+fn first(
+    object: AnyObject,
+    origin: &Origin,
+    seen: &mut BTreeMap<(Kind, ObjectKey), String>,
+) -> Result<AnyObject, Vec<Finding>> {
+    let (kind, key) = (object.kind(), object.key());
+    match seen.entry((kind, key.clone())) {
+        Entry::Vacant(entry) => {
+            entry.insert(origin.to_string());
+            Ok(object)
+        }
+        Entry::Occupied(entry) => {
+            let message = format!("the {kind} {key} is here twice; first in {}", entry.get());
+            Err(vec![Finding::new(Path::of("metadata.name"), message)])
+        }
+    }
 }
 
 /// Reads an object that came as JSON. Relative paths in it start from `base`; without one they are refused when
@@ -94,7 +129,7 @@ pub fn read_json(value: Value, namespace: &str, base: Option<PathBuf>) -> Result
     let origin = Origin { source: Arc::new(Source::new("", "", base)), places: None };
     match object::read(value, namespace) {
         Ok(object) => Ok(Manifest { object, origin }),
-        Err(findings) => Err(origin.problems(findings)),
+        Err(findings) => Err(origin.problems(findings, MAX_PROBLEMS)),
     }
 }
 
@@ -104,16 +139,15 @@ impl Manifest {
         &self.origin.source
     }
 
-    /// Where in the source it begins, if it was read from a text.
-    pub fn position(&self) -> Option<Position> {
-        let places = self.origin.places.as_ref()?;
-        Some(Position::of(&self.origin.source.text, places.at.start))
+    /// The line of the source that it begins on, if it was read from a text.
+    pub fn line(&self) -> Option<usize> {
+        self.origin.places.as_ref().map(|places| places.line)
     }
 
     /// What is wrong with the files that it names, as far as can be seen without packing them.
     pub fn validate(&self) -> Vec<Problem> {
         let (_, findings) = admit::resolve(&mut self.object.clone(), self.origin.base());
-        self.origin.problems(findings)
+        self.origin.problems(findings, MAX_PROBLEMS)
     }
 
     /// The object as it is to be stored: its paths are absolute, and its working directory is packed into the
@@ -125,55 +159,22 @@ impl Manifest {
         let mut object = self.object.clone();
         let (directory, mut findings) = admit::resolve(&mut object, self.origin.base());
         if findings.is_empty() {
-            findings.extend(admit::pack(&mut object, directory.as_deref(), packages).err());
+            findings = admit::pack(&mut object, directory.as_deref(), packages).err().unwrap_or_default();
         }
-        if findings.is_empty() { Ok(object) } else { Err(self.origin.problems(findings)) }
-    }
-}
-
-impl Loaded {
-    /// Takes out objects that are there already, with a problem for each.
-    fn refuse_doubles(&mut self) {
-        let mut seen = BTreeMap::new();
-        let mut problems = Vec::new();
-        self.manifests.retain(|manifest| {
-            let (kind, key) = (manifest.object.kind(), manifest.object.key());
-            let file = &manifest.source().name;
-            let place = manifest.position().map_or(file.clone(), |at| format!("{file}:{}", at.line));
-            let Some(first) = seen.insert((kind, key.clone()), place) else { return true };
-            let message = format!("the {kind} {key} is here for the second time; the first is at {first}");
-            let finding = finding::Finding::new(path::Path::of("metadata.name"), message);
-            problems.push(manifest.origin.problem(finding));
-            seen.insert((kind, key), first);
-            false
-        });
-        self.problems.append(&mut problems);
+        if findings.is_empty() { Ok(object) } else { Err(self.origin.problems(findings, MAX_PROBLEMS)) }
     }
 }
 
 /// The objects of a document: of a list, as `get -o yaml` writes it, its items.
 fn objects(document: Document) -> Vec<Document> {
-    let is_list = document.value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
-    let Document { value, origin } = document;
-    let items = match value {
-        Value::Object(mut fields) if is_list && fields.get("items").is_some_and(Value::is_array) => {
-            fields.remove("items")
-        }
-        value => return vec![Document { value, origin }],
+    let is_list = |value: &Value| {
+        value["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) && value["items"].is_array()
     };
-    let place = |index: usize| {
-        let items = origin.places.as_ref()?.field("items")?;
-        match &items.inner {
-            Inner::Items(items) => items.get(index).cloned(),
-            _ => Some(items.clone()),
-        }
-    };
-    let items = items.as_ref().and_then(Value::as_array).into_iter().flatten();
-    items
-        .enumerate()
-        .map(|(index, value)| Document {
-            value: value.clone(),
-            origin: Origin { source: Arc::clone(&origin.source), places: place(index) },
-        })
-        .collect()
+    let Document { value: Ok(mut value), origin } = document else { return vec![document] };
+    if !is_list(&value) {
+        return vec![Document { value: Ok(value), origin }];
+    }
+    let Value::Array(items) = value["items"].take() else { return Vec::new() };
+    let items = items.into_iter().enumerate();
+    items.map(|(index, value)| Document { value: Ok(value), origin: origin.item("items", index) }).collect()
 }

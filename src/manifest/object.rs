@@ -80,7 +80,7 @@ fn kind(value: &Value, findings: &mut Vec<Finding>) -> Option<Kind> {
             });
         }
         Value::Null => {
-            let finding = Finding::new(Path::of("apiVersion"), "`apiVersion` is missing");
+            let finding = Finding::new(Path::default(), "`apiVersion` is missing");
             findings.push(finding.help(format!("write apiVersion: {API_VERSION}")));
         }
         other => findings.push(Finding::new(
@@ -105,7 +105,7 @@ fn kind(value: &Value, findings: &mut Vec<Finding>) -> Option<Kind> {
             return kind;
         }
         Value::Null => {
-            findings.push(Finding::new(Path::of("kind"), format!("`kind` is missing: {kinds}")));
+            findings.push(Finding::new(Path::default(), format!("`kind` is missing: {kinds}")));
         }
         other => {
             let message = format!("must be {kinds}, found {}", shape::found(other));

@@ -1,5 +1,6 @@
 //! Where the values of a document stand in its text.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub(super) struct Origin {
 /// Where a value stands, with the values in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Place {
+    /// The line that it begins on.
+    pub(super) line: usize,
     /// The bytes of its key, if it has one.
     pub(super) key: Option<Range<usize>>,
     /// The bytes to point at for the value: its own if it fits on a line, else its key's or its first line's.
@@ -42,29 +45,37 @@ pub(super) enum Inner {
 }
 
 impl Origin {
-    /// The problem that a finding is, with its place in the text.
-    pub(super) fn problem(&self, finding: Finding) -> Problem {
-        let Finding { path, at_key, message, help, also } = finding;
-        let problem = match &self.places {
-            Some(places) => Problem::in_text(&self.source, places.range(&path, at_key), message),
-            None => Problem::of_file(self.source.name.clone(), message),
+    /// The problems that findings are, in the order of the text, and `most` of them.
+    pub(super) fn problems(&self, findings: Vec<Finding>, most: usize) -> Vec<Problem> {
+        let place = |finding: &Finding| {
+            let place = self.places.as_ref()?.nearest(&finding.path);
+            Some(place.pointed(finding.at_key).start)
         };
-        let problem = match (&self.places, also) {
-            (Some(places), Some((path, label))) => problem.also(places.range(&path, false), label),
-            _ => problem,
-        };
-        let problem = problem.field(path);
-        match help {
-            Some(help) => problem.help(help),
-            None => problem,
-        }
+        let mut findings = findings;
+        findings.sort_by_key(place);
+        findings.into_iter().take(most).map(|finding| self.problem(finding)).collect()
     }
 
-    /// All of them, in the order of the text.
-    pub(super) fn problems(&self, findings: Vec<Finding>) -> Vec<Problem> {
-        let mut problems: Vec<_> = findings.into_iter().map(|finding| self.problem(finding)).collect();
-        problems.sort_by_key(|problem| problem.position);
-        problems
+    fn problem(&self, finding: Finding) -> Problem {
+        let Finding { path, at_key, message, help, also } = finding;
+        let mut problem = match &self.places {
+            Some(places) => Problem::in_text(&self.source, places.nearest(&path).pointed(at_key), message),
+            None => Problem::of_file(self.source.name.clone(), message),
+        };
+        if let Some((path, label)) = also
+            && let Some(place) = self.places.as_ref().and_then(|places| places.exact(&path))
+        {
+            problem = problem.also(place.at.clone(), label);
+        }
+        problem.help = help;
+        problem.field(path)
+    }
+
+    /// The origin of an item of a list of this.
+    pub(super) fn item(&self, list: &str, index: usize) -> Self {
+        let items = self.places.as_ref().and_then(|places| places.field(list));
+        let item = items.and_then(|items| items.step(&Step::Item(index)).or(Some(items)));
+        Self { source: Arc::clone(&self.source), places: item.cloned() }
     }
 
     /// The directory that relative paths in the object start from.
@@ -73,20 +84,38 @@ impl Origin {
     }
 }
 
+impl fmt::Display for Origin {
+    /// The file, and the line if it has any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.places {
+            Some(places) => write!(f, "{}:{}", self.source.name, places.line),
+            None => f.write_str(&self.source.name),
+        }
+    }
+}
+
 impl Place {
-    /// The bytes to point at for what a path leads to, or for the last value on the way that the text has.
-    fn range(&self, path: &Path, at_key: bool) -> Range<usize> {
+    /// What a path leads to.
+    fn exact(&self, path: &Path) -> Option<&Self> {
+        path.steps().iter().try_fold(self, |place, step| place.step(step))
+    }
+
+    /// What a path leads to, or the last value on the way that the text has.
+    fn nearest(&self, path: &Path) -> &Self {
         let mut place = self;
         for step in path.steps() {
             match place.step(step) {
                 Some(next) => place = next,
-                // What the text does not have is said of what should have it.
-                None => return place.at.clone(),
+                None => break,
             }
         }
-        match &place.key {
+        place
+    }
+
+    fn pointed(&self, at_key: bool) -> Range<usize> {
+        match &self.key {
             Some(key) if at_key => key.clone(),
-            _ => place.at.clone(),
+            _ => self.at.clone(),
         }
     }
 
@@ -98,8 +127,7 @@ impl Place {
         }
     }
 
-    /// The value of a key.
-    pub(super) fn field(&self, name: &str) -> Option<&Self> {
+    fn field(&self, name: &str) -> Option<&Self> {
         match &self.inner {
             Inner::Fields(fields) => fields.iter().find(|(key, _)| key == name).map(|(_, place)| place),
             _ => None,

@@ -12,7 +12,7 @@ use miette::{
 use super::source::Source;
 
 /// Lines longer than this are not drawn: they are no help, and fill the screen.
-const MAX_LINE: usize = 400;
+const MAX_LINE: usize = 200;
 
 /// One thing that is wrong with a manifest.
 ///
@@ -104,10 +104,10 @@ impl Problem {
         };
         let mut drawn = String::new();
         let outcome = GraphicalReportHandler::new_themed(theme)
-            .with_width(look.width)
+            .with_wrap_lines(false)
             .with_context_lines(1)
             .without_syntax_highlighting()
-            .render_report(&mut drawn, &Drawing(self));
+            .render_report(&mut drawn, &Drawing { problem: self, width: look.width });
         match outcome {
             Ok(()) => drawn,
             Err(fmt::Error) => format!("{self}\n"),
@@ -145,21 +145,26 @@ impl Position {
     }
 }
 
-/// A problem as miette draws it: it writes file, line and column itself.
-struct Drawing<'a>(&'a Problem);
+/// A problem as miette draws it: it writes file, line and column itself. Lines are wrapped here, for miette
+/// breaks paths.
+struct Drawing<'a> {
+    problem: &'a Problem,
+    width: usize,
+}
 
 impl fmt::Debug for Drawing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.problem.fmt(f)
     }
 }
 
 impl fmt::Display for Drawing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.snippet.as_ref().is_some_and(Snippet::is_drawable) {
-            true => f.write_str(&self.0.headline()),
-            false => self.0.fmt(f),
-        }
+        let headline = match self.snippet() {
+            Some(_) => self.problem.headline(),
+            None => self.problem.to_string(),
+        };
+        f.write_str(&wrapped(&headline, self.width.saturating_sub("  x ".len())))
     }
 }
 
@@ -167,15 +172,16 @@ impl std::error::Error for Drawing<'_> {}
 
 impl Diagnostic for Drawing<'_> {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.0.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        let help = self.problem.help.as_ref()?;
+        Some(Box::new(wrapped(help, self.width.saturating_sub("  help: ".len()))))
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.0.snippet.as_ref().filter(|snippet| snippet.is_drawable()).map(|snippet| snippet as _)
+        self.snippet().map(|snippet| snippet as _)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let snippet = self.0.snippet.as_ref()?;
+        let snippet = self.snippet()?;
         let primary = LabeledSpan::new_primary_with_span(None, snippet.at.clone());
         let also = snippet
             .also
@@ -183,6 +189,30 @@ impl Diagnostic for Drawing<'_> {
             .map(|(at, label)| LabeledSpan::new_with_span(Some(label.clone()), at.clone()));
         Some(Box::new(std::iter::once(primary).chain(also)))
     }
+}
+
+impl Drawing<'_> {
+    fn snippet(&self) -> Option<&Snippet> {
+        self.problem.snippet.as_ref().filter(|snippet| snippet.is_drawable())
+    }
+}
+
+/// A text with line breaks in place of spaces, where its lines are too long.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.split('\n') {
+        let mut current = String::new();
+        for word in line.split(' ') {
+            if !current.trim().is_empty() && current.chars().count() + 1 + word.chars().count() > width {
+                lines.push(std::mem::take(&mut current));
+            } else if !current.is_empty() || word.is_empty() {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+        lines.push(current);
+    }
+    lines.join("\n")
 }
 
 impl Snippet {

@@ -80,10 +80,11 @@ pub(super) fn custom(resources: &BTreeMap<String, f64>, at: &Path, whole: bool) 
         let path = at.key(name);
         if RESERVED.contains(&name.as_str()) {
             let help = match name.as_str() {
-                "object_store_memory" => "a node's is set by objectStoreMemory".to_owned(),
-                name => format!("`resources` has its own field for it: {}", name.to_lowercase()),
+                "object_store_memory" => "a node has objectStoreMemory for it".to_owned(),
+                name => format!("`resources` has a field for it: {}", name.to_lowercase()),
             };
-            findings.push(Finding::new(path, "is a resource that Ray has itself").at_key().help(help));
+            findings
+                .push(Finding::new(path, "is no custom resource, but one of Ray's own").at_key().help(help));
         } else if name.is_empty() {
             findings.push(Finding::new(path, "a resource needs a name").at_key());
         } else if !(0.0..=MAX_QUANTITY).contains(quantity) {

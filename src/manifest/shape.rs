@@ -89,10 +89,9 @@ impl Checker<'_> {
             return self.unit(&value.to_string(), schema, path);
         }
         let Some(number) = value.as_f64() else { return };
-        let (least, most) = (&schema["minimum"], &schema["maximum"]);
-        let message = match (least.as_f64(), most.as_f64()) {
-            (Some(limit), _) if number < limit => format!("must be at least {least}, found {value}"),
-            (_, Some(limit)) if number > limit => format!("must be at most {most}, found {value}"),
+        let message = match (schema["minimum"].as_f64(), schema["maximum"].as_f64()) {
+            (Some(least), _) if number < least => format!("must be at least {least}, found {value}"),
+            (_, Some(most)) if number > most => format!("must be at most {most}, found {value}"),
             // 2.0 is a whole number too, but not to serde.
             _ if types(schema).any(|name| name == "integer") && value.is_f64() => {
                 *value = Value::from(number as i64);
@@ -193,7 +192,7 @@ impl Checker<'_> {
                 let known: Vec<_> = known.keys().map(String::as_str).collect();
                 format!("known here: {}", known.join(", "))
             }
-            elsewhere => format!("it is known as {}", elsewhere.join(" and ")),
+            elsewhere => format!("there is {}", elsewhere.join(" and ")),
         }
     }
 }
@@ -257,7 +256,7 @@ fn wanted(schema: &Value) -> String {
         Some("boolean") => "true or false",
         Some("integer") => "a whole number",
         Some("number") => "a number",
-        Some("string") => "a text",
+        Some("string") => "a string",
         Some("array") => "a list",
         _ => "a mapping",
     };
@@ -270,7 +269,7 @@ pub(super) fn found(value: &Value) -> String {
         Value::Null => "nothing".to_owned(),
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => format!("the text {}", quoted(text)),
+        Value::String(text) => format!("the string {}", quoted(text)),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "a mapping".to_owned(),
     }
@@ -280,12 +279,12 @@ pub(super) fn found(value: &Value) -> String {
 fn remedy(value: &Value, schema: &Value) -> Option<String> {
     let wants = |name: &str| types(schema).any(|known| known == name);
     match value {
-        Value::Number(number) if is_unit(schema) => {
+        Value::Number(number) if schema["format"] == "duration" => {
             let meant = suggest::duration(&number.to_string())?;
             Some(format!("did you mean {meant}?"))
         }
         Value::Number(_) | Value::Bool(_) if wants("string") => Some("put it in quotes".to_owned()),
-        Value::String(_) if wants("array") => Some("write [it] in brackets".to_owned()),
+        Value::String(_) if wants("array") => Some("put it in brackets".to_owned()),
         Value::String(text) if wants("boolean") => match text.to_lowercase().as_str() {
             "yes" | "on" | "true" => Some("write true".to_owned()),
             "no" | "off" | "false" => Some("write false".to_owned()),

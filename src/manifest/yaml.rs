@@ -4,7 +4,7 @@
 //! never sees an alias, so it expands none, and nothing that is nested too deeply for its recursion; serde_yaml,
 //! which counts what aliases expand to, sees only what saphyr could read.
 //!
-//! Anchors, aliases and merge keys (`<<`) are allowed; tags are not, nor are keys that are no text.
+//! Anchors, aliases and merge keys (`<<`) are allowed; tags are not, nor are keys other than strings.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,13 +33,13 @@ const COPIES: std::ops::RangeInclusive<char> = '\u{e001}'..='\u{e040}';
 /// A document of a text.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// What it says.
-    pub(super) value: Value,
+    /// What it says, or what of it JSON cannot say.
+    pub(super) value: Result<Value, Vec<Finding>>,
     /// Where it says so.
     pub(super) origin: Origin,
 }
 
-/// Reads all documents of a text but empty ones. A document with a problem of its own is left out.
+/// Reads all documents of a text but empty ones and those that are no YAML, which are problems.
 pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
     let text = source.text.as_str();
     if let Some(problem) = too_deep(source) {
@@ -54,10 +54,11 @@ pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
         }
     };
     let (mut documents, mut problems) = (Vec::new(), Vec::new());
-    for (number, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+    for (tree, document) in trees.iter().zip(serde_yaml::Deserializer::from_str(text)) {
         let mut reader = Reader { source, offsets: &offsets, problems: Vec::new() };
-        let places = trees.get(number).map(|tree| reader.place(tree, None, &Path::default()));
-        let origin = Origin { source: Arc::clone(source), places: Some(places.unwrap_or_default()) };
+        let places = reader.place(tree, None, &Path::default());
+        let start = places.at.start;
+        let origin = Origin { source: Arc::clone(source), places: Some(places) };
         let value = Yaml::deserialize(document).and_then(|mut value| value.apply_merge().map(|()| value));
         match value {
             _ if !reader.problems.is_empty() => problems.append(&mut reader.problems),
@@ -65,15 +66,14 @@ pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
             Ok(value) => {
                 let mut findings = Vec::new();
                 let value = json(value, &Path::default(), &mut findings);
-                match findings.is_empty() {
-                    true => documents.push(Document { value, origin }),
-                    false => problems.extend(origin.problems(findings)),
-                }
+                let value = if findings.is_empty() { Ok(value) } else { Err(findings) };
+                documents.push(Document { value, origin });
             }
             Err(error) => {
-                let at = error.location().map(|location| offsets.byte(location.index()));
-                let start = origin.places.as_ref().map_or(0, |places| places.at.start);
-                problems.push(syntax::problem(source, at.unwrap_or(start), &error.to_string()));
+                let at = error.location().map_or(start, |location| offsets.byte(location.index()));
+                problems.push(syntax::problem(source, at, &error.to_string()));
+                // What serde_yaml makes of the rest after an error is not to be relied on.
+                break;
             }
         }
     }
@@ -149,7 +149,7 @@ impl Reader<'_> {
                     };
                     if let Some((_, Place { key: Some(first), .. })) = first {
                         let problem = Problem::in_text(self.source, at, format!("`{name}` is here twice"));
-                        self.problems.push(problem.field(path).also(first.clone(), "for the first time"));
+                        self.problems.push(problem.field(path).also(first.clone(), "here first"));
                         continue;
                     }
                     let place = self.place(value, Some(at), &path.key(&name));
@@ -166,7 +166,7 @@ impl Reader<'_> {
             ),
             _ => Inner::Nothing,
         };
-        Place { at: self.pointed(&whole, key.as_ref()), key, inner }
+        Place { line: node.span.start.line(), at: self.pointed(&whole, key.as_ref()), key, inner }
     }
 
     /// A key's text, and whether it is a copy of another.
@@ -265,26 +265,26 @@ fn json(yaml: Yaml, path: &Path, findings: &mut Vec<Finding>) -> Value {
         }
         Yaml::Tagged(tagged) => {
             let message = format!("has the tag `{}`, and tags have no meaning here", tagged.tag);
-            findings.push(Finding::new(path.clone(), message).help("leave the tag out, or quote the text"));
+            findings
+                .push(Finding::new(path.clone(), message).help("leave it out, or put the whole in quotes"));
             Value::Null
         }
     }
 }
 
-/// The text of a key; only a text can be one.
+/// The name that a key is; only a string can be one.
 fn name(key: &Yaml, path: &Path, findings: &mut Vec<Finding>) -> Option<String> {
     let name = match key {
         Yaml::String(name) => return Some(name.clone()),
         Yaml::Number(number) => number.to_string(),
         Yaml::Bool(value) => value.to_string(),
         Yaml::Null | Yaml::Sequence(_) | Yaml::Mapping(_) | Yaml::Tagged(_) => {
-            let help = "a text that begins with a bracket, or is `~` or `null`, needs quotes";
-            findings.push(Finding::new(path.clone(), "has a key that is no text").help(help));
+            let help = "what begins with a bracket, or is `~` or `null`, needs quotes to be a string";
+            findings.push(Finding::new(path.clone(), "has a key that is no string").help(help));
             return None;
         }
     };
-    let message = format!("is a key, and keys must be texts; `{name}` is none");
-    let finding = Finding::new(path.key(&name), message).at_key();
+    let finding = Finding::new(path.key(&name), format!("a key must be a string, found {name}")).at_key();
     findings.push(finding.help(format!("write \"{name}\"")));
     None
 }

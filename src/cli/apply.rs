@@ -1,0 +1,107 @@
+//! `apply`: make objects what manifests say.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::input::{Files, admit, read, send_packages};
+use super::target::name;
+use super::{Context, ExitStatus};
+use crate::client::{Client, ClientError};
+
+/// How long a controller may take to start.
+const START_PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    files: Files,
+    /// Say what would be done, and change nothing
+    #[arg(long, value_enum, value_name = "WHERE", num_args = 0..=1, default_missing_value = "client")]
+    dry_run: Option<DryRun>,
+    /// Start a controller in the background if none is running
+    #[arg(long)]
+    start_controller: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DryRun {
+    /// Read and check the manifests here
+    Client,
+    /// Have the controller check them
+    Server,
+}
+
+pub(super) async fn run(context: &Context, args: ApplyArgs) -> Result<ExitStatus> {
+    let manifests = read(&args.files.files, args.files.recursive, &args.files.namespace)?;
+    let packages = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let objects = admit(&manifests, packages.path())?;
+    if args.dry_run == Some(DryRun::Client) {
+        for object in &objects {
+            context.printer.data(&format!("{} checked (dry run)", name(object.kind(), &object.key())));
+        }
+        return Ok(ExitStatus::Success);
+    }
+    let client = match connect(context).await {
+        Err(ClientError::NoController { .. }) if args.start_controller => start_controller(context).await?,
+        other => other?,
+    };
+    send_packages(&client, &objects, packages.path()).await?;
+    for object in &objects {
+        let dry_run = args.dry_run.is_some();
+        let word = client.apply(object, dry_run).await;
+        let (word, _) =
+            word.with_context(|| format!("{} was not applied", name(object.kind(), &object.key())))?;
+        let note = if dry_run { " (server dry run)" } else { "" };
+        context.printer.data(&format!("{} {word}{note}", name(object.kind(), &object.key())));
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// A client of a controller that answers.
+async fn connect(context: &Context) -> Result<Client, ClientError> {
+    let client = context.client()?;
+    client.ping().await?;
+    Ok(client)
+}
+
+/// Starts a controller that outlives this command, and waits until it answers.
+async fn start_controller(context: &Context) -> Result<Client> {
+    std::fs::create_dir_all(&context.state_dir)
+        .with_context(|| format!("cannot make {}", context.state_dir.display()))?;
+    let path = context.state_dir.join("controller.log");
+    let log = std::fs::File::options().create(true).append(true).open(&path);
+    let log = log.with_context(|| format!("cannot write {}", path.display()))?;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = std::process::Command::new(program);
+    command.arg("--state-dir").arg(&context.state_dir).arg("controller");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let mut child = process_wrap::std::CommandWrap::from(command)
+        .wrap(process_wrap::std::ProcessSession)
+        .spawn()
+        .context("cannot start a controller")?;
+    let deadline = tokio::time::Instant::now() + START_PATIENCE;
+    loop {
+        match connect(context).await {
+            Ok(client) => {
+                context.printer.talk(&format!(
+                    "started a controller (process {}, log in {})",
+                    child.id(),
+                    path.display()
+                ));
+                return Ok(client);
+            }
+            Err(error) => {
+                let ended = child.try_wait().context("cannot look after the controller")?;
+                if ended.is_some() || tokio::time::Instant::now() > deadline {
+                    let said = std::fs::read_to_string(&path).unwrap_or_default();
+                    let last = said.lines().next_back().unwrap_or_default();
+                    bail!("the controller did not start: {error}; it said: {last}");
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,131 @@
+//! `controller`: run the controller.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, ExitStatus};
+use crate::api::units::{Bytes, Span};
+use crate::controller::Controller;
+use crate::plan::snapshot::{Machine, Settings};
+use crate::server::Server;
+use crate::store::Store;
+
+/// How long a slot lives without its bridge: long enough for a busy machine, short enough to wait for.
+const LEASE: Span = Span::from_secs(20);
+/// How long a local node may take to join: a second or two on a good day.
+const JOIN_TIMEOUT: Span = Span::from_secs(120);
+
+#[derive(Debug, Args)]
+pub(super) struct ControllerArgs {
+    /// Keep the objects of a directory as its manifests have them (may be given several times)
+    #[arg(long, value_name = "DIR")]
+    watch: Vec<PathBuf>,
+    /// Where to serve the API; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value_t = loopback())]
+    listen: SocketAddr,
+    /// How long the built-in cluster is kept when no job needs it
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    idle_timeout: Span,
+}
+
+pub(super) fn loopback() -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))
+}
+
+/// A controller with its API, running.
+pub(super) struct Running {
+    pub(super) controller: Controller,
+    pub(super) url: String,
+    stop: CancellationToken,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts a controller and its API.
+    pub(super) async fn start(
+        state: &Path,
+        listen: SocketAddr,
+        watched: &[PathBuf],
+        built_in_idle: Span,
+    ) -> Result<Self> {
+        if !listen.ip().is_loopback() {
+            bail!(
+                "the API is not served at {listen}: it speaks plain HTTP, so only a loopback address is allowed"
+            );
+        }
+        let directories = watched
+            .iter()
+            .map(|path| path.canonicalize().with_context(|| format!("cannot watch {}", path.display())))
+            .collect::<Result<Vec<_>>>()?;
+        let store = Store::open(state)?;
+        let settings =
+            Settings { lease: LEASE, built_in_idle, join_timeout: JOIN_TIMEOUT, machine: machine() };
+        let controller = Controller::new(store.clone(), state.to_owned(), settings)?;
+        let (statuses, sources) = watch::channel(Vec::new());
+        let stop = CancellationToken::new();
+        let server = Server::listen(listen, store, state, sources, stop.clone()).await?;
+        let url = server.endpoint().url.clone();
+        let mut tasks = vec![tokio::spawn(async move {
+            if let Err(error) = server.serve().await {
+                tracing::error!(%error, "the API is not served any more");
+            }
+        })];
+        let running = controller.clone();
+        tasks.push(tokio::spawn(async move { running.run().await }));
+        for directory in directories {
+            tasks.push(tokio::spawn(controller.clone().watch_directory(directory, statuses.clone())));
+        }
+        Ok(Self { controller, url, stop, tasks })
+    }
+
+    /// Ends it. What trains goes on training.
+    pub(super) async fn stop(self) {
+        self.controller.stop();
+        self.stop.cancel();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+pub(super) async fn run(context: &Context, args: ControllerArgs) -> Result<ExitStatus> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let running = Running::start(&context.state_dir, args.listen, &args.watch, args.idle_timeout).await?;
+    context.printer.talk(&format!(
+        "controller: state in {}, API at {}",
+        context.state_dir.display(),
+        running.url
+    ));
+    for directory in &args.watch {
+        context.printer.talk(&format!("controller: watching {}", directory.display()));
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    context.printer.talk("controller: stopping; clusters and jobs go on without it");
+    running.stop().await;
+    Ok(ExitStatus::Success)
+}
+
+/// What this machine has, as far as it can be told without asking its GPUs.
+fn machine() -> Machine {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kibibytes: u64 =
+        total.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0);
+    let gpus = (0..).take_while(|number| Path::new(&format!("/dev/nvidia{number}")).exists()).count();
+    Machine {
+        cpus: u32::try_from(cpus).unwrap_or(1),
+        gpus: u32::try_from(gpus).unwrap_or(0),
+        // What is left when the head's own processes have theirs.
+        memory: Bytes((kibibytes * 1024).saturating_sub(2 << 30).max(1 << 30)),
+    }
+}

@@ -1,0 +1,125 @@
+//! `describe`: everything of an object.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::target::{name, object};
+use super::text::{age, millis, table};
+use super::{Context, ExitStatus, events, status};
+use crate::api::condition::Condition;
+use crate::api::meta::DEFAULT_NAMESPACE;
+use crate::api::object::AnyObject;
+use crate::api::status::GroupStatus;
+use crate::manifest::to_yaml;
+
+#[derive(Debug, Args)]
+pub(super) struct DescribeArgs {
+    /// The object: KIND NAME, KIND/NAME, or a job's name
+    #[arg(required = true)]
+    object: Vec<String>,
+    /// The namespace
+    #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+}
+
+pub(super) async fn run(context: &Context, args: DescribeArgs) -> Result<ExitStatus> {
+    let (kind, key) = object(&args.object, &args.namespace)?;
+    let client = context.client()?;
+    let object = client.get(kind, &key).await?;
+    let selector = format!("involvedObject.uid={}", object.uid());
+    let events = client.events(Some(&key.namespace), &selector).await?;
+    let mut page = String::new();
+    let _ = writeln!(page, "Name:        {}", name(kind, &key));
+    let _ = writeln!(page, "Namespace:   {}", key.namespace);
+    let _ = writeln!(page, "UID:         {}", object.uid());
+    let _ = writeln!(page, "Generation:  {}", object.metadata().generation);
+    if let Some(created) = object.metadata().creation_timestamp {
+        let _ = writeln!(page, "Created:     {created:.0} ({} ago)", age(created));
+    }
+    if let Some(deleted) = object.metadata().deletion_timestamp {
+        let _ = writeln!(page, "Deleted:     {deleted:.0} ({} ago)", age(deleted));
+    }
+    pairs(&mut page, "Labels:", &object.metadata().labels);
+    pairs(&mut page, "Annotations:", &object.metadata().annotations);
+    let _ = write!(page, "\nSpec:\n{}", indented(&to_yaml(&object.spec())?));
+    let _ = write!(page, "\nState:\n{}", indented(status::object_page(&object).trim_end()));
+    let _ = write!(page, "\nConditions:\n{}", conditions(&object));
+    if let AnyObject::Job(job) = &object
+        && !job.status.history.is_empty()
+    {
+        let _ = write!(page, "\nGroups:\n{}", groups(&job.status.history));
+    }
+    if !events.is_empty() {
+        let _ = write!(page, "\nEvents:\n{}", indented(&events::render(&events)));
+    }
+    context.printer.data(&page);
+    Ok(ExitStatus::Success)
+}
+
+fn pairs(page: &mut String, title: &str, pairs: &std::collections::BTreeMap<String, String>) {
+    let mut title = title;
+    for (name, value) in pairs {
+        let _ = writeln!(page, "{title:<12} {name}={value}");
+        title = "";
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+fn conditions(object: &AnyObject) -> String {
+    let conditions: &[Condition] = match object {
+        AnyObject::Job(job) => &job.status.conditions,
+        AnyObject::Cluster(cluster) => &cluster.status.conditions,
+    };
+    let rows: Vec<Vec<String>> = conditions
+        .iter()
+        .map(|condition| {
+            vec![
+                condition.kind.clone(),
+                format!("{:?}", condition.status),
+                age(condition.last_transition_time),
+                condition.reason.clone(),
+                condition.message.lines().next().unwrap_or_default().to_owned(),
+            ]
+        })
+        .collect();
+    table("  ", &["TYPE", "STATUS", "FOR", "REASON", "MESSAGE"], &rows)
+}
+
+/// Each group: when it came, what it cost, and, below it, why it came and how it ended.
+fn groups(history: &[GroupStatus]) -> String {
+    let mut text = String::new();
+    for group in history {
+        let downtime = group.downtime_ms.map_or_else(|| "-".to_owned(), millis);
+        let lost = group.lost_steps.map_or_else(|| "-".to_owned(), |lost| lost.to_string());
+        let from = group.restored.map_or_else(|| "nothing".to_owned(), |id| format!("checkpoint {id}"));
+        let _ = writeln!(
+            text,
+            "  group {}   {} ago   {} → {} workers   stood still {downtime}   lost steps {lost}   began from {from}",
+            group.number,
+            age(group.created),
+            group.from_replicas,
+            group.replicas
+        );
+        let _ = writeln!(text, "    {}: {}", group.reason, group.message);
+        let nodes: Vec<String> = group.nodes.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "    on {}", nodes.join(", "));
+        let mut times: Vec<_> = group.timeline.iter().collect();
+        times.sort_by_key(|(_, at)| **at);
+        if let Some((_, first)) = times.first().copied() {
+            let steps = times.iter().map(|(event, at)| {
+                let since = u64::try_from(at.duration_since(*first).as_millis()).unwrap_or(0);
+                format!("{event} +{}", millis(since))
+            });
+            let _ = writeln!(text, "    {}", steps.collect::<Vec<_>>().join(", "));
+        }
+        if let Some(outcome) = &group.outcome {
+            let _ = writeln!(text, "    ended: {outcome}");
+        }
+    }
+    text
+}

@@ -1,0 +1,81 @@
+//! `events`: show what happened.
+
+use anyhow::Result;
+use clap::Args;
+use futures_util::{StreamExt as _, pin_mut};
+
+use super::target::object;
+use super::text::{age, table};
+use super::{Context, ExitStatus, Scope};
+use crate::api::object::Kind;
+use crate::client::EventView;
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    scope: Scope,
+    /// Only of this object
+    #[arg(long = "for", value_name = "KIND/NAME")]
+    object: Option<String>,
+    /// Go on as they come
+    #[arg(short, long)]
+    watch: bool,
+}
+
+pub(super) async fn run(context: &Context, args: EventsArgs) -> Result<ExitStatus> {
+    let client = context.client()?;
+    let selector = match &args.object {
+        Some(word) => {
+            let (kind, key) = object(std::slice::from_ref(word), &args.scope.namespace)?;
+            format!("involvedObject.kind={},involvedObject.name={}", kind.name(), key.name)
+        }
+        None => String::new(),
+    };
+    if !args.watch {
+        let events = client.events(args.scope.namespace(), &selector).await?;
+        if events.is_empty() {
+            context.printer.talk("no events");
+        } else {
+            context.printer.data(&render(&events));
+        }
+        return Ok(ExitStatus::Success);
+    }
+    let events = client.watch_events(args.scope.namespace(), &selector).await?;
+    pin_mut!(events);
+    while let Some(event) = events.next().await {
+        context.printer.data(&line(&event?));
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// Events as a table; of a message of several lines the others stand below the first.
+pub(super) fn render(events: &[EventView]) -> String {
+    let row = |event: &EventView| {
+        let mut lines = event.message.lines();
+        let first = lines.next().unwrap_or_default().to_owned();
+        let times = if event.count > 1 {
+            format!("{} (×{})", age(event.last_timestamp), event.count)
+        } else {
+            age(event.last_timestamp)
+        };
+        let object = format!("{}/{}", singular(&event.involved_object.kind), event.involved_object.name);
+        let mut rows = vec![vec![times, event.event_type.clone(), event.reason.clone(), object, first]];
+        rows.extend(lines.map(|line| {
+            vec![" ".to_owned(), " ".to_owned(), " ".to_owned(), " ".to_owned(), line.to_owned()]
+        }));
+        rows
+    };
+    let rows: Vec<Vec<String>> = events.iter().flat_map(row).collect();
+    table("", &["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], &rows)
+}
+
+/// An event as one line, with its time.
+pub(super) fn line(event: &EventView) -> String {
+    let time = event.last_timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S");
+    let object = format!("{}/{}", singular(&event.involved_object.kind), event.involved_object.name);
+    format!("{time} {} {object} {}: {}", event.event_type, event.reason, event.message)
+}
+
+fn singular(kind: &str) -> &str {
+    Kind::ALL.iter().find(|known| known.name() == kind).map_or(kind, |kind| kind.singular())
+}

@@ -1,0 +1,53 @@
+//! `logs`: show what a job's workers have written.
+
+use anyhow::Result;
+use clap::Args;
+use futures_util::{StreamExt as _, pin_mut};
+
+use super::{Context, ExitStatus};
+use crate::api::ids::GroupNumber;
+use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// The job
+    job: String,
+    /// The namespace
+    #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+    /// Go on as it comes, until the job is over
+    #[arg(short, long)]
+    follow: bool,
+    /// The worker's rank
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    rank: u32,
+    /// Only of this group; else of all, one after the other
+    #[arg(long, value_name = "N")]
+    group: Option<u64>,
+    /// Only the last so many lines
+    #[arg(long, value_name = "LINES")]
+    tail: Option<usize>,
+}
+
+pub(super) async fn run(context: &Context, args: LogsArgs) -> Result<ExitStatus> {
+    let client = context.client()?;
+    let job = args.job.rsplit('/').next().unwrap_or(&args.job);
+    let mut query = vec![("rank", args.rank.to_string()), ("follow", args.follow.to_string())];
+    query.extend(args.group.map(|group| ("group", group.to_string())));
+    query.extend(args.tail.map(|lines| ("tailLines", lines.to_string())));
+    let pieces = client.logs(&ObjectKey::new(&args.namespace, job), &query).await?;
+    pin_mut!(pieces);
+    let mut current: Option<GroupNumber> = None;
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        if current.is_some_and(|current| current != piece.group) {
+            context.printer.talk(&format!("--- group {}, rank {} ---", piece.group, piece.rank));
+        }
+        current = Some(piece.group);
+        context.printer.raw(&piece.text);
+    }
+    if current.is_none() {
+        context.printer.talk(&format!("rank {} has written nothing", args.rank));
+    }
+    Ok(ExitStatus::Success)
+}

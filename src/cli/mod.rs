@@ -1,0 +1,231 @@
+//! The command line: one file for each verb. Data goes to standard output, talk to standard error.
+
+mod apply;
+mod checkpoint;
+mod completion;
+mod controller;
+mod delete;
+mod describe;
+mod events;
+mod get;
+mod input;
+mod logs;
+mod printer;
+mod run;
+mod schema;
+mod status;
+mod suspend;
+mod target;
+mod text;
+mod validate;
+mod wait;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::meta::DEFAULT_NAMESPACE;
+use crate::client::{Client, ClientError};
+use printer::Printer;
+
+/// How a command ended, as its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It did what was asked (0).
+    Success,
+    /// It could not, or the job failed (1).
+    Failure,
+    /// The arguments or manifests are wrong (2).
+    Usage,
+    /// No controller is running (3).
+    NoController,
+    /// What was waited for did not come in time (124, as timeout(1)).
+    TimedOut,
+    /// It was interrupted (130, as shells say of SIGINT).
+    Interrupted,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(match status {
+            ExitStatus::Success => 0,
+            ExitStatus::Failure => 1,
+            ExitStatus::Usage => 2,
+            ExitStatus::NoController => 3,
+            ExitStatus::TimedOut => 124,
+            ExitStatus::Interrupted => 130,
+        })
+    }
+}
+
+/// Elastic AdaptDL training on Ray, declared in YAML.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rayconcile",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done; 1 failed, or the job failed; 2 wrong arguments or manifests; \
+                  3 no controller is running; 124 waited too long; 130 interrupted."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+struct Globals {
+    /// The directory with the controller's state
+    #[arg(long, global = true, value_name = "DIR", env = "RAYCONCILE_STATE_DIR", default_value_os_t = default_state_dir())]
+    state_dir: PathBuf,
+    /// Say more of what is done (twice: even more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a job to its end, with a controller of its own if none is running
+    Run(run::RunArgs),
+    /// Run the controller
+    Controller(controller::ControllerArgs),
+    /// Make objects what manifests say
+    Apply(apply::ApplyArgs),
+    /// Show objects
+    Get(get::GetArgs),
+    /// Show everything of an object: state, history, events
+    Describe(describe::DescribeArgs),
+    /// Show clusters, nodes and jobs: what is wanted, what is there, what is being done
+    Status(status::StatusArgs),
+    /// Delete objects; jobs are checkpointed and stopped first
+    Delete(delete::DeleteArgs),
+    /// Show what a job's workers have written
+    Logs(logs::LogsArgs),
+    /// Show what happened
+    Events(events::EventsArgs),
+    /// Wait until an object is as wanted
+    Wait(wait::WaitArgs),
+    /// Checkpoint a job, or a cluster's jobs, and free everything used
+    Suspend(suspend::SuspendArgs),
+    /// Let a suspended job or cluster go on
+    Resume(suspend::SuspendArgs),
+    /// Say what is wrong with manifests, changing nothing
+    Validate(validate::ValidateArgs),
+    /// Print the JSON Schemas of manifests
+    Schema(schema::SchemaArgs),
+    /// List a job's checkpoints, or fetch one
+    Checkpoint(checkpoint::CheckpointArgs),
+    /// Print a shell's completion script
+    Completion(completion::CompletionArgs),
+}
+
+/// In which namespaces to look.
+#[derive(Debug, Args)]
+struct Scope {
+    /// The namespace
+    #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+}
+
+impl Scope {
+    /// The one namespace, or none for all.
+    fn namespace(&self) -> Option<&str> {
+        (!self.all_namespaces).then_some(self.namespace.as_str())
+    }
+}
+
+/// What a verb needs of the command line's beginning.
+struct Context {
+    state_dir: PathBuf,
+    printer: Printer,
+}
+
+impl Context {
+    /// A client of the running controller.
+    fn client(&self) -> Result<Client, ClientError> {
+        Client::find(&self.state_dir)
+    }
+}
+
+/// Follows the XDG base directories: state belongs to `$XDG_STATE_HOME`, by default `~/.local/state`.
+fn default_state_dir() -> PathBuf {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    state.or_else(home).unwrap_or_else(std::env::temp_dir).join("rayconcile")
+}
+
+/// Runs the command line to its end.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer::new();
+    start_tracing(cli.globals.verbose, matches!(cli.verb, Verb::Controller(_)));
+    let state_dir = std::path::absolute(&cli.globals.state_dir).unwrap_or(cli.globals.state_dir);
+    let context = Context { state_dir, printer };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            context.printer.error(&error.into());
+            return ExitStatus::Failure.into();
+        }
+    };
+    let outcome = runtime.block_on(dispatch(&context, cli.verb));
+    // What still runs on threads, such as a look at a slow disk, is not waited for.
+    runtime.shutdown_background();
+    let status = outcome.unwrap_or_else(|error| {
+        context.printer.error(&error);
+        status_of(&error)
+    });
+    status.into()
+}
+
+fn status_of(error: &anyhow::Error) -> ExitStatus {
+    if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NoController { .. }))) {
+        ExitStatus::NoController
+    } else if error.downcast_ref::<input::InvalidManifests>().is_some() {
+        ExitStatus::Usage
+    } else {
+        ExitStatus::Failure
+    }
+}
+
+async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
+    match verb {
+        Verb::Run(args) => run::run(context, args).await,
+        Verb::Controller(args) => controller::run(context, args).await,
+        Verb::Apply(args) => apply::run(context, args).await,
+        Verb::Get(args) => get::run(context, args).await,
+        Verb::Describe(args) => describe::run(context, args).await,
+        Verb::Status(args) => status::run(context, args).await,
+        Verb::Delete(args) => delete::run(context, args).await,
+        Verb::Logs(args) => logs::run(context, args).await,
+        Verb::Events(args) => events::run(context, args).await,
+        Verb::Wait(args) => wait::run(context, args).await,
+        Verb::Suspend(args) => suspend::run(context, args, true).await,
+        Verb::Resume(args) => suspend::run(context, args, false).await,
+        Verb::Validate(args) => validate::run(context, &args),
+        Verb::Schema(args) => schema::run(context, &args),
+        Verb::Checkpoint(args) => checkpoint::run(context, args).await,
+        Verb::Completion(args) => completion::run(context, &args),
+    }
+}
+
+/// The log goes to standard error. `RUST_LOG` overrides how much of it.
+fn start_tracing(verbose: u8, controller: bool) {
+    let level = match (verbose, controller) {
+        (0, false) => "off",
+        (0, true) | (1, false) => "rayconcile=info",
+        (1, true) | (2, false) => "rayconcile=debug",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    subscriber.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_target(false).init();
+}

@@ -1,0 +1,265 @@
+//! `run`: run a job to its end.
+//!
+//! Without a controller for the state directory one is embedded for as long as the job runs; beside one, `run` is
+//! its client. What the run brought along, it takes away: clusters that its manifests made are deleted at its end.
+
+mod live;
+mod script;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use futures_util::{StreamExt as _, pin_mut};
+use serde_json::json;
+
+use super::controller::{Running, loopback};
+use super::delete::wait_until_gone;
+use super::target::name;
+use super::{Context, ExitStatus, input, status};
+use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
+use crate::api::object::{AdaptDLJob, AnyObject, Kind};
+use crate::api::status::JobPhase;
+use crate::api::units::Span;
+use crate::client::{Client, WatchEvent};
+use crate::store::StoreError;
+use live::View;
+
+/// The built-in cluster is given back as soon as the run is over.
+const BUILT_IN_IDLE: Span = Span::from_secs(0);
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// A manifest with one job, and the clusters it needs; or a Python script
+    #[arg(value_name = "MANIFEST|SCRIPT")]
+    what: PathBuf,
+    /// For a script: its arguments
+    #[arg(last = true, value_name = "ARGUMENT")]
+    arguments: Vec<String>,
+    /// For a script: the job's name, by default the script's
+    #[arg(long)]
+    name: Option<String>,
+    /// For a script: never more workers than this
+    #[arg(long, value_name = "N")]
+    max_replicas: Option<u32>,
+    /// For a script: CPUs of each worker
+    #[arg(long, value_name = "CPUS")]
+    cpu: Option<String>,
+    /// For a script: GPUs of each worker
+    #[arg(long, value_name = "N")]
+    gpu: Option<u32>,
+    /// The namespace
+    #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+    /// Keep the clusters of the manifest when the job is over
+    #[arg(long)]
+    keep_clusters: bool,
+}
+
+pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitStatus> {
+    let packages = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let (objects, job) = wanted(&args, packages.path())?;
+    let embedded = match Running::start(&context.state_dir, loopback(), &[], BUILT_IN_IDLE).await {
+        Ok(running) => Some(running),
+        Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => None,
+        Err(error) => return Err(error),
+    };
+    let client = context.client()?;
+    let run = Run { context, client, job, keep_clusters: args.keep_clusters, embedded: embedded.is_some() };
+    let outcome = run.run(&objects, packages.path()).await;
+    if let Some(running) = embedded {
+        running.stop().await;
+    }
+    outcome
+}
+
+/// The objects of the manifest, or of the script, and the one job among them.
+fn wanted(args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)> {
+    let manifests = if script::is_script(&args.what) {
+        script::manifests(args)?
+    } else {
+        if !args.arguments.is_empty() || args.name.is_some() || args.max_replicas.is_some() {
+            bail!(
+                "arguments, a name and numbers of workers belong into the manifest; they are for scripts only"
+            );
+        }
+        input::read(std::slice::from_ref(&args.what), false, &args.namespace)?
+    };
+    let objects = input::admit(&manifests, packages)?;
+    let jobs: Vec<ObjectKey> =
+        objects.iter().filter(|object| object.kind() == Kind::AdaptDLJob).map(AnyObject::key).collect();
+    match jobs.as_slice() {
+        [job] => Ok((objects, job.clone())),
+        [] => bail!("{} has no AdaptDLJob", args.what.display()),
+        _ => bail!(
+            "{} has {} AdaptDLJobs; `run` runs one, `apply` takes several",
+            args.what.display(),
+            jobs.len()
+        ),
+    }
+}
+
+struct Run<'a> {
+    context: &'a Context,
+    client: Client,
+    job: ObjectKey,
+    keep_clusters: bool,
+    embedded: bool,
+}
+
+/// How a run came to its end.
+enum End {
+    Finished(Box<AdaptDLJob>),
+    Interrupted,
+    Deleted,
+}
+
+impl Run<'_> {
+    async fn run(&self, objects: &[AnyObject], packages: &Path) -> Result<ExitStatus> {
+        self.clear_finished().await?;
+        let mut brought = Vec::new();
+        for cluster in input::clusters(objects) {
+            if self.client.get(Kind::RayCluster, &cluster).await.is_err_and(|error| error.is_not_found()) {
+                brought.push(cluster);
+            }
+        }
+        input::send_packages(&self.client, objects, packages).await?;
+        for object in objects {
+            let (word, _) = self.client.apply(object, false).await?;
+            self.context.printer.talk(&format!("{} {word}", name(object.kind(), &object.key())));
+        }
+        let view = View::new(self.context.printer, self.job.clone());
+        let end = tokio::select! {
+            end = self.follow(&view) => end?,
+            _ = tokio::signal::ctrl_c() => self.interrupt(&view).await?,
+        };
+        view.finish();
+        let status = match &end {
+            End::Finished(job) if job.status.phase == JobPhase::Succeeded => ExitStatus::Success,
+            End::Finished(_) => ExitStatus::Failure,
+            End::Interrupted => ExitStatus::Interrupted,
+            End::Deleted => bail!("the job was deleted"),
+        };
+        if let End::Finished(job) = &end {
+            self.context.printer.data(&status::object_page(&AnyObject::Job(job.clone())));
+        }
+        tokio::select! {
+            done = self.give_back(&brought) => done?,
+            _ = tokio::signal::ctrl_c() => {
+                self.context.printer.warn("left at once; clusters may still be running: `rayconcile run` or `controller` goes on with them");
+            }
+        }
+        Ok(status)
+    }
+
+    /// A job of this name that has finished makes way for the new run.
+    async fn clear_finished(&self) -> Result<()> {
+        let Ok(AnyObject::Job(job)) = self.client.get(Kind::AdaptDLJob, &self.job).await else {
+            return Ok(());
+        };
+        let old = name(Kind::AdaptDLJob, &self.job);
+        if job.status.phase.is_final() {
+            let message = format!("{old} finished before ({}); it is run afresh", job.status.phase);
+            self.context.printer.talk(&message);
+            self.client.delete(Kind::AdaptDLJob, &self.job, false).await?;
+            wait_until_gone(self.context, &self.client, Kind::AdaptDLJob, &self.job).await?;
+        } else if job.status.checkpoint.is_some() {
+            self.context.printer.talk(&format!("{old} goes on from its checkpoint"));
+        }
+        Ok(())
+    }
+
+    /// Shows the job until it has finished.
+    async fn follow(&self, view: &View) -> Result<End> {
+        let objects = self.client.watch(Kind::AdaptDLJob, Some(&self.job.namespace)).await?;
+        let selector = format!("involvedObject.name={}", self.job.name);
+        let events = self.client.watch_events(Some(&self.job.namespace), &selector).await?;
+        pin_mut!(objects, events);
+        let started = jiff::Timestamp::now();
+        loop {
+            tokio::select! {
+                Some(event) = objects.next() => match event? {
+                    WatchEvent::Now(AnyObject::Job(job)) if job.metadata.key() == self.job => {
+                        view.show(&job);
+                        if job.status.phase.is_final() {
+                            return Ok(End::Finished(job));
+                        }
+                    }
+                    WatchEvent::Gone(object) if object.key() == self.job => return Ok(End::Deleted),
+                    _ => {}
+                },
+                Some(event) = events.next() => {
+                    let event = event?;
+                    if event.last_timestamp >= started {
+                        view.tell(&event);
+                    }
+                }
+                else => bail!("the controller ended"),
+            }
+        }
+    }
+
+    /// Ctrl-C: the job saves its state and stops; a second one leaves at once.
+    async fn interrupt(&self, view: &View) -> Result<End> {
+        view.say("interrupted: the job saves its state and stops (Ctrl-C again leaves at once)");
+        self.client.patch(Kind::AdaptDLJob, &self.job, &json!({"spec": {"suspend": true}})).await?;
+        let suspended = async {
+            loop {
+                if let AnyObject::Job(job) = self.client.get(Kind::AdaptDLJob, &self.job).await? {
+                    view.show(&job);
+                    if job.status.phase == JobPhase::Suspended || job.status.phase.is_final() {
+                        let checkpoint = job.status.checkpoint.as_ref().map(|checkpoint| checkpoint.id);
+                        return Ok::<_, anyhow::Error>(checkpoint);
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::select! {
+            checkpoint = suspended => {
+                match checkpoint? {
+                    Some(id) => view.say(&format!("stopped at checkpoint {id}; the same command goes on from there")),
+                    None => view.say("stopped; it had no checkpoint yet"),
+                }
+                Ok(End::Interrupted)
+            }
+            _ = tokio::signal::ctrl_c() => {
+                view.finish();
+                self.context.printer.warn("left at once; the job goes on: `rayconcile run` or `controller` finds it again");
+                std::process::exit(130);
+            }
+        }
+    }
+
+    /// Deletes the clusters that this run brought along; an embedded controller also sees the built-in one out.
+    async fn give_back(&self, brought: &[ObjectKey]) -> Result<()> {
+        let mut leaving: Vec<ObjectKey> = if self.keep_clusters { Vec::new() } else { brought.to_vec() };
+        for cluster in &leaving {
+            self.client.delete(Kind::RayCluster, cluster, false).await?;
+        }
+        let built_in = ObjectKey::new(DEFAULT_NAMESPACE, crate::plan::LOCAL_CLUSTER);
+        if self.embedded && !brought.contains(&built_in) && self.is_unused_built_in(&built_in).await {
+            leaving.push(built_in);
+        }
+        for cluster in &leaving {
+            wait_until_gone(self.context, &self.client, Kind::RayCluster, cluster).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the built-in cluster is there for no job that still wants to run.
+    async fn is_unused_built_in(&self, key: &ObjectKey) -> bool {
+        let Ok(AnyObject::Cluster(cluster)) = self.client.get(Kind::RayCluster, key).await else {
+            return false;
+        };
+        let jobs = self.client.list(Kind::AdaptDLJob, None, None).await.unwrap_or_default();
+        let wanted = jobs.iter().any(|object| match object {
+            AnyObject::Job(job) => {
+                job.spec.cluster_ref.is_none() && !job.status.phase.is_final() && !job.spec.suspend
+            }
+            AnyObject::Cluster(_) => false,
+        });
+        cluster.metadata.labels.contains_key(crate::api::meta::BUILT_IN) && !wanted
+    }
+}

@@ -1,0 +1,205 @@
+//! `status`: the page an operator wants: what is wanted, what is there, what is being done, and since when.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::text::{age, count, maybe_age, millis, table};
+use super::{Context, ExitStatus};
+use crate::api::condition::Truth;
+use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
+use crate::api::source::SourceStatus;
+use crate::api::status::{AdaptDLJobStatus, GroupStatus};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Only these jobs
+    jobs: Vec<String>,
+    /// Only this namespace; by default all
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<ExitStatus> {
+    let client = context.client()?;
+    let namespace = args.namespace.as_deref();
+    let clusters = client.list(Kind::RayCluster, namespace, None).await?;
+    let jobs = client.list(Kind::AdaptDLJob, namespace, None).await?;
+    let sources = client.sources().await?;
+    let mut page = String::new();
+    if args.jobs.is_empty() {
+        clusters.iter().for_each(|object| page.push_str(&object_page(object)));
+    }
+    let wanted = |object: &&AnyObject| args.jobs.is_empty() || args.jobs.contains(&object.metadata().name);
+    jobs.iter().filter(wanted).for_each(|object| page.push_str(&object_page(object)));
+    if args.jobs.is_empty() {
+        sources.iter().for_each(|source| page.push_str(&source_page(source)));
+    }
+    if page.is_empty() {
+        context.printer.talk("there are no clusters and no jobs");
+    } else {
+        context.printer.data(&page);
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// What an operator wants to know of one object.
+pub(super) fn object_page(object: &AnyObject) -> String {
+    match object {
+        AnyObject::Cluster(cluster) => cluster_page(cluster),
+        AnyObject::Job(job) => job_page(job),
+    }
+}
+
+/// Writing into a string does not fail.
+macro_rules! put {
+    ($page:expr, $($arguments:tt)*) => {{
+        let _ = writeln!($page, $($arguments)*);
+    }};
+}
+
+fn cluster_page(cluster: &RayCluster) -> String {
+    let status = &cluster.status;
+    let nodes = format!("{}/{} worker nodes", status.ready_nodes, status.desired_nodes);
+    let mut page = String::new();
+    put!(
+        page,
+        "cluster {}   {} for {}   {nodes}",
+        cluster.metadata.key(),
+        status.phase,
+        maybe_age(status.phase_since)
+    );
+    put_message(&mut page, &status.message);
+    if let Some(dashboard) = &status.dashboard {
+        put!(page, "  dashboard {dashboard}   Ray {}", status.ray_version.as_deref().unwrap_or("?"));
+    }
+    put_problems(&mut page, &status.conditions);
+    if !status.nodes.is_empty() {
+        let rows: Vec<Vec<String>> = status
+            .nodes
+            .iter()
+            .map(|node| {
+                vec![
+                    node.name.to_string(),
+                    node.group.clone().unwrap_or_else(|| "head".to_owned()),
+                    node.state.clone(),
+                    maybe_age(node.since),
+                    node.address.clone().unwrap_or_default(),
+                    node.workers.to_string(),
+                    node.capacity.clone(),
+                ]
+            })
+            .collect();
+        page.push_str(&table(
+            "  ",
+            &["NODE", "GROUP", "STATE", "FOR", "ADDRESS", "WORKERS", "CAPACITY"],
+            &rows,
+        ));
+    }
+    page.push('\n');
+    page
+}
+
+fn job_page(job: &AdaptDLJob) -> String {
+    let status = &job.status;
+    let mut page = String::new();
+    let desired = count(status.desired_replicas as usize, "worker");
+    let of = if status.replicas == status.desired_replicas {
+        desired
+    } else {
+        format!("{} of {desired}", status.replicas)
+    };
+    put!(page, "job {}   {} for {}   {of}", job.metadata.key(), status.phase, maybe_age(status.phase_since));
+    put_message(&mut page, &status.message);
+    put_problems(&mut page, &status.conditions);
+    if let (Some(scaling), false) = (&status.scaling, status.phase.is_final()) {
+        put!(
+            page,
+            "  scaling     {} because {}",
+            count(scaling.replicas as usize, "worker"),
+            scaling.message
+        );
+    }
+    put_progress(&mut page, status);
+    if let Some(checkpoint) = &status.checkpoint {
+        let (id, size, saved) = (checkpoint.id, checkpoint.size.rounded(), age(checkpoint.saved));
+        put!(page, "  checkpoint  {id}, {size}, saved {saved} ago in {:.0} ms", checkpoint.save_ms);
+    }
+    if status.failures > 0 {
+        put!(page, "  failures    {} of {} that are tolerated", status.failures, job.spec.backoff_limit);
+    }
+    if let Some(last) = status.history.last() {
+        put!(page, "  last change {}", change(last));
+    }
+    if !status.workers.is_empty() {
+        let row = |worker: &crate::api::status::WorkerStatus| {
+            let pid = worker.pid.map_or_else(String::new, |pid| pid.to_string());
+            vec![worker.rank.to_string(), worker.node.to_string(), pid, worker.state.clone()]
+        };
+        let rows: Vec<Vec<String>> = status.workers.iter().map(row).collect();
+        page.push_str(&table("  ", &["RANK", "NODE", "PID", "STATE"], &rows));
+    }
+    page.push('\n');
+    page
+}
+
+fn put_message(page: &mut String, message: &str) {
+    for line in message.lines() {
+        put!(page, "  {line}");
+    }
+}
+
+/// Conditions that a person should look at, and that the message has not told already.
+fn put_problems(page: &mut String, conditions: &[crate::api::condition::Condition]) {
+    for condition in conditions {
+        let telling = matches!(condition.kind.as_str(), "Accepted" | "CheckpointFresh" | "Provisioned");
+        let missing = condition.reason == "PackagesMissing";
+        let quiet = matches!(condition.reason.as_str(), "NotOpened" | "StartingNodes");
+        if (telling && condition.status == Truth::False && !quiet) || missing {
+            let message = condition.message.lines().next().unwrap_or_default();
+            put!(page, "  {} {}: {message}", condition.kind, condition.reason);
+        }
+    }
+}
+
+fn put_progress(page: &mut String, status: &AdaptDLJobStatus) {
+    let Some(progress) = &status.progress else { return };
+    let mut parts = vec![match progress.step_rate {
+        Some(rate) => format!("step {} ({rate:.1}/s)", progress.steps),
+        None => format!("step {}", progress.steps),
+    }];
+    parts.extend(progress.epoch.map(|epoch| format!("epoch {epoch}")));
+    parts.extend(progress.batch_size.map(|size| format!("batch {size}")));
+    if let Some(goodput) = &progress.goodput {
+        parts.push(format!(
+            "goodput {:.0}/s ({:.0} samples/s × {:.2})",
+            goodput.goodput, goodput.throughput, goodput.efficiency
+        ));
+    }
+    put!(page, "  progress    {}", parts.join(", "));
+}
+
+/// A group in a line: when, from how many to how many, at what cost, and why.
+pub(super) fn change(group: &GroupStatus) -> String {
+    let mut text =
+        format!("{} ago: {} → {} workers", age(group.created), group.from_replicas, group.replicas);
+    if let Some(downtime) = group.downtime_ms {
+        text.push_str(&format!(", stood still {}", millis(downtime)));
+    }
+    if let Some(lost) = group.lost_steps.filter(|lost| *lost > 0) {
+        text.push_str(&format!(", {} lost", count(usize::try_from(lost).unwrap_or(usize::MAX), "step")));
+    }
+    format!("{text}; {}: {}", group.reason, group.message)
+}
+
+fn source_page(source: &SourceStatus) -> String {
+    let mut page = String::new();
+    let objects = count(source.objects as usize, "object");
+    put!(page, "directory {}   {objects}, looked at {} ago", source.directory, age(source.at));
+    for error in &source.errors {
+        put!(page, "  {}", error.message);
+    }
+    page.push('\n');
+    page
+}

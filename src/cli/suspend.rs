@@ -1,0 +1,29 @@
+//! `suspend` and `resume`.
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::target::{name, objects};
+use super::{Context, ExitStatus};
+use crate::api::meta::DEFAULT_NAMESPACE;
+
+#[derive(Debug, Args)]
+pub(super) struct SuspendArgs {
+    /// The objects: a job's name, KIND NAME..., or KIND/NAME...
+    #[arg(required = true)]
+    objects: Vec<String>,
+    /// The namespace
+    #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+}
+
+pub(super) async fn run(context: &Context, args: SuspendArgs, suspend: bool) -> Result<ExitStatus> {
+    let client = context.client()?;
+    for (kind, key) in objects(&args.objects, &args.namespace)? {
+        client.patch(kind, &key, &json!({"spec": {"suspend": suspend}})).await?;
+        let word = if suspend { "is being suspended" } else { "goes on" };
+        context.printer.data(&format!("{} {word}", name(kind, &key)));
+    }
+    Ok(ExitStatus::Success)
+}

@@ -1,0 +1,79 @@
+//! How things are written for people: ages, tables, sizes.
+
+use std::io::Write as _;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A length of time in at most two units, as kubectl writes ages: `45s`, `3m20s`, `5h12m`, `4d3h`.
+pub(super) fn duration(length: SignedDuration) -> String {
+    let seconds = length.as_secs().max(0);
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let Some(first) = units.iter().position(|(size, _)| seconds >= *size) else { return "0s".to_owned() };
+    let (size, name) = units[first];
+    let mut text = format!("{}{name}", seconds / size);
+    if let Some((next, name)) = units.get(first + 1)
+        && seconds % size / next > 0
+    {
+        text.push_str(&format!("{}{name}", seconds % size / next));
+    }
+    text
+}
+
+/// How long ago something was.
+pub(super) fn age(moment: Timestamp) -> String {
+    duration(Timestamp::now().duration_since(moment))
+}
+
+/// How long ago something was, or a dash.
+pub(super) fn maybe_age(moment: Option<Timestamp>) -> String {
+    moment.map_or_else(|| "-".to_owned(), age)
+}
+
+/// Milliseconds: `0.35s`, `6.1s`, `2m5s`.
+pub(super) fn millis(millis: u64) -> String {
+    match millis {
+        0..10_000 => format!("{:.2}s", millis as f64 / 1000.0),
+        10_000..60_000 => format!("{:.1}s", millis as f64 / 1000.0),
+        _ => duration(SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))),
+    }
+}
+
+/// Rows as a table with aligned columns. An empty cell is a dash.
+pub(super) fn table<R: AsRef<[String]>>(indent: &str, header: &[&str], rows: &[R]) -> String {
+    let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(3);
+    let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
+    for row in std::iter::once(header.as_slice()).chain(rows.iter().map(AsRef::as_ref)) {
+        let cells: Vec<&str> =
+            row.iter().map(|cell| if cell.is_empty() { "-" } else { cell.as_str() }).collect();
+        // Into memory: that does not fail.
+        let _ = writeln!(writer, "{indent}{}", cells.join("\t"));
+    }
+    let text = writer.into_inner().unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// One of something, or several.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_take_two_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (200, "3m20s"), (3_725, "1h2m"), (90_000, "1d1h")]
+        {
+            assert_eq!(duration(SignedDuration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn tables_have_no_trailing_spaces_and_no_empty_cells() {
+        let rows = [vec!["a".to_owned(), String::new()], vec!["long".to_owned(), "b".to_owned()]];
+        assert_eq!(table("", &["NAME", "X"], &rows), "NAME   X\na      -\nlong   b\n");
+    }
+}

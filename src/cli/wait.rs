@@ -1,0 +1,133 @@
+//! `wait`: wait until an object is as wanted.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::target::{name, object};
+use super::{Context, ExitStatus};
+use crate::api::condition::Condition;
+use crate::api::meta::DEFAULT_NAMESPACE;
+use crate::api::object::AnyObject;
+use crate::api::status::JobPhase;
+use crate::api::units::Span;
+
+/// How often the object is looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// The object: KIND NAME, KIND/NAME, or a job's name
+    #[arg(required = true)]
+    object: Vec<String>,
+    /// The namespace
+    #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+    /// condition=TYPE[=STATUS], phase=PHASE, or delete
+    #[arg(long = "for", value_name = "WHAT")]
+    what: Goal,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    timeout: Span,
+}
+
+/// What is waited for.
+#[derive(Clone, Debug)]
+enum Goal {
+    Condition { kind: String, status: String },
+    Phase(String),
+    Delete,
+}
+
+impl FromStr for Goal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "delete" {
+            return Ok(Self::Delete);
+        }
+        match text.split_once('=') {
+            Some(("phase", phase)) => Ok(Self::Phase(phase.to_owned())),
+            Some(("condition", rest)) => {
+                let (kind, status) = rest.split_once('=').unwrap_or((rest, "True"));
+                Ok(Self::Condition { kind: kind.to_owned(), status: status.to_owned() })
+            }
+            _ => Err("write condition=TYPE, condition=TYPE=STATUS, phase=PHASE or delete".to_owned()),
+        }
+    }
+}
+
+pub(super) async fn run(context: &Context, args: WaitArgs) -> Result<ExitStatus> {
+    let (kind, key) = object(&args.object, &args.namespace)?;
+    let client = context.client()?;
+    let deadline = tokio::time::Instant::now() + args.timeout.duration();
+    loop {
+        let found = match client.get(kind, &key).await {
+            Err(error) if error.is_not_found() && matches!(args.what, Goal::Delete) => None,
+            other => Some(other?),
+        };
+        match found.as_ref().map(|object| reached(object, &args.what)) {
+            None => {
+                context.printer.data(&format!("{} has gone", name(kind, &key)));
+                return Ok(ExitStatus::Success);
+            }
+            Some(Progress::Reached) => {
+                context.printer.data(&format!("{} is as wanted", name(kind, &key)));
+                return Ok(ExitStatus::Success);
+            }
+            Some(Progress::Never(message)) => {
+                context.printer.talk(&format!("{}: {message}", name(kind, &key)));
+                return Ok(ExitStatus::Failure);
+            }
+            Some(Progress::NotYet(message)) if tokio::time::Instant::now() >= deadline => {
+                context.printer.talk(&format!(
+                    "{} is not as wanted after {}: {message}",
+                    name(kind, &key),
+                    args.timeout
+                ));
+                return Ok(ExitStatus::TimedOut);
+            }
+            Some(Progress::NotYet(_)) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+enum Progress {
+    Reached,
+    NotYet(String),
+    Never(String),
+}
+
+fn reached(object: &AnyObject, goal: &Goal) -> Progress {
+    let (phase, message, conditions): (String, &str, &[Condition]) = match object {
+        AnyObject::Job(job) => (job.status.phase.to_string(), &job.status.message, &job.status.conditions),
+        AnyObject::Cluster(cluster) => {
+            (cluster.status.phase.to_string(), &cluster.status.message, &cluster.status.conditions)
+        }
+    };
+    let said = if message.is_empty() { phase.clone() } else { format!("{phase}: {message}") };
+    // A status is only worth anything if it is about the present specification.
+    let generation = object.metadata().generation;
+    let fits = match goal {
+        Goal::Delete => return Progress::NotYet(said),
+        Goal::Phase(wanted) => *wanted == phase,
+        Goal::Condition { kind, status } => conditions.iter().any(|condition| {
+            condition.kind == *kind
+                && format!("{:?}", condition.status) == *status
+                && condition.observed_generation == generation
+        }),
+    };
+    match object {
+        _ if fits => Progress::Reached,
+        AnyObject::Job(job) if job.status.phase.is_final() && finished_for_good(job.status.phase) => {
+            Progress::Never(said)
+        }
+        _ => Progress::NotYet(said),
+    }
+}
+
+fn finished_for_good(phase: JobPhase) -> bool {
+    matches!(phase, JobPhase::Succeeded | JobPhase::Failed)
+}

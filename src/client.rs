@@ -1,0 +1,432 @@
+//! A typed client of the API, for the command line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use reqwest::{Method, RequestBuilder, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::api::ids::{CheckpointId, Digest, GroupNumber};
+use crate::api::meta::ObjectKey;
+use crate::api::object::{AnyObject, Kind};
+use crate::api::record::CheckpointRecord;
+use crate::api::source::SourceStatus;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// A package of the largest size, to a disk that is busy.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Why a call did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No controller answers for this state directory.
+    #[error("no controller is running for the state directory {}", state.display())]
+    NoController {
+        /// The state directory.
+        state: PathBuf,
+    },
+    /// The controller refuses.
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// Why, as a word.
+        reason: String,
+        /// Why, for a person.
+        message: String,
+    },
+    /// The connection broke, or what came is not what was expected.
+    #[error("the controller does not answer as expected: {0}")]
+    Broken(String),
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl ClientError {
+    /// Whether what was asked for is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { code: 404, .. })
+    }
+}
+
+/// What became of an object that was applied: `created`, `configured`, `unchanged`.
+pub type AppliedWord = String;
+
+/// An event as the API gives it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventView {
+    /// What it is about.
+    pub involved_object: InvolvedObject,
+    /// `Normal` or `Warning`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// A word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// How often.
+    pub count: u64,
+    /// When first.
+    pub first_timestamp: jiff::Timestamp,
+    /// When last.
+    pub last_timestamp: jiff::Timestamp,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, Deserialize)]
+pub struct InvolvedObject {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A piece of a worker's output.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LogText {
+    /// The worker's group.
+    pub group: GroupNumber,
+    /// Its rank.
+    pub rank: u32,
+    /// What it wrote.
+    pub text: String,
+}
+
+/// A change of an object, as it is watched.
+#[derive(Clone, Debug)]
+pub enum WatchEvent {
+    /// It is new, or another than before.
+    Now(AnyObject),
+    /// It is gone.
+    Gone(AnyObject),
+}
+
+/// A client of one controller.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+    state: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Items<T> {
+    items: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct StatusBody {
+    reason: String,
+    message: String,
+}
+
+impl Client {
+    /// A client of the controller that serves a state directory.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn find(state: &Path) -> Result<Self, ClientError> {
+        #[derive(Deserialize)]
+        struct Endpoint {
+            url: String,
+        }
+        let none = || ClientError::NoController { state: state.to_owned() };
+        let text = std::fs::read_to_string(state.join("api.json")).map_err(|_| none())?;
+        let endpoint: Endpoint = serde_json::from_str(&text).map_err(|_| none())?;
+        let token = std::fs::read_to_string(state.join("api-token")).map_err(|_| none())?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .no_proxy()
+            .build()
+            .map_err(|error| ClientError::Broken(error.to_string()))?;
+        Ok(Self { http, base: endpoint.url, token, state: state.to_owned() })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| {
+            if error.is_connect() {
+                ClientError::NoController { state: self.state.clone() }
+            } else {
+                ClientError::Broken(error.to_string())
+            }
+        })?;
+        let code = response.status().as_u16();
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        let body = serde_json::from_str(&text);
+        let StatusBody { reason, message } = body.unwrap_or_else(|_| StatusBody {
+            reason: "Unknown".to_owned(),
+            message: format!("status {code}: {text}"),
+        });
+        Err(ClientError::Refused { code, reason, message })
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let response = self.send(request.timeout(TIMEOUT)).await?;
+        response.json().await.map_err(|error| ClientError::Broken(error.to_string()))
+    }
+
+    /// Whether the controller answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn ping(&self) -> Result<(), ClientError> {
+        self.send(self.request(Method::GET, "/healthz").timeout(TIMEOUT)).await.map(|_| ())
+    }
+
+    /// The objects of a kind, in one namespace or in all, with these labels.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub async fn list(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        selector: Option<&str>,
+    ) -> Result<Vec<AnyObject>, ClientError> {
+        let query = selector.map(|selector| [("labelSelector", selector)]);
+        let request = self
+            .request(Method::GET, &collection(kind, namespace))
+            .query(&query.iter().flatten().collect::<Vec<_>>());
+        let items: Items<Value> = self.json(request).await?;
+        items.items.into_iter().map(object).collect()
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub async fn get(&self, kind: Kind, key: &ObjectKey) -> Result<AnyObject, ClientError> {
+        object(self.json(self.request(Method::GET, &address(kind, key))).await?)
+    }
+
+    /// Makes an object what it should be.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn apply(
+        &self,
+        wanted: &AnyObject,
+        dry_run: bool,
+    ) -> Result<(AppliedWord, AnyObject), ClientError> {
+        let request =
+            self.request(Method::PUT, &address(wanted.kind(), &wanted.key())).json(&wanted.to_json());
+        let request = if dry_run { request.query(&[("dryRun", "All")]) } else { request };
+        let response = self.send(request.timeout(TIMEOUT)).await?;
+        let word = response
+            .headers()
+            .get("x-applied")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("applied")
+            .to_owned();
+        let body = response.json().await.map_err(|error| ClientError::Broken(error.to_string()))?;
+        Ok((word, object(body)?))
+    }
+
+    /// Changes some fields of an object (a merge patch).
+    ///
+    /// # Errors
+    /// If it is not there, or refused.
+    pub async fn patch(&self, kind: Kind, key: &ObjectKey, patch: &Value) -> Result<AnyObject, ClientError> {
+        object(self.json(self.request(Method::PATCH, &address(kind, key)).json(patch)).await?)
+    }
+
+    /// Asks an object to go.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub async fn delete(&self, kind: Kind, key: &ObjectKey, force: bool) -> Result<AnyObject, ClientError> {
+        let request = self.request(Method::DELETE, &address(kind, key)).query(&[("force", force)]);
+        object(self.json(request).await?)
+    }
+
+    /// The objects of a kind, and then every change of them.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub async fn watch(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+    ) -> Result<impl Stream<Item = Result<WatchEvent, ClientError>> + use<>, ClientError> {
+        let request = self.request(Method::GET, &collection(kind, namespace)).query(&[("watch", "true")]);
+        let lines = lines(self.send(request).await?);
+        Ok(lines.map(|line| {
+            let mut line = line?;
+            let body = line["object"].take();
+            match line["type"].as_str() {
+                Some("ADDED" | "MODIFIED") => Ok(WatchEvent::Now(object(body)?)),
+                Some("DELETED") => Ok(WatchEvent::Gone(object(body)?)),
+                other => {
+                    Err(ClientError::Broken(format!("the watch ended: {}", other.unwrap_or("no reason"))))
+                }
+            }
+        }))
+    }
+
+    /// Events, oldest first.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub async fn events(
+        &self,
+        namespace: Option<&str>,
+        selector: &str,
+    ) -> Result<Vec<EventView>, ClientError> {
+        let request = self.request(Method::GET, &events(namespace)).query(&[("fieldSelector", selector)]);
+        let items: Items<EventView> = self.json(request).await?;
+        Ok(items.items)
+    }
+
+    /// Events, oldest first, and then every new one.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub async fn watch_events(
+        &self,
+        namespace: Option<&str>,
+        selector: &str,
+    ) -> Result<impl Stream<Item = Result<EventView, ClientError>> + use<>, ClientError> {
+        let query = [("watch", "true"), ("fieldSelector", selector)];
+        let lines = lines(self.send(self.request(Method::GET, &events(namespace)).query(&query)).await?);
+        Ok(lines.map(|line| parse(line?["object"].take())))
+    }
+
+    /// A job's output.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub async fn logs(
+        &self,
+        key: &ObjectKey,
+        query: &[(&str, String)],
+    ) -> Result<impl Stream<Item = Result<LogText, ClientError>> + use<>, ClientError> {
+        let path = format!("{}/log", address(Kind::AdaptDLJob, key));
+        let lines = lines(self.send(self.request(Method::GET, &path).query(query)).await?);
+        Ok(lines.map(|line| parse(line?)))
+    }
+
+    /// A job's durable checkpoints, oldest first.
+    ///
+    /// # Errors
+    /// If the job is not there.
+    pub async fn checkpoints(&self, key: &ObjectKey) -> Result<Vec<CheckpointRecord>, ClientError> {
+        let path = format!("{}/checkpoints", address(Kind::AdaptDLJob, key));
+        let items: Items<CheckpointRecord> = self.json(self.request(Method::GET, &path)).await?;
+        Ok(items.items)
+    }
+
+    /// Brings a checkpoint's archive into a file.
+    ///
+    /// # Errors
+    /// If it is not there, or the file cannot be written.
+    pub async fn fetch_checkpoint(
+        &self,
+        key: &ObjectKey,
+        id: CheckpointId,
+        path: &Path,
+    ) -> Result<(), ClientError> {
+        let io = |source| ClientError::Io { path: path.to_owned(), source };
+        let url = format!("{}/checkpoints/{id}", address(Kind::AdaptDLJob, key));
+        let response = self.send(self.request(Method::GET, &url)).await?;
+        let mut file = tokio::fs::File::create(path).await.map_err(io)?;
+        let mut chunks = response.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| ClientError::Broken(error.to_string()))?;
+            file.write_all(&chunk).await.map_err(io)?;
+        }
+        file.sync_all().await.map_err(io)
+    }
+
+    /// Brings a package to the controller, unless it has it.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn ensure_package(&self, digest: &Digest, path: &Path) -> Result<(), ClientError> {
+        let url = format!("/apis/rayconcile.dev/v1/packages/{digest}");
+        match self.send(self.request(Method::GET, &url).timeout(TIMEOUT)).await {
+            Err(error) if error.is_not_found() => {}
+            other => return other.map(|_| ()),
+        }
+        let body = std::fs::read(path).map_err(|source| ClientError::Io { path: path.to_owned(), source })?;
+        self.send(self.request(Method::PUT, &url).body(body).timeout(UPLOAD_TIMEOUT)).await.map(|_| ())
+    }
+
+    /// The directories that the controller watches.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn sources(&self) -> Result<Vec<SourceStatus>, ClientError> {
+        let items: Items<SourceStatus> =
+            self.json(self.request(Method::GET, "/apis/rayconcile.dev/v1/sources")).await?;
+        Ok(items.items)
+    }
+}
+
+fn collection(kind: Kind, namespace: Option<&str>) -> String {
+    match namespace {
+        Some(namespace) => format!("/apis/rayconcile.dev/v1/namespaces/{namespace}/{}", kind.plural()),
+        None => format!("/apis/rayconcile.dev/v1/{}", kind.plural()),
+    }
+}
+
+fn address(kind: Kind, key: &ObjectKey) -> String {
+    format!("{}/{}", collection(kind, Some(&key.namespace)), key.name)
+}
+
+fn events(namespace: Option<&str>) -> String {
+    namespace.map_or_else(
+        || "/api/v1/events".to_owned(),
+        |namespace| format!("/api/v1/namespaces/{namespace}/events"),
+    )
+}
+
+fn object(value: Value) -> Result<AnyObject, ClientError> {
+    AnyObject::from_json(value).map_err(|error| ClientError::Broken(error.to_string()))
+}
+
+fn parse<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
+    serde_json::from_value(value).map_err(|error| ClientError::Broken(error.to_string()))
+}
+
+/// The lines of an answer, each a value of JSON, as they come.
+fn lines(response: Response) -> impl Stream<Item = Result<Value, ClientError>> {
+    let chunks = Box::pin(response.bytes_stream());
+    futures_util::stream::unfold((chunks, Vec::new()), |(mut chunks, mut buffer): (_, Vec<u8>)| async move {
+        loop {
+            if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                let value =
+                    serde_json::from_slice(&line).map_err(|error| ClientError::Broken(error.to_string()));
+                return Some((value, (chunks, buffer)));
+            }
+            match chunks.next().await? {
+                Ok(chunk) => buffer.extend_from_slice(&chunk),
+                Err(error) => {
+                    return Some((Err(ClientError::Broken(error.to_string())), (chunks, Vec::new())));
+                }
+            }
+        }
+    })
+}

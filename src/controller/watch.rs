@@ -1,0 +1,236 @@
+//! Watched directories: what their manifests say becomes what is wanted, again and again.
+//!
+//! Each look reads the whole directory, so it does not matter which changes were noticed. A file that cannot be
+//! read keeps its last good objects in force; a directory that cannot be read changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use notify::{RecommendedWatcher, RecursiveMode};
+use notify_debouncer_full::{Debouncer, RecommendedCache, new_debouncer};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use super::Controller;
+use crate::api::event::{EventType, NewEvent};
+use crate::api::ids::Uid;
+use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey, PRUNE, SOURCE, SOURCE_ERROR, SOURCE_FILE};
+use crate::api::object::{AnyObject, Kind};
+use crate::api::source::{SourceError, SourceStatus};
+use crate::manifest::{self, Problem};
+use crate::store::{StoreError, Tx};
+
+/// Changes that come this close together are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+/// How often a directory is looked at even if no change was noticed: not every file system tells.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// What a look at a directory found.
+struct Look {
+    objects: Vec<AnyObject>,
+    errors: Vec<SourceError>,
+    /// The directories of programs, which are looked after too.
+    working_dirs: BTreeSet<PathBuf>,
+}
+
+impl Controller {
+    /// Keeps the objects of a directory as its manifests have them, for as long as the controller runs.
+    pub async fn watch_directory(self, directory: PathBuf, statuses: watch::Sender<Vec<SourceStatus>>) {
+        let (sender, mut noticed) = mpsc::channel(1);
+        let mut watcher = Watcher::new(sender);
+        loop {
+            watcher.watch(&directory);
+            let status = self.synchronise(&directory, &mut watcher).await;
+            if !status.errors.is_empty() {
+                tracing::warn!(directory = %directory.display(), errors = status.errors.len(), "manifests have errors");
+            }
+            statuses.send_modify(|statuses| {
+                statuses.retain(|other| other.directory != status.directory);
+                statuses.push(status);
+            });
+            tokio::select! {
+                _ = noticed.recv() => {}
+                () = tokio::time::sleep(RESYNC) => {}
+                () = self.inner.stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn synchronise(&self, directory: &Path, watcher: &mut Watcher) -> SourceStatus {
+        let name = directory.display().to_string();
+        let mut status =
+            SourceStatus { directory: name, at: Timestamp::now(), objects: 0, errors: Vec::new() };
+        let (path, packages) = (directory.to_owned(), self.inner.directories.packages());
+        let look = match tokio::task::spawn_blocking(move || look(&path, &packages)).await {
+            Ok(Ok(look)) => look,
+            Ok(Err(error)) => {
+                let message = format!("the directory cannot be read, so nothing is changed: {error}");
+                status.errors.push(SourceError { file: status.directory.clone(), message });
+                return status;
+            }
+            Err(error) => {
+                status
+                    .errors
+                    .push(SourceError { file: status.directory.clone(), message: error.to_string() });
+                return status;
+            }
+        };
+        look.working_dirs.iter().for_each(|directory| watcher.watch(directory));
+        status.objects = u32::try_from(look.objects.len()).unwrap_or(u32::MAX);
+        status.errors.clone_from(&look.errors);
+        let source = status.directory.clone();
+        match self.inner.store.write(move |tx| keep(tx, &source, look)).await {
+            Ok(refused) => status.errors.extend(refused),
+            Err(error) => {
+                status.errors.push(SourceError { file: status.directory.clone(), message: error.to_string() })
+            }
+        }
+        status
+    }
+}
+
+/// Notices changes below some directories.
+struct Watcher {
+    debouncer: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
+    watched: BTreeSet<PathBuf>,
+}
+
+impl Watcher {
+    fn new(sender: mpsc::Sender<()>) -> Self {
+        // One waiting notice is enough: each look sees everything.
+        let notice = move |_| {
+            let _ = sender.try_send(());
+        };
+        let debouncer = new_debouncer(DEBOUNCE, None, notice);
+        if let Err(error) = &debouncer {
+            tracing::warn!(%error, "changes cannot be noticed; directories are looked at every minute");
+        }
+        Self { debouncer: debouncer.ok(), watched: BTreeSet::new() }
+    }
+
+    /// Watches a directory; again, if it was there before and is another one now.
+    fn watch(&mut self, directory: &Path) {
+        let Some(debouncer) = &mut self.debouncer else { return };
+        if !directory.exists() {
+            self.watched.remove(directory);
+        } else if !self.watched.contains(directory)
+            && debouncer.watch(directory, RecursiveMode::Recursive).is_ok()
+        {
+            self.watched.insert(directory.to_owned());
+        }
+    }
+}
+
+fn look(directory: &Path, packages: &Path) -> std::io::Result<Look> {
+    // Whether it is there at all; what is wrong inside is said file by file.
+    std::fs::read_dir(directory)?;
+    let (sources, problems) = manifest::collect(&[directory.to_owned()], true);
+    let loaded = manifest::read(sources, DEFAULT_NAMESPACE);
+    let mut look = Look { objects: Vec::new(), errors: Vec::new(), working_dirs: BTreeSet::new() };
+    // An empty directory is no error here: it wants nothing.
+    let name = directory.display().to_string();
+    look.note_all(directory, problems.into_iter().filter(|problem| problem.file != name));
+    look.note_all(directory, loaded.problems.into_iter());
+    for manifest in loaded.manifests {
+        let file = relative(directory, &manifest.source().name);
+        match manifest.admit(packages) {
+            Ok(mut object) => {
+                if let AnyObject::Job(job) = &object
+                    && let Some(working_dir) = &job.spec.working_dir
+                {
+                    look.working_dirs.insert(PathBuf::from(working_dir));
+                }
+                let annotations = &mut object.metadata_mut().annotations;
+                annotations.insert(SOURCE.to_owned(), directory.display().to_string());
+                annotations.insert(SOURCE_FILE.to_owned(), file);
+                look.objects.push(object);
+            }
+            Err(problems) => look.note_all(directory, problems.into_iter()),
+        }
+    }
+    Ok(look)
+}
+
+impl Look {
+    fn note_all(&mut self, directory: &Path, problems: impl Iterator<Item = Problem>) {
+        let errors = problems.map(|problem| SourceError {
+            file: relative(directory, &problem.file),
+            message: problem.to_string(),
+        });
+        self.errors.extend(errors);
+    }
+}
+
+fn relative(directory: &Path, file: &str) -> String {
+    let path = Path::new(file);
+    path.strip_prefix(directory).unwrap_or(path).display().to_string()
+}
+
+/// Brings the store to what a directory wants; says which of its objects were refused.
+fn keep(tx: &Tx<'_>, source: &str, look: Look) -> Result<Vec<SourceError>, StoreError> {
+    let mut refused = Vec::new();
+    let wanted: BTreeSet<(Kind, ObjectKey)> =
+        look.objects.iter().map(|object| (object.kind(), object.key())).collect();
+    for object in look.objects {
+        if let Some(message) = claimed_elsewhere(tx, source, &object)? {
+            let file = object.metadata().annotations.get(SOURCE_FILE).cloned().unwrap_or_default();
+            refused.push(SourceError { message: format!("{file}: {message}"), file });
+        } else if !tx.get(object.kind(), &object.key())?.is_some_and(|stored| stored.metadata().is_deleting())
+        {
+            tx.apply(object, None, Uid(Uuid::new_v4().to_string()), Timestamp::now())?;
+        }
+    }
+    let mut broken: BTreeMap<&str, &str> = BTreeMap::new();
+    for error in &look.errors {
+        broken.entry(error.file.as_str()).or_insert(error.message.as_str());
+    }
+    for kind in Kind::ALL {
+        for object in tx.list(kind)? {
+            if object.metadata().source() == Some(source) && !wanted.contains(&(kind, object.key())) {
+                keep_or_prune(tx, object, &broken)?;
+            }
+        }
+    }
+    Ok(refused)
+}
+
+/// An object that its directory no longer shows: it is kept if its file cannot be read, else asked to go.
+fn keep_or_prune(tx: &Tx<'_>, object: AnyObject, broken: &BTreeMap<&str, &str>) -> Result<(), StoreError> {
+    let annotations = &object.metadata().annotations;
+    let file = annotations.get(SOURCE_FILE).map_or("", String::as_str);
+    if let Some(error) = broken.get(file) {
+        return note_error(tx, object.clone(), error);
+    }
+    if annotations.get(PRUNE).is_some_and(|prune| prune == "false") {
+        return Ok(());
+    }
+    tx.delete(object.kind(), &object.key(), Timestamp::now()).map(|_| ())
+}
+
+/// Tells of an object that its file has become unreadable.
+fn note_error(tx: &Tx<'_>, mut object: AnyObject, error: &str) -> Result<(), StoreError> {
+    let annotations = &mut object.metadata_mut().annotations;
+    if annotations.insert(SOURCE_ERROR.to_owned(), error.to_owned()).as_deref() == Some(error) {
+        return Ok(());
+    }
+    let event = NewEvent {
+        kind: object.kind(),
+        object: object.key(),
+        uid: object.uid().clone(),
+        event_type: EventType::Warning,
+        reason: "InvalidManifest".to_owned(),
+        message: format!("the last good manifest stays in force: {error}"),
+    };
+    tx.record_event(&event, Timestamp::now())?;
+    tx.update(object).map(|_| ())
+}
+
+/// Why an object is not this directory's to apply, if another directory has it.
+fn claimed_elsewhere(tx: &Tx<'_>, source: &str, object: &AnyObject) -> Result<Option<String>, StoreError> {
+    let stored = tx.get(object.kind(), &object.key())?;
+    let other = stored.and_then(|stored| stored.metadata().source().map(str::to_owned));
+    let other = other.filter(|other| other != source);
+    Ok(other.map(|other| format!("{} {} already comes from {other}", object.kind(), object.key())))
+}

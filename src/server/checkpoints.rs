@@ -1,0 +1,105 @@
+//! Checkpoints that are here, and packages that come in.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio_util::io::ReaderStream;
+
+use super::Api;
+use super::error::ApiError;
+use super::logs::find;
+use crate::api::ids::CheckpointId;
+use crate::api::meta::ObjectKey;
+use crate::api::record::CheckpointRecord;
+
+async fn checkpoints(api: &Api, key: ObjectKey) -> Result<Vec<CheckpointRecord>, ApiError> {
+    let uid = match find(api, key.clone()).await {
+        Ok(job) => job.metadata.uid,
+        // Of a deleted job they are kept for a while.
+        Err(missing) => {
+            let retired = api.store.read(|tx| tx.retired()).await?;
+            retired.into_iter().rev().find(|(_, of, _)| *of == key).map(|(uid, ..)| uid).ok_or(missing)?
+        }
+    };
+    Ok(api.store.read(move |tx| tx.checkpoints(&uid)).await?)
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let checkpoints = checkpoints(&api, ObjectKey::new(namespace, name)).await?;
+    Ok(Json(json!({"items": checkpoints})).into_response())
+}
+
+/// A checkpoint's archive, as a tar.
+pub(super) async fn get(
+    State(api): State<Api>,
+    Path((namespace, name, id)): Path<(String, String, String)>,
+) -> Result<Response, ApiError> {
+    let wanted: CheckpointId =
+        id.parse().map_err(|()| ApiError::bad_request("a checkpoint's id is GROUP-NUMBER"))?;
+    let key = ObjectKey::new(namespace, name);
+    let found = checkpoints(&api, key.clone()).await?.into_iter().find(|checkpoint| checkpoint.id == wanted);
+    let checkpoint = found.ok_or_else(|| ApiError::not_found(format!("{key} has no checkpoint {wanted}")))?;
+    let path = api.state.join(&checkpoint.path);
+    let file = tokio::fs::File::open(&path).await;
+    let file =
+        file.map_err(|error| ApiError::internal(format!("cannot read {}: {error}", path.display())))?;
+    let length = checkpoint.size.0.to_string();
+    let headers = [
+        ("content-type", "application/x-tar".to_owned()),
+        ("content-length", length),
+        ("x-digest", checkpoint.digest.0),
+    ];
+    Ok((headers, Body::from_stream(ReaderStream::with_capacity(file, 1 << 20))).into_response())
+}
+
+fn package_path(api: &Api, digest: &str) -> Result<std::path::PathBuf, ApiError> {
+    if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()) {
+        return Err(ApiError::bad_request("a package is named by its SHA-256"));
+    }
+    Ok(api.state.join("packages").join(format!("{digest}.zip")))
+}
+
+pub(super) async fn has_package(
+    State(api): State<Api>,
+    Path(digest): Path<String>,
+) -> Result<Response, ApiError> {
+    if package_path(&api, &digest)?.exists() {
+        Ok(StatusCode::OK.into_response())
+    } else {
+        Err(ApiError::not_found(format!("there is no package {digest}")))
+    }
+}
+
+pub(super) async fn put_package(
+    State(api): State<Api>,
+    Path(digest): Path<String>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let path = package_path(&api, &digest)?;
+    let found: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    if found != digest {
+        return Err(ApiError::invalid(format!("the package's digest is {found}, not {digest}")));
+    }
+    let write = move || -> std::io::Result<()> {
+        let directory = path.parent().unwrap_or(std::path::Path::new("."));
+        std::fs::create_dir_all(directory)?;
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        std::io::Write::write_all(&mut file, &body)?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    let written = tokio::task::spawn_blocking(write).await;
+    match written {
+        Ok(Ok(())) => Ok(StatusCode::CREATED.into_response()),
+        Ok(Err(error)) => Err(ApiError::internal(format!("the package cannot be kept: {error}"))),
+        Err(error) => Err(ApiError::internal(error.to_string())),
+    }
+}

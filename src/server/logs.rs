@@ -1,0 +1,142 @@
+//! The workers' output, as far as it is here, and as it comes.
+
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Api;
+use super::error::ApiError;
+use super::objects::{Lines, stream_lines};
+use crate::api::ids::GroupNumber;
+use crate::api::meta::ObjectKey;
+use crate::api::object::{AdaptDLJob, AnyObject, Kind};
+use crate::store::logs::{JobLogs, WorkerId};
+
+/// How often new output is looked for while somebody follows.
+const POLL: Duration = Duration::from_millis(300);
+/// How much is read at once.
+const PIECE: usize = 256 << 10;
+
+/// What is asked of output.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct LogQuery {
+    /// Only of this group; else of all, one after the other.
+    group: Option<u64>,
+    /// Of which rank.
+    rank: u32,
+    /// Go on as it comes, until the job is over.
+    follow: bool,
+    /// Only the last so many lines of what there is.
+    tail_lines: Option<usize>,
+}
+
+/// Lines of JSON: `{"group", "rank", "text"}`.
+pub(super) async fn log(
+    State(api): State<Api>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, ApiError> {
+    let job = find(&api, ObjectKey::new(namespace, name)).await?;
+    let logs = JobLogs::of(&api.state, &job.metadata);
+    Ok(stream_lines(api.clone(), move |lines| Follower { api, job, logs, query, lines }.run()))
+}
+
+/// The job of a name.
+pub(super) async fn find(api: &Api, key: ObjectKey) -> Result<AdaptDLJob, ApiError> {
+    let wanted = key.clone();
+    match api.store.read(move |tx| tx.get(Kind::AdaptDLJob, &wanted)).await? {
+        Some(AnyObject::Job(job)) => Ok(*job),
+        _ => Err(ApiError::not_found(format!("there is no AdaptDLJob {key}"))),
+    }
+}
+
+struct Follower {
+    api: Api,
+    job: AdaptDLJob,
+    logs: JobLogs,
+    query: LogQuery,
+    lines: Lines,
+}
+
+impl Follower {
+    async fn run(self) -> Option<()> {
+        let mut position: Option<(GroupNumber, u64)> = None;
+        let mut tail = self.query.tail_lines;
+        loop {
+            // Before reading: what comes in between is seen in the next round.
+            let over = !self.query.follow || self.is_over().await;
+            for (group, rank) in self.workers(position.map(|(group, _)| group)) {
+                let start = position.filter(|(current, _)| *current == group).map_or(0, |(_, offset)| offset);
+                let start = match tail.take() {
+                    Some(lines) if self.is_last(group) => self.tail_start((group, rank), lines),
+                    Some(lines) => {
+                        tail = Some(lines);
+                        continue;
+                    }
+                    None => start,
+                };
+                let end = self.send((group, rank), start).await?;
+                position = Some((group, end));
+            }
+            if over {
+                return Some(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The workers of the wanted rank, from a group on.
+    fn workers(&self, from: Option<GroupNumber>) -> Vec<WorkerId> {
+        let workers = self.logs.workers().unwrap_or_default().into_iter();
+        let wanted = workers.filter(|(group, rank)| {
+            *rank == self.query.rank
+                && self.query.group.is_none_or(|wanted| wanted == group.0)
+                && from.is_none_or(|from| *group >= from)
+        });
+        wanted.collect()
+    }
+
+    fn is_last(&self, group: GroupNumber) -> bool {
+        self.workers(Some(group)).last().is_some_and(|(last, _)| *last == group)
+    }
+
+    /// Where the last lines of what there is begin.
+    fn tail_start(&self, worker: WorkerId, lines: usize) -> u64 {
+        let (start, end) = self.logs.range(worker).unwrap_or((0, 0));
+        let from = end.saturating_sub(4 << 20).max(start);
+        let size = usize::try_from(end - from).unwrap_or(0);
+        let Ok((from, text)) = self.logs.read(worker, from, size) else { return from };
+        let breaks =
+            text.iter().enumerate().rev().filter(|(at, byte)| **byte == b'\n' && at + 1 < text.len());
+        breaks.map(|(at, _)| from + at as u64 + 1).nth(lines.saturating_sub(1)).unwrap_or(from)
+    }
+
+    async fn send(&self, worker: WorkerId, from: u64) -> Option<u64> {
+        let mut position = from;
+        loop {
+            let (begin, bytes) = self.logs.read(worker, position, PIECE).ok()?;
+            if bytes.is_empty() {
+                return Some(position);
+            }
+            // Up to the last line break, so that no character is cut in two; a piece without any goes as it is.
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            let text = String::from_utf8_lossy(&bytes[..whole]);
+            self.lines.send(&json!({"group": worker.0, "rank": worker.1, "text": text})).await?;
+            position = begin + whole as u64;
+        }
+    }
+
+    /// Whether no more output will come: the job is over, or gone.
+    async fn is_over(&self) -> bool {
+        let uid = self.job.metadata.uid.clone();
+        match self.api.store.read(move |tx| tx.get_by_uid(&uid)).await {
+            Ok(Some(AnyObject::Job(job))) => job.status.phase.is_final(),
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `manifest` room: from text to admitted objects.
+
+mod bad;
