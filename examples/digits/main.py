@@ -1,14 +1,14 @@
 """Teach a small convolutional network to read handwritten digits, on any number of replicas.
 
 The data are the 1,797 images that come with scikit-learn, so nothing is downloaded. Training is
-elastic through AdaptDL: between any two steps all replicas may save a checkpoint and leave, and
-another number of them go on from there.
+elastic through AdaptDL: after any step the replicas may save a checkpoint and leave, and another
+number of them go on from there.
 
-On standard output, from the replica of rank 0, one record a line:
+The replica of rank 0 writes one record a line to standard output:
 
-    step=120 epoch=3 loss=0.4123 replicas=1 batch=32 samples=3840
-    epoch=3 step=152 loss=0.4310 accuracy=0.9472 replicas=1 batch=32
-    done accuracy=0.9889 model=model.pt
+    step=120 epoch=5 loss=0.5113 replicas=1 batch=64 samples=7680
+    epoch=5 step=136 loss=0.3669 accuracy=0.9639 replicas=1 batch=64
+    done accuracy=1.0000 model=model.pt
 """
 
 import argparse
@@ -32,20 +32,21 @@ def parse_args():
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--epochs", type=int, default=90)
-    parser.add_argument("--lr", type=float, default=0.005, help="at the batch size below; AdaptDL scales it")
-    parser.add_argument("--batch-size", type=int, default=64, help="of all replicas together")
-    parser.add_argument("--autoscale-bsz", action=argparse.BooleanOptionalAction, default=True,
-                        help="let AdaptDL choose the batch size, within the two bounds below")
-    parser.add_argument("--max-batch-size", type=int, default=256, help="of all replicas together")
-    parser.add_argument("--local-bsz-bounds", type=int, nargs=2, metavar=("MIN", "MAX"), default=(8, 96),
-                        help="what one replica takes at a time")
-    parser.add_argument("--gradient-accumulation", action=argparse.BooleanOptionalAction, default=True,
-                        help="reach large batches in several passes, where one would exceed MAX")
-    parser.add_argument("--image-size", type=int, default=16, help="pixels a side that the network sees")
-    parser.add_argument("--width", type=int, default=64, help="channels of the network's first layer")
-    parser.add_argument("--log-every", type=int, default=10, metavar="STEPS")
-    parser.add_argument("--seed", type=int, default=0)
+    option = parser.add_argument
+    switch = argparse.BooleanOptionalAction
+    option("--epochs", type=int, default=90)
+    option("--lr", type=float, default=0.005, help="at --batch-size; AdaptDL scales it")
+    option("--batch-size", type=int, default=64, help="of all replicas together, to begin with")
+    option("--autoscale-bsz", action=switch, default=True, help="let AdaptDL choose the batch size")
+    option("--max-batch-size", type=int, default=256, help="of all replicas together")
+    option("--local-bsz-bounds", type=int, nargs=2, metavar=("MIN", "MAX"), default=(8, 96),
+           help="what one replica takes at a time")
+    option("--gradient-accumulation", action=switch, default=True,
+           help="make up larger batches than the replicas can take at a time")
+    option("--image-size", type=int, default=16, help="pixels a side, as the network sees them")
+    option("--width", type=int, default=64, help="channels of the first layers; a multiple of 8")
+    option("--log-every", type=int, default=10, metavar="STEPS", help="between two records")
+    option("--seed", type=int, default=0, help="of the first weights and the distortions")
     return parser.parse_args()
 
 
@@ -142,7 +143,9 @@ def main():
             print(record, flush=True)
 
     train_data, valid_data = load_data()
-    train_loader = adl.AdaptiveDataLoader(train_data, batch_size=args.batch_size, shuffle=True, drop_last=True)
+    train_loader = adl.AdaptiveDataLoader(
+        train_data, batch_size=args.batch_size, shuffle=True, drop_last=True
+    )
     valid_loader = adl.AdaptiveDataLoader(valid_data, batch_size=128)
     if args.autoscale_bsz:
         train_loader.autoscale_batch_size(
@@ -158,7 +161,7 @@ def main():
     model = adl.AdaptiveDataParallel(network, optimizer, schedule)
     progress = Progress()
     totals = adl.Accumulator()
-    # From here on every replica, and every restart, draws its own distortions.
+    # The first weights are the same everywhere; distortions differ by replica and by restart.
     torch.manual_seed(hash((args.seed, adaptdl.env.num_restarts(), adaptdl.env.replica_rank())))
 
     for epoch in adl.remaining_epochs_until(args.epochs):
@@ -170,27 +173,31 @@ def main():
             loss.backward()
             optimizer.step()
 
-            totals["loss"] += loss.item() * len(labels)
-            totals["trained"] += len(labels)
-            progress.advance(loss.item(), len(labels) * replicas, train_loader.current_batch_size)
+            loss = loss.item()
+            totals.update(loss=loss * len(labels), trained=len(labels))
+            progress.advance(loss, len(labels) * replicas, train_loader.current_batch_size)
             if progress.step % args.log_every == 0:
-                report(f"step={progress.step} epoch={epoch} loss={progress.loss:.4f} "
-                       f"replicas={replicas} batch={progress.batch} samples={progress.samples}")
+                report(
+                    f"step={progress.step} epoch={epoch} loss={progress.loss:.4f} "
+                    f"replicas={replicas} batch={progress.batch} samples={progress.samples}"
+                )
 
         model.eval()
         for images, labels in valid_loader:
             images, labels = images.to(device), labels.to(device)
             with torch.no_grad():
                 guesses = model(enlarge(images, args.image_size)).argmax(dim=1)
-            totals["right"] += (guesses == labels).sum().item()
-            totals["validated"] += len(labels)
+            totals.update(right=(guesses == labels).sum().item(), validated=len(labels))
 
         # Nothing below runs twice in an epoch: a restart can come only inside the two loops above.
         schedule.step()
         with totals.synchronized():
             accuracy = totals["right"] / totals["validated"]
-            report(f"epoch={epoch} step={progress.step} loss={totals['loss'] / totals['trained']:.4f} "
-                   f"accuracy={accuracy:.4f} replicas={replicas} batch={progress.batch}")
+            loss = totals["loss"] / totals["trained"]
+            report(
+                f"epoch={epoch} step={progress.step} loss={loss:.4f} accuracy={accuracy:.4f} "
+                f"replicas={replicas} batch={progress.batch}"
+            )
             totals.clear()
 
     if first:

@@ -204,7 +204,7 @@ pub struct GroupStatus {
     pub restored: Option<CheckpointId>,
     /// When each thing happened: `prepared`, `signalled` and `saved` (the group before), `handedOver`,
     /// `released`, `firstStep`, `ended`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub timeline: BTreeMap<String, Timestamp>,
     /// How long the job stood still, from the last step before to the first step after, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -112,7 +112,9 @@ fn worker_groups(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) 
         if group.min_nodes > group.max_nodes {
             let message =
                 format!("must be at most maxNodes ({}), found {}", group.max_nodes, group.min_nodes);
-            findings.push(Finding::new(at.key("minNodes"), message).also(at.key("maxNodes"), "maxNodes"));
+            findings.push(
+                Finding::new(at.key("minNodes"), message).also(at.key("maxNodes"), "the most there may be"),
+            );
         }
         findings.extend(rules::span(group.idle_timeout, at.key("idleTimeout")));
         node(&group.template, &at.key("template"), findings);

@@ -174,7 +174,7 @@ fn replicas(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
     if spec.min_replicas > spec.max_replicas {
         let message =
             format!("must be at most maxReplicas ({}), found {}", spec.max_replicas, spec.min_replicas);
-        findings.push(Finding::new(least.clone(), message).also(most.clone(), "maxReplicas"));
+        findings.push(Finding::new(least.clone(), message).also(most.clone(), "the most there may be"));
         return;
     }
     let at = at.key("scaling");
@@ -185,11 +185,11 @@ fn replicas(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
         }
         (ScalingPolicy::Fixed, Some(replicas)) if replicas < spec.min_replicas => {
             let message = format!("must be at least minReplicas ({}), found {replicas}", spec.min_replicas);
-            findings.push(Finding::new(path, message).also(least, "minReplicas"));
+            findings.push(Finding::new(path, message).also(least, "the fewest there may be"));
         }
         (ScalingPolicy::Fixed, Some(replicas)) if replicas > spec.max_replicas => {
             let message = format!("must be at most maxReplicas ({}), found {replicas}", spec.max_replicas);
-            findings.push(Finding::new(path, message).also(most, "maxReplicas"));
+            findings.push(Finding::new(path, message).also(most, "the most there may be"));
         }
         (ScalingPolicy::Goodput, Some(_)) => {
             let finding = Finding::new(path, "is for the policy `Fixed`").at_key();

@@ -73,8 +73,10 @@ pub enum PackError {
         path: PathBuf,
     },
     /// The package would be larger than Ray takes.
-    #[error("is larger than {} when packed, and Ray takes no more ({} bytes)", MAX_SIZE.rounded(), MAX_SIZE.0)]
+    #[error("is larger than {} when packed, and Ray takes no more ({} bytes)", most.rounded(), most.0)]
     TooLarge {
+        /// How large a package may be.
+        most: Bytes,
         /// The largest files, largest first.
         largest: Vec<(String, Bytes)>,
     },
@@ -92,7 +94,7 @@ impl PackError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::TooLarge { largest } => {
+            Self::TooLarge { largest, .. } => {
                 let width = largest.iter().map(|(_, size)| size.rounded().len()).max().unwrap_or_default();
                 let lines: String = largest
                     .iter()
@@ -131,24 +133,27 @@ pub(super) struct Entry {
 /// # Errors
 /// If something cannot be read or packed, or the package would be too large.
 pub fn pack(directory: &Path, into: &Path) -> Result<Package, PackError> {
-    match pack_once(directory, into) {
-        Err(PackError::Changed { .. }) => pack_once(directory, into),
+    match pack_once(directory, into, MAX_SIZE) {
+        Err(PackError::Changed { .. }) => pack_once(directory, into, MAX_SIZE),
         outcome => outcome,
     }
 }
 
-fn pack_once(directory: &Path, into: &Path) -> Result<Package, PackError> {
+fn pack_once(directory: &Path, into: &Path, most: Bytes) -> Result<Package, PackError> {
     let entries = list(directory)?;
-    let store = |source| PackError::Store { path: into.to_owned(), source };
-    fs::create_dir_all(into).map_err(store)?;
-    let mut file = tempfile::NamedTempFile::new_in(into).map_err(store)?;
-    write(&entries, file.as_file_mut(), into)?;
-    let (digest, size) = digest(file.as_file_mut()).map_err(store)?;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::FileTooLarge => PackError::TooLarge { most, largest: largest(&entries) },
+        _ => PackError::Store { path: into.to_owned(), source: error },
+    };
+    fs::create_dir_all(into).map_err(failed)?;
+    let mut file = tempfile::NamedTempFile::new_in(into).map_err(failed)?;
+    write(&entries, file.as_file_mut(), most, failed)?;
+    let (digest, size) = digest(file.as_file_mut()).map_err(failed)?;
     let path = into.join(format!("{digest}.zip"));
     if !path.exists() {
-        file.as_file().sync_all().map_err(store)?;
-        file.persist(&path).map_err(|error| store(error.error))?;
-        File::open(into).and_then(|directory| directory.sync_all()).map_err(store)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        File::open(into).and_then(|directory| directory.sync_all()).map_err(failed)?;
     }
     Ok(Package { digest, size })
 }
@@ -240,12 +245,14 @@ fn relative(path: &Path, root: &Path) -> PathBuf {
 }
 
 /// Writes the zip file.
-fn write(entries: &[Entry], file: &mut File, into: &Path) -> Result<(), PackError> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::FileTooLarge => PackError::TooLarge { largest: largest(entries) },
-        _ => PackError::Store { path: into.to_owned(), source: error },
-    };
-    let mut zip = ZipWriter::new(Limited { inner: BufWriter::new(file), position: 0 });
+fn write(
+    entries: &[Entry],
+    file: &mut File,
+    most: Bytes,
+    failed: impl Fn(io::Error) -> PackError + Copy,
+) -> Result<(), PackError> {
+    let mut zip =
+        ZipWriter::new(Limited { inner: BufWriter::new(file), position: 0, most: most.0, failed: false });
     for entry in entries {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
@@ -308,24 +315,33 @@ fn digest(file: &mut File) -> io::Result<(Digest, Bytes)> {
     Ok((Digest(format!("{:x}", hash.finalize())), Bytes(size)))
 }
 
-/// A writer that refuses to get longer than a package may be.
+/// A writer that refuses to get longer than a package may be. After an error it takes everything and keeps
+/// nothing: the file is lost, but a zip writer that is dropped then would complain on standard error.
 struct Limited<W> {
     inner: W,
     position: u64,
+    most: u64,
+    failed: bool,
 }
 
 impl<W: Write> Write for Limited<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.position + bytes.len() as u64 > MAX_SIZE.0 {
-            return Err(io::ErrorKind::FileTooLarge.into());
+        if self.failed {
+            return Ok(bytes.len());
         }
-        let written = self.inner.write(bytes)?;
-        self.position += written as u64;
-        Ok(written)
+        let outcome = match self.position + bytes.len() as u64 > self.most {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => self.inner.write(bytes),
+        };
+        match &outcome {
+            Ok(written) => self.position += *written as u64,
+            Err(_) => self.failed = true,
+        }
+        outcome
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        if self.failed { Ok(()) } else { self.inner.flush() }
     }
 }
 
@@ -333,5 +349,61 @@ impl<W: Seek> Seek for Limited<W> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.position = self.inner.seek(to)?;
         Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_too_large_is_refused_with_its_largest_files() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("data")).unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
+        // What cannot be compressed, for it is a chain of hashes.
+        let noise: Vec<u8> = (0..2000_u32).flat_map(|number| Sha256::digest(number.to_be_bytes())).collect();
+        write("data/train.bin", &noise);
+        write("data/test.bin", noise.get(..20_000).unwrap());
+        write("main.py", b"");
+        (0..12).for_each(|index| write(&format!("data/{index:02}.csv"), &vec![b'0'; 100 * index]));
+
+        let packages = directory.path().join("packages");
+        let error = pack_once(directory.path(), &packages, Bytes(50_000)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "is larger than 48.8 KiB when packed, and Ray takes no more (50000 bytes)"
+        );
+        insta::assert_snapshot!(error.help().unwrap(), @r"
+        list what the workers do not need in .rayignore; the largest files:
+          62.5 KiB  data/train.bin
+          19.5 KiB  data/test.bin
+           1.1 KiB  data/11.csv
+            1000 B  data/10.csv
+             900 B  data/09.csv
+             800 B  data/08.csv
+             700 B  data/07.csv
+             600 B  data/06.csv
+             500 B  data/05.csv
+             400 B  data/04.csv
+        ");
+        assert_eq!(fs::read_dir(&packages).unwrap().count(), 0);
+        pack_once(directory.path(), &packages, Bytes(100_000)).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_changes_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        fs::write(&path, "one").unwrap();
+        let entry = list(directory.path()).unwrap().remove(0);
+        let copied =
+            || copy(&entry, &mut io::sink(), |source| PackError::Store { path: path.clone(), source });
+        copied().unwrap();
+        fs::write(&path, "another").unwrap();
+        assert!(matches!(copied(), Err(PackError::Changed { .. })));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(copied(), Err(PackError::Changed { .. })));
     }
 }

@@ -1,5 +1,6 @@
 //! Where the values of a document stand in its text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path as FilePath;
@@ -38,8 +39,8 @@ pub(super) enum Inner {
     /// Nothing: it is a scalar, or an alias.
     #[default]
     Nothing,
-    /// A mapping's values by key, in the order of the text.
-    Fields(Vec<(String, Place)>),
+    /// A mapping's values.
+    Fields(BTreeMap<String, Place>),
     /// A list's items.
     Items(Vec<Place>),
 }
@@ -52,7 +53,7 @@ impl Origin {
             Some(place.pointed(finding.at_key).start)
         };
         let mut findings = findings;
-        findings.sort_by_key(place);
+        findings.sort_by_cached_key(place);
         findings.into_iter().take(most).map(|finding| self.problem(finding)).collect()
     }
 
@@ -129,7 +130,7 @@ impl Place {
 
     fn field(&self, name: &str) -> Option<&Self> {
         match &self.inner {
-            Inner::Fields(fields) => fields.iter().find(|(key, _)| key == name).map(|(_, place)| place),
+            Inner::Fields(fields) => fields.get(name),
             _ => None,
         }
     }

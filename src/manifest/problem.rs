@@ -216,13 +216,13 @@ fn wrapped(text: &str, width: usize) -> String {
 }
 
 impl Snippet {
+    /// Whether the lines it is about, and those around them, are short enough.
     fn is_drawable(&self) -> bool {
-        let text = &self.source.text;
         std::iter::once(&self.at).chain(self.also.iter().map(|(at, _)| at)).all(|at| {
-            let start =
-                text.get(..at.start).map(|before| before.rfind('\n').map_or(0, |newline| newline + 1));
-            let end = text.get(at.end..).map(|after| after.find('\n').unwrap_or(after.len()) + at.end);
-            start.zip(end).is_some_and(|(start, end)| end - start <= MAX_LINE)
+            let (before, rest) = self.source.text.split_at_checked(at.start).unwrap_or_default();
+            let before = before.rsplit('\n').take(2).map(str::len);
+            let after = rest.split('\n').take(2).map(str::len);
+            before.chain(after).all(|length| length <= MAX_LINE)
         })
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Anchors, aliases and merge keys (`<<`) are allowed; tags are not, nor are keys other than strings.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, ScanError, YamlData};
@@ -28,7 +29,7 @@ const MAX_INDENT: usize = 256;
 /// What saphyr sees in place of `*`, so that it takes an alias for a word.
 const ALIAS: char = '\u{e000}';
 /// What saphyr sees in place of the first letter of a key that is in its mapping already, so that it reads on.
-const COPIES: std::ops::RangeInclusive<char> = '\u{e001}'..='\u{e040}';
+const COPIES: RangeInclusive<char> = '\u{e001}'..='\u{e010}';
 
 /// A document of a text.
 #[derive(Debug)]
@@ -139,21 +140,17 @@ impl Reader<'_> {
         let whole = self.range(node);
         let inner = match &node.data {
             YamlData::Mapping(entries) => {
-                let mut fields: Vec<(String, Place)> = Vec::new();
+                let mut fields: BTreeMap<String, Place> = BTreeMap::new();
                 for (key, value) in entries {
                     let at = self.range(key);
                     let (name, copy) = self.name(key, &at);
-                    let first = match copy {
-                        true => fields.iter().find(|(known, _)| *known == name),
-                        false => None,
-                    };
-                    if let Some((_, Place { key: Some(first), .. })) = first {
+                    if let Some(Place { key: Some(first), .. }) = fields.get(&name).filter(|_| copy) {
                         let problem = Problem::in_text(self.source, at, format!("`{name}` is here twice"));
                         self.problems.push(problem.field(path).also(first.clone(), "here first"));
                         continue;
                     }
                     let place = self.place(value, Some(at), &path.key(&name));
-                    fields.push((name, place));
+                    fields.insert(name, place);
                 }
                 Inner::Fields(fields)
             }

@@ -65,12 +65,16 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
         match &record.state {
             NodeState::Launching { .. } if joined => {
                 record.state = NodeState::Ready { since: now };
+                if draft.record.trouble.as_ref().is_some_and(|trouble| trouble.reason == "CannotLaunch") {
+                    draft.record.trouble = None;
+                }
                 draft.cluster_event(EventType::Normal, "NodeReady", format!("node {name} has joined"));
             }
             NodeState::Launching { since } if cause.is_none() => {
-                let since = *since;
-                let limit = since + draft.snapshot.settings.join_timeout.signed();
-                if draft.is_due(limit) {
+                let limit = *since + draft.snapshot.settings.join_timeout.signed();
+                // A controller that has just started has not asked yet.
+                let asked = draft.agent().is_some() || (head && draft.snapshot.seen.agent.error.is_some());
+                if asked && draft.is_due(limit) {
                     let cause = format!("it did not join within {}", draft.snapshot.settings.join_timeout);
                     lose(draft, &name, head, "NodeNotJoined", cause);
                 }
@@ -368,8 +372,12 @@ fn absorb_hints(job: &mut JobDraft<'_>, bridge: &BridgeReport, now: Timestamp) -
     }
     job.record.hints_seen = seen;
     let text = group.hints.as_deref().unwrap_or_default();
+    let finite = !text.contains("NaN") && !text.contains("Infinity");
     let checked = serde_json::from_str::<Value>(text)
-        .map_err(|error| format!("they are not JSON: {error}"))
+        .map_err(|error| match finite {
+            true => format!("they are not JSON: {error}"),
+            false => "a number in them is not finite: training may have diverged".to_owned(),
+        })
         .and_then(|value| Hints::from_json(&value).map_err(|error| error.to_string()));
     match checked {
         Ok(hints) => {

@@ -34,7 +34,7 @@ use processes::Marked;
 pub const LAUNCH_VARIABLE: &str = "RAYCONCILE_LAUNCH";
 
 /// How long a node may take to end when asked, before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(2);
 /// How much of a node's output is kept for messages.
 const OUTPUT_TAIL: u64 = 2000;
 
@@ -172,9 +172,8 @@ impl Local {
                 .map_err(|error| unavailable(format!("cannot list processes: {error}")))?;
             Ok(marked.into_iter().filter(|process| process.launch == launch.0).collect())
         };
-        if let Some(leader) = living()?.iter().find(|process| process.is_leader()) {
-            leader.signal(Signal::SIGTERM);
-        }
+        // All of them: `ray start` does not pass the signal on.
+        living()?.iter().for_each(|process| process.signal(Signal::SIGTERM));
         let deadline = Instant::now() + GRACE;
         while !living()?.is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));

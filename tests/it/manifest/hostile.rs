@@ -1,0 +1,82 @@
+//! Input that is meant to hurt, or as bad as if it were.
+
+use std::time::{Duration, Instant};
+
+use super::{PLAIN, read};
+
+/// Reads a text and draws what is said of it, which must not take long.
+fn told(text: &str) -> String {
+    let start = Instant::now();
+    let loaded = read(text);
+    let drawn: String = loaded.problems.iter().map(|problem| problem.render(PLAIN)).collect();
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    assert_eq!(loaded.manifests.len(), 0);
+    drawn
+}
+
+#[test]
+fn deep_nesting_overflows_no_stack() {
+    let long = 1 << 20;
+    let indented = |line: fn(usize) -> String| (0..250).map(line).collect::<String>();
+    for text in [
+        "[".repeat(long),
+        "{a: ".repeat(long / 4),
+        "- ".repeat(long / 2),
+        "? ".repeat(long / 2),
+        ": ".repeat(long / 2),
+        "- [".repeat(long / 3),
+        indented(|depth| format!("{0}a:\n{0}-\n", " ".repeat(depth))),
+        format!("{}{}", "- ".repeat(125), "[".repeat(250)),
+        format!("{}{}", "[".repeat(250), "]".repeat(250)),
+    ] {
+        assert_ne!(told(&text), "");
+    }
+}
+
+#[test]
+fn alias_bombs_do_not_go_off() {
+    let bomb = |first: &str, next: fn(usize) -> String| {
+        let lines: String =
+            (1..40).map(|level| format!("a{level}: &a{level} {}\n", next(level - 1))).collect();
+        format!("a0: &a0 {first}\n{lines}")
+    };
+    for text in [
+        bomb("[x, x, x, x, x, x, x, x, x]", |last| format!("[{}]", vec![format!("*a{last}"); 9].join(", "))),
+        bomb("{x: x}", |last| format!("{{x: *a{last}, y: *a{last}}}")),
+        bomb("[x, x]", |last| format!("{{? [*a{last}, *a{last}] : 1}}")),
+        bomb("{x: x}", |last| format!("{{*a{last} : *a{last}}}")),
+        bomb("{x: x}", |last| format!("{{<<: [*a{last}, *a{last}]}}")),
+        "a: &a [*a, *a]".to_owned(),
+    ] {
+        assert_ne!(told(&text), "");
+    }
+}
+
+#[test]
+fn large_files_are_read_in_time_and_told_of_in_short() {
+    let many = |line: fn(usize) -> String| (0..40_000).map(line).collect::<String>();
+    let job = "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {name: x}\nspec:\n";
+    for text in [
+        many(|number| format!("key{number}: 1\n")),
+        many(|number| format!("&anchor{number} key{number}: 1\n")),
+        many(|_| "---\nkind: x\n".to_owned()),
+        many(|_| "same: 1\n".to_owned()),
+        format!("{job}{}", many(|number| format!("  unknown{number}: 1\n"))),
+        format!("{job}  args: [{}]", "1, ".repeat(1 << 19)),
+        format!("{job}  env:\n{}", "    - {name: A, name: A}\n".repeat(10_000)),
+        format!("{job}  args: ['{}']\n  é: 1", "\n".repeat(1 << 20)),
+        "x".repeat(1 << 21),
+        "\n".repeat(1 << 21) + "x",
+        "'".repeat(1 << 20),
+        "\"".to_owned() + &"\\".repeat(1 << 20),
+        "a: |\n".to_owned() + &" \n".repeat(1 << 20) + "\tx",
+        "#".repeat(1 << 21) + "\nx",
+        "!".repeat(1 << 20),
+        "%".repeat(1 << 20),
+        "*a ".repeat(1 << 19),
+        "&a ".repeat(1 << 19),
+    ] {
+        let told = told(&text);
+        assert!(!told.is_empty() && told.len() < 200_000, "{} bytes of {}", told.len(), &text[..80]);
+    }
+}

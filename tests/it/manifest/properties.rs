@@ -1,0 +1,114 @@
+//! What holds for any input.
+
+use proptest::prelude::*;
+use rayconcile::manifest;
+use serde_json::{Map, Value, json};
+
+use super::{PLAIN, read, repository};
+
+/// Reads and draws; what matters is that it ends.
+fn survives(text: &str) {
+    for problem in read(text).problems {
+        let drawn = problem.render(PLAIN);
+        assert!(!drawn.is_empty() && !problem.to_string().contains('\n'), "{problem}");
+    }
+}
+
+/// Values of every type that JSON has.
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        "[-+.0-9eEinfaxo_:~]{0,6}".prop_map(Value::from),
+        "(yes|no|on|off|true|false|null|~|<<|=|0x1F|0o7|1_000|1e3|2026-01-01|\\s|\n|# x|- x|a: b|\\*a|&a|!a)"
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map("\\PC{0,8}", inner, 0..5)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
+/// The text of a sample.
+fn sample() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["adaptdljob", "local-cluster", "existing-cluster", "two-jobs"]).prop_map(
+        |name| std::fs::read_to_string(repository("manifests").join(format!("{name}.yaml"))).unwrap(),
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let (sources, problems) = manifest::collect(&[file.path().to_owned()], false);
+        prop_assert_eq!(sources.len() + problems.len(), 1);
+        for source in sources {
+            survives(&source.text);
+        }
+    }
+
+    #[test]
+    fn any_text_is_survived(text in "\\PC*") {
+        survives(&text);
+    }
+
+    #[test]
+    fn anything_like_yaml_is_survived(
+        text in "((  ){0,4}(- |\\? |: |[a-z]{1,3}: ?|&[ab] |\\*[ab] |!!?[a-z]+ |<<: |[\\[\\]{},'\"|>%@`#]|[0-9.~x]|\\t|---|\\.\\.\\.|é)*\n){0,12}"
+    ) {
+        survives(&text);
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_survived(
+        sample in sample(),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..4, "[\\PC\n\t]{0,3}"), 1..6),
+    ) {
+        let mut text: Vec<char> = sample.chars().collect();
+        for (at, length, new) in cuts {
+            let start = at.index(text.len());
+            let end = (start + length).min(text.len());
+            text.splice(start..end, new.chars());
+        }
+        survives(&text.into_iter().collect::<String>());
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same(value in value()) {
+        let object = json!({
+            "apiVersion": "rayconcile.dev/v1",
+            "kind": "AdaptDLJob",
+            "metadata": {"name": "x"},
+            "spec": {"command": ["x"], "runtimeEnv": {"any": value}},
+        });
+        let direct = manifest::read_json(object.clone(), "default", None).unwrap().object;
+        let loaded = read(&manifest::to_yaml(&object).unwrap());
+        let problems: Vec<_> = loaded.problems.iter().map(ToString::to_string).collect();
+        prop_assert_eq!(problems, Vec::<String>::new());
+        prop_assert_eq!(&loaded.manifests[0].object, &direct);
+    }
+
+    #[test]
+    fn any_value_in_any_place_is_survived(value in value(), pick in any::<prop::sample::Index>()) {
+        let mut object = json!({
+            "apiVersion": "rayconcile.dev/v1", "kind": "RayCluster", "metadata": {"name": "x", "labels": {"a": "b"}},
+            "spec": {"provider": {"local": {"python": "x"}}, "workerGroups": [{"name": "a", "maxNodes": 1}]},
+        });
+        let places = [
+            "/apiVersion", "/kind", "/metadata", "/metadata/name", "/metadata/labels", "/metadata/labels/a", "/spec",
+            "/spec/provider", "/spec/provider/local", "/spec/provider/local/python", "/spec/workerGroups",
+            "/spec/workerGroups/0", "/spec/workerGroups/0/maxNodes",
+        ];
+        *object.pointer_mut(places[pick.index(places.len())]).unwrap() = value;
+        survives(&manifest::to_yaml(&object).unwrap());
+        let _ = manifest::read_json(object, "default", None);
+    }
+}
