@@ -1,4 +1,5 @@
-//! What of a manifest depends on the machine it is read on: paths, the requirements file, the working directory.
+//! What of a manifest depends on the machine it is read on: paths, the requirements file, the working
+//! directory.
 
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
@@ -8,10 +9,9 @@ use serde_json::Value;
 use super::finding::Finding;
 use super::package::{self, PackError};
 use super::path::Path;
-use super::shape::quoted;
 use super::suggest;
+use super::words::quoted;
 use crate::api::cluster::{Provider, RayClusterSpec};
-use crate::api::ids::Digest;
 use crate::api::job::{AdaptDLJobSpec, ValueSource};
 use crate::api::object::AnyObject;
 use crate::api::units::Bytes;
@@ -19,8 +19,9 @@ use crate::api::units::Bytes;
 /// A longer requirements file is none.
 const MAX_REQUIREMENTS: Bytes = Bytes(1 << 20);
 
-/// Makes an object independent of where it was read: paths become absolute, and a requirements file becomes the
-/// list of its lines. What is found on the way is returned, and with it the directory that is to be packed.
+/// Makes an object independent of where it was read: paths become absolute, and a requirements file becomes
+/// the list of its lines. What is found on the way is returned, and with it the directory that is to be
+/// packed.
 pub(super) fn resolve(object: &mut AnyObject, base: Option<&FilePath>) -> (Option<PathBuf>, Vec<Finding>) {
     let mut resolver = Resolver { base, findings: Vec::new() };
     let directory = match object {
@@ -33,22 +34,15 @@ pub(super) fn resolve(object: &mut AnyObject, base: Option<&FilePath>) -> (Optio
     (directory, resolver.findings)
 }
 
-/// Packs a job's working directory, and writes the package's digest into its spec. A digest that is given
-/// already names a package that must be there.
+/// Packs a job's working directory, and writes the package's digest into its spec.
 pub(super) fn pack(
     object: &mut AnyObject,
-    directory: Option<&FilePath>,
+    directory: &FilePath,
     packages: &FilePath,
 ) -> Result<(), Vec<Finding>> {
-    let AnyObject::Job(job) = object else { return Ok(()) };
-    if let Some(directory) = directory {
+    if let AnyObject::Job(job) = object {
         let package = package::pack(directory, packages).map_err(|error| vec![unpackable(&error)])?;
         job.spec.working_dir_digest = Some(package.digest);
-    } else if let Some(Digest(digest)) = &job.spec.working_dir_digest
-        && !packages.join(format!("{digest}.zip")).is_file()
-    {
-        let finding = Finding::new(Path::of("spec.workingDirDigest"), "there is no such package here");
-        return Err(vec![finding.help("leave the digest out, and workingDir is packed anew")]);
     }
     Ok(())
 }
@@ -80,7 +74,7 @@ impl Resolver<'_> {
         directory
     }
 
-    /// The working directory that is to be packed, if one is.
+    /// The working directory that is to be packed, if one is: a digest says that it was.
     fn working_dir(&mut self, spec: &mut AdaptDLJobSpec, at: &Path) -> Option<PathBuf> {
         if spec.working_dir_digest.is_some() {
             return None;
@@ -219,18 +213,12 @@ fn entrypoint(script: &str, directory: &FilePath, names: &[&str], path: Path) ->
             finding.help("a .gitignore or .rayignore leaves it out; an entry with ! brings it back"),
         );
     }
+    let meant = suggest::closest(script, names.iter().copied());
     let finding = Finding::new(path, format!("there is no file {}", file.display()));
-    Some(match suggest::closest(script, names.iter().copied()) {
-        Some(meant) => finding.help(format!("did you mean {meant}?")),
-        None => finding,
-    })
+    Some(finding.help_if(meant.map(|meant| format!("did you mean {meant}?"))))
 }
 
 fn unpackable(error: &PackError) -> Finding {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    let finding = Finding::new(Path::of("spec.workingDir"), format!("{error}{cause}"));
-    match error.help() {
-        Some(help) => finding.help(help),
-        None => finding,
-    }
+    Finding::new(Path::of("spec.workingDir"), format!("{error}{cause}")).help_if(error.help())
 }

@@ -6,7 +6,7 @@ use super::finding::Finding;
 use super::names;
 use super::path::Path;
 use super::rules;
-use super::shape::quoted;
+use super::words::quoted;
 use crate::api::cluster::{AuthMode, NodeTemplate, Provider, RayClusterSpec};
 use crate::api::units::{Bytes, MilliCpu};
 
@@ -55,11 +55,7 @@ fn provider(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) {
 fn address(address: &str, path: Path) -> Option<Finding> {
     let rule = "must be the address of Ray's dashboard such as http://head:8265";
     let finding = |help: Option<&str>| {
-        let finding = Finding::new(path.clone(), format!("{rule}, found {}", quoted(address)));
-        Some(match help {
-            Some(help) => finding.help(help),
-            None => finding,
-        })
+        Some(Finding::new(path.clone(), format!("{rule}, found {}", quoted(address))).help_if(help))
     };
     let Some(rest) = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")) else {
         let client = address.starts_with("ray://") || address.ends_with(":10001");

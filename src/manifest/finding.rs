@@ -35,6 +35,12 @@ impl Finding {
         self
     }
 
+    /// The same, with what to do about it if that is known.
+    pub(super) fn help_if(mut self, help: Option<impl Into<String>>) -> Self {
+        self.help = help.map(Into::into);
+        self
+    }
+
     /// The same, pointing at another field too.
     pub(super) fn also(mut self, path: Path, label: impl Into<String>) -> Self {
         self.also = Some((path, label.into()));

@@ -7,7 +7,7 @@ use super::finding::Finding;
 use super::names;
 use super::path::Path;
 use super::rules;
-use super::shape::quoted;
+use super::words::quoted;
 use crate::api::job::{AdaptDLJobSpec, ScalingPolicy};
 use crate::api::units::Span;
 

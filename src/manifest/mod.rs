@@ -5,9 +5,9 @@
 //!                └──> Problem <──┴───────────┘
 //! ```
 //!
-//! Reading knows the text alone, and finds all problems of all documents at once, each with its place. Admitting
-//! is what depends on the machine: relative paths, the requirements file, and the working directory, which is
-//! packed. Watching a directory lives in `watch`.
+//! Reading knows the text alone, and finds all problems of all documents at once, each with its place.
+//! Admitting is what depends on the machine: relative paths, the requirements file, and the working
+//! directory, which is packed. Watching a directory lives in `watch`.
 //!
 //! Architecture invariant: only here is YAML known. Everything else has JSON and types.
 
@@ -41,6 +41,7 @@ mod shape;
 mod source;
 mod suggest;
 mod syntax;
+mod words;
 mod yaml;
 
 pub use package::{PackError, Package, pack};
@@ -69,8 +70,8 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
 }
 
-/// Reads sources. An object that names no namespace is in `namespace`; of two objects with one kind, namespace
-/// and name, the second is a problem.
+/// Reads sources. An object that names no namespace is in `namespace`; of two objects with one kind,
+/// namespace and name, the second is a problem.
 pub fn read(sources: Vec<Source>, namespace: &str) -> Loaded {
     let mut loaded = Loaded::default();
     let mut seen = BTreeMap::new();
@@ -120,8 +121,8 @@ fn first(
     }
 }
 
-/// Reads an object that came as JSON. Relative paths in it start from `base`; without one they are refused when
-/// it is admitted.
+/// Reads an object that came as JSON. Relative paths in it start from `base`; without one they are refused
+/// when it is admitted.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -151,15 +152,16 @@ impl Manifest {
     }
 
     /// The object as it is to be stored: its paths are absolute, and its working directory is packed into the
-    /// directory `packages`.
+    /// directory `packages`. If it gives a digest, that is the package's, and nothing is packed; whether
+    /// there is such a package, only its controller knows.
     ///
     /// # Errors
     /// Everything that is wrong with the files that it names.
     pub fn admit(&self, packages: &FilePath) -> Result<AnyObject, Vec<Problem>> {
         let mut object = self.object.clone();
         let (directory, mut findings) = admit::resolve(&mut object, self.origin.base());
-        if findings.is_empty() {
-            findings = admit::pack(&mut object, directory.as_deref(), packages).err().unwrap_or_default();
+        if let Some(directory) = directory.filter(|_| findings.is_empty()) {
+            findings = admit::pack(&mut object, &directory, packages).err().unwrap_or_default();
         }
         if findings.is_empty() { Ok(object) } else { Err(self.origin.problems(findings, MAX_PROBLEMS)) }
     }

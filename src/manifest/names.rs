@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::finding::Finding;
 use super::path::Path;
-use super::shape::quoted;
+use super::words::quoted;
 use crate::api::meta::name_problem;
 
 /// Checks what a manifest gives as metadata. What is no text is left to the schema.
@@ -41,17 +41,14 @@ pub(super) fn name(text: &str, path: Path) -> Option<Finding> {
         .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' })
         .collect();
     let tame = tame.trim_matches(['-', '.']);
-    Some(match name_problem(tame) {
-        None => finding.help(format!("{tame} would do")),
-        Some(_) => finding,
-    })
+    Some(finding.help_if(name_problem(tame).is_none().then(|| format!("{tame} would do"))))
 }
 
 /// Why a label cannot be one.
 pub(super) fn label(key: &str, value: &str, labels: &Path) -> Option<Finding> {
     label_key(key, labels).or_else(|| {
-        let rule = "must be empty, or at most 63 letters, digits, `-`, `_` and `.`, beginning and ending with a \
-                    letter or digit";
+        let rule = "must be empty, or at most 63 letters, digits, `-`, `_` and `.`, beginning and ending \
+                    with a letter or digit";
         let bad = !value.is_empty() && !is_label_name(value);
         bad.then(|| Finding::new(labels.key(key), format!("{rule}, found {}", quoted(value))))
     })
@@ -65,7 +62,8 @@ fn label_key(key: &str, labels: &Path) -> Option<Finding> {
             && prefix.split('.').all(|part| part.len() <= 63 && is_label_name(part) && !part.contains('_'))
     };
     let message = if !is_label_name(name) {
-        "a key must be at most 63 letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit"
+        "a key must be at most 63 letters, digits, `-`, `_` and `.`, beginning and ending with a letter or \
+         digit"
     } else if !prefix.is_none_or(is_domain) {
         "what stands before the `/` of a key must be a domain, such as example.com"
     } else {

@@ -1,13 +1,13 @@
 //! From a document to an object: version and kind, shape, names, and then the rules of the kind.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::finding::Finding;
 use super::names;
 use super::path::Path;
-use super::shape::{self, quoted};
 use super::suggest;
-use super::{cluster, job, schema};
+use super::words::{either, found, quoted};
+use super::{cluster, job, schema, shape};
 use crate::api::API_VERSION;
 use crate::api::meta::ObjectMeta;
 use crate::api::object::{AnyObject, Kind};
@@ -28,17 +28,17 @@ const SERVER_SET: [&str; 10] = [
 
 /// Reads an object; one that names no namespace is in `namespace`.
 pub(super) fn read(mut value: Value, namespace: &str) -> Result<AnyObject, Vec<Finding>> {
-    if !value.is_object() {
+    let Value::Object(fields) = &mut value else {
         let help = "an object has apiVersion, kind, metadata and spec";
-        let message = format!("must be an object, found {}", shape::found(&value));
+        let message = format!("must be an object, found {}", found(&value));
         return Err(vec![Finding::new(Path::default(), message).help(help)]);
-    }
+    };
     let mut findings = Vec::new();
-    let kind = kind(&value, &mut findings).ok_or_else(|| std::mem::take(&mut findings))?;
-    if let Some(object) = value.as_object_mut() {
-        object.remove("status");
-    }
-    if let Some(metadata) = value["metadata"].as_object_mut() {
+    let kind = kind(fields, &mut findings).ok_or_else(|| std::mem::take(&mut findings))?;
+    // It has been looked at.
+    fields.insert("apiVersion".to_owned(), API_VERSION.into());
+    fields.remove("status");
+    if let Some(Value::Object(metadata)) = fields.get_mut("metadata") {
         metadata.retain(|name, _| !SERVER_SET.contains(&name.as_str()));
         if metadata.get("namespace").is_none_or(Value::is_null) {
             metadata.insert("namespace".to_owned(), namespace.into());
@@ -63,54 +63,64 @@ fn typed(kind: Kind, value: &mut Value) -> Result<AnyObject, serde_json::Error> 
     AnyObject::from_parts(kind, metadata, value["spec"].take(), Value::Null)
 }
 
-/// The kind of an object, if it is one of ours.
-fn kind(value: &Value, findings: &mut Vec<Finding>) -> Option<Kind> {
-    let mut is_ours = true;
-    match &value["apiVersion"] {
-        Value::String(version) if version == API_VERSION => {}
-        Value::String(version) => {
-            let (group, _) = API_VERSION.split_once('/').unwrap_or_default();
-            is_ours = version.split('/').next() == Some(group);
-            let message = format!("must be {API_VERSION}, found {}", quoted(version));
-            let finding = Finding::new(Path::of("apiVersion"), message);
-            findings.push(match (is_ours, suggest::closest(version, [API_VERSION])) {
-                (true, _) => finding.help("this Rayconcile knows no other version of its kinds"),
-                (false, Some(_)) => finding.help(format!("did you mean {API_VERSION}?")),
-                (false, None) => finding.help("Rayconcile reads its own kinds only"),
-            });
+/// The kind of an object, or the one that was probably meant, if it may be one of ours.
+fn kind(fields: &Map<String, Value>, findings: &mut Vec<Finding>) -> Option<Kind> {
+    let is_ours = version(fields.get("apiVersion"), findings);
+    let names = Kind::ALL.map(Kind::name);
+    let kinds = either(&names);
+    let name = match fields.get("kind") {
+        Some(Value::String(name)) => name,
+        None | Some(Value::Null) => {
+            findings.push(Finding::new(Path::default(), format!("`kind` is missing: {kinds}")));
+            return None;
         }
-        Value::Null => {
+        Some(other) => {
+            let message = format!("must be {kinds}, found {}", found(other));
+            findings.push(Finding::new(Path::of("kind"), message));
+            return None;
+        }
+    };
+    if !is_ours {
+        return None;
+    }
+    let known = |name: &str| Kind::ALL.into_iter().find(|kind| kind.name() == name);
+    if let Some(kind) = known(name) {
+        return Some(kind);
+    }
+    let meant = Kind::from_word(name).or_else(|| known(suggest::closest(name, names)?));
+    let finding = Finding::new(Path::of("kind"), format!("must be {kinds}, found {}", quoted(name)));
+    findings.push(finding.help_if(meant.map(|meant| format!("did you mean {meant}?"))));
+    meant
+}
+
+/// Looks at an `apiVersion`, and says whether it may be one of ours.
+fn version(version: Option<&Value>, findings: &mut Vec<Finding>) -> bool {
+    let path = Path::of("apiVersion");
+    let text = match version {
+        Some(Value::String(text)) => text,
+        None | Some(Value::Null) => {
             let finding = Finding::new(Path::default(), "`apiVersion` is missing");
             findings.push(finding.help(format!("write apiVersion: {API_VERSION}")));
+            return true;
         }
-        other => findings.push(Finding::new(
-            Path::of("apiVersion"),
-            format!("must be {API_VERSION}, found {}", shape::found(other)),
-        )),
+        Some(other) => {
+            let message = format!("must be {API_VERSION}, found {}", found(other));
+            findings.push(Finding::new(path, message));
+            return true;
+        }
+    };
+    if text == API_VERSION {
+        return true;
     }
-    let names = Kind::ALL.map(Kind::name);
-    let kinds = shape::either(&names);
-    match &value["kind"] {
-        Value::String(name) => {
-            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).filter(|_| is_ours);
-            if kind.is_none() && is_ours {
-                let message = format!("must be {kinds}, found {}", quoted(name));
-                let finding = Finding::new(Path::of("kind"), message);
-                let meant = Kind::from_word(name).map(Kind::name).or_else(|| suggest::closest(name, names));
-                findings.push(match meant {
-                    Some(meant) => finding.help(format!("did you mean {meant}?")),
-                    None => finding,
-                });
-            }
-            return kind;
-        }
-        Value::Null => {
-            findings.push(Finding::new(Path::default(), format!("`kind` is missing: {kinds}")));
-        }
-        other => {
-            let message = format!("must be {kinds}, found {}", shape::found(other));
-            findings.push(Finding::new(Path::of("kind"), message));
-        }
-    }
-    None
+    let group = |version: &str| version.split('/').next().map(str::to_owned);
+    let is_ours = group(text) == group(API_VERSION);
+    let finding = Finding::new(path, format!("must be {API_VERSION}, found {}", quoted(text)));
+    findings.push(if is_ours {
+        finding.help("this Rayconcile knows no other version of its kinds")
+    } else if suggest::closest(text, [API_VERSION]).is_some() {
+        finding.help(format!("did you mean {API_VERSION}?"))
+    } else {
+        finding.help("Rayconcile reads its own kinds only")
+    });
+    is_ours
 }

@@ -1,7 +1,7 @@
 //! Packing a working directory into the zip file that workers get.
 //!
-//! A package is named by the SHA-256 of its bytes, and the same tree gives the same bytes on any machine: names
-//! are sorted, times are fixed, modes are 644 or 755. Directories exist only through the files in them.
+//! A package is named by the SHA-256 of its bytes, and the same tree gives the same bytes on any machine:
+//! names are sorted, times are fixed, modes are 644 or 755. Directories exist only through the files in them.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -126,9 +126,9 @@ pub(super) struct Entry {
 
 /// Packs a directory into a file of the directory `into`, or finds it there.
 ///
-/// What `.gitignore` and `.rayignore` files in it say is left out, as is what Ray leaves out by default: `.git`,
-/// `.venv`, `venv` and `__pycache__`. Ignore files above it, and those of the machine, do not count. Symbolic
-/// links that stay inside are followed, and those to nothing are passed over.
+/// What `.gitignore` and `.rayignore` files in it say is left out, as is what Ray leaves out by default:
+/// `.git`, `.venv`, `venv` and `__pycache__`. Ignore files above it, and those of the machine, do not count.
+/// Symbolic links that stay inside are followed, and those to nothing are passed over.
 ///
 /// # Errors
 /// If something cannot be read or packed, or the package would be too large.
@@ -140,12 +140,16 @@ pub fn pack(directory: &Path, into: &Path) -> Result<Package, PackError> {
 }
 
 fn pack_once(directory: &Path, into: &Path, most: Bytes) -> Result<Package, PackError> {
-    let entries = list(directory)?;
+    let store = |source| PackError::Store { path: into.to_owned(), source };
+    fs::create_dir_all(into).map_err(store)?;
+    let packages = fs::canonicalize(into).map_err(store)?;
+    let mut entries = list(directory)?;
+    // Or a package would have those before it inside, and none would be the same as the last.
+    entries.retain(|entry| !entry.path.starts_with(&packages));
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::FileTooLarge => PackError::TooLarge { most, largest: largest(&entries) },
-        _ => PackError::Store { path: into.to_owned(), source: error },
+        _ => store(error),
     };
-    fs::create_dir_all(into).map_err(failed)?;
     let mut file = tempfile::NamedTempFile::new_in(into).map_err(failed)?;
     write(&entries, file.as_file_mut(), most, failed)?;
     let (digest, size) = digest(file.as_file_mut()).map_err(failed)?;
@@ -169,7 +173,7 @@ pub(super) fn list(directory: &Path) -> Result<Vec<Entry>, PackError> {
         .require_git(false)
         .add_custom_ignore_filename(".rayignore")
         .follow_links(true)
-        .filter_entry(|entry| !LEFT_OUT.iter().any(|name| entry.file_name() == *name))
+        .filter_entry(|entry| entry.depth() == 0 || !LEFT_OUT.iter().any(|name| entry.file_name() == *name))
         .build();
     for item in walk {
         match item {
@@ -212,7 +216,8 @@ fn entry(found: &DirEntry, root: &Path) -> Result<Option<Entry>, PackError> {
     }))
 }
 
-/// The error that a walk met, unless it is a link to nothing: whoever opens that finds nothing, packed or not.
+/// The error that a walk met, unless it is a link to nothing: whoever opens that finds nothing, packed or
+/// not.
 fn failed(error: ignore::Error, root: &Path) -> Result<(), PackError> {
     use ignore::Error;
     let mut path = PathBuf::from(".");

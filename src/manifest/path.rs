@@ -16,7 +16,8 @@ pub(super) enum Step {
 }
 
 impl Path {
-    /// The path of a field by its dotted name. It is for names that we know: a key of the user's may hold dots.
+    /// The path of a field by its dotted name. It is for names that we know: a key of the user's may hold
+    /// dots.
     pub(super) fn of(dotted: &str) -> Self {
         Self::default().field(dotted)
     }

@@ -50,7 +50,7 @@ impl Origin {
     pub(super) fn problems(&self, findings: Vec<Finding>, most: usize) -> Vec<Problem> {
         let place = |finding: &Finding| {
             let place = self.places.as_ref()?.nearest(&finding.path);
-            Some(place.pointed(finding.at_key).start)
+            Some(place.range(finding.at_key).start)
         };
         let mut findings = findings;
         findings.sort_by_cached_key(place);
@@ -60,7 +60,7 @@ impl Origin {
     fn problem(&self, finding: Finding) -> Problem {
         let Finding { path, at_key, message, help, also } = finding;
         let mut problem = match &self.places {
-            Some(places) => Problem::in_text(&self.source, places.nearest(&path).pointed(at_key), message),
+            Some(places) => Problem::in_text(&self.source, places.nearest(&path).range(at_key), message),
             None => Problem::of_file(self.source.name.clone(), message),
         };
         if let Some((path, label)) = also
@@ -68,8 +68,7 @@ impl Origin {
         {
             problem = problem.also(place.at.clone(), label);
         }
-        problem.help = help;
-        problem.field(path)
+        problem.field(path).help_if(help)
     }
 
     /// The origin of an item of a list of this.
@@ -113,7 +112,8 @@ impl Place {
         place
     }
 
-    fn pointed(&self, at_key: bool) -> Range<usize> {
+    /// The bytes to point at.
+    fn range(&self, at_key: bool) -> Range<usize> {
         match &self.key {
             Some(key) if at_key => key.clone(),
             _ => self.at.clone(),

@@ -88,6 +88,12 @@ impl Problem {
         self
     }
 
+    /// The same, with what to do about it if that is known.
+    pub(super) fn help_if(mut self, help: Option<impl Into<String>>) -> Self {
+        self.help = help.map(Into::into);
+        self
+    }
+
     /// The same, pointing at another place in the same text too.
     pub(super) fn also(mut self, at: Range<usize>, label: impl Into<String>) -> Self {
         if let Some(snippet) = &mut self.snippet {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::finding::Finding;
 use super::path::Path;
-use super::shape::quoted;
+use super::words::quoted;
 use crate::api::job::ValueSource;
 use crate::api::units::Span;
 
@@ -32,11 +32,7 @@ pub(super) fn host_path(text: &str, path: Path) -> Option<Finding> {
     } else {
         return None;
     };
-    let finding = Finding::new(path, message);
-    Some(match help {
-        Some(help) => finding.help(help),
-        None => finding,
-    })
+    Some(Finding::new(path, message).help_if(help))
 }
 
 /// A length of time that a calendar can add.

@@ -102,8 +102,8 @@ fn part<T: JsonSchema>() -> Value {
     schema.to_value()
 }
 
-/// Says in the words of the standard what only the names of Rust's types and of our formats say, and joins the
-/// lines of descriptions.
+/// Says in the words of the standard what only the names of Rust's types and of our formats say, and joins
+/// the lines of descriptions.
 fn finish(schema: &mut schemars::Schema) {
     if let Some(Value::String(description)) = schema.get_mut("description") {
         *description = description.replace('\n', " ");

@@ -1,13 +1,14 @@
 //! Whether an object has the shape that its kind's JSON Schema asks for.
 //!
-//! It reads just what our generated schemas use (a test holds that they use nothing else), to say everything in
-//! our own words. It is more lenient than the schema in one thing: what has no value, or `null`, counts as left
-//! out, as in Kubernetes, and is taken out of the object.
+//! It reads just what our generated schemas use (a test holds that they use nothing else), to say everything
+//! in our own words. It is more lenient than the schema in one thing: what has no value, or `null`, counts as
+//! left out, as in Kubernetes, and is taken out of the object.
 
 use serde_json::{Map, Value};
 
 use super::finding::Finding;
 use super::path::Path;
+use super::words::{either, found, quoted};
 use super::{MAX_PROBLEMS, suggest};
 use crate::api::units::{Bytes, MilliCpu, Span, UnitError};
 
@@ -33,10 +34,7 @@ impl Checker<'_> {
         }
         if !types(schema).any(|name| is_type(value, name)) && schema.get("type").is_some() {
             let finding = Finding::new(path.clone(), format!("{}, found {}", wanted(schema), found(value)));
-            return self.findings.push(match remedy(value, schema) {
-                Some(help) => finding.help(help),
-                None => finding,
-            });
+            return self.findings.push(finding.help_if(remedy(value, schema)));
         }
         match value {
             Value::Object(fields) => self.fields(fields, schema, path),
@@ -58,18 +56,14 @@ impl Checker<'_> {
             let path = path.key(name);
             match (known.get(name), &schema["additionalProperties"]) {
                 (Some(schema), _) | (None, schema @ Value::Object(_)) => self.value(value, schema, &path),
-                (None, Value::Bool(false)) => {
-                    self.unknown(name, path, known);
-                }
+                (None, Value::Bool(false)) => self.unknown(name, path, known),
                 (None, _) => {}
             }
         }
         for name in required().filter(|name| !fields.contains_key(*name)) {
             let finding = Finding::new(path.clone(), format!("`{name}` is missing")).at_key();
-            self.findings.push(match known.get(name).and_then(|schema| schema["description"].as_str()) {
-                Some(description) => finding.help(format!("{name}: {description}")),
-                None => finding,
-            });
+            let description = known.get(name).and_then(|schema| schema["description"].as_str());
+            self.findings.push(finding.help_if(description.map(|text| format!("{name}: {text}"))));
         }
     }
 
@@ -110,10 +104,7 @@ impl Checker<'_> {
                 Some("duration") => suggest::duration(text),
                 _ => None,
             };
-            self.findings.push(match meant {
-                Some(meant) => finding.help(format!("did you mean {meant}?")),
-                None => finding,
-            });
+            self.findings.push(finding.help_if(meant.map(|meant| format!("did you mean {meant}?"))));
         }
     }
 
@@ -126,10 +117,8 @@ impl Checker<'_> {
         }
         let message = format!("must be {}, found {}", either(&words), found(value));
         let finding = Finding::new(path.clone(), message);
-        self.findings.push(match given.and_then(|given| suggest::closest(given, words.iter().copied())) {
-            Some(meant) => finding.help(format!("did you mean {meant}?")),
-            None => finding,
-        });
+        let meant = given.and_then(|given| suggest::closest(given, words.iter().copied()));
+        self.findings.push(finding.help_if(meant.map(|meant| format!("did you mean {meant}?"))));
     }
 
     /// A mapping with just one of several keys.
@@ -144,10 +133,9 @@ impl Checker<'_> {
             let message = format!("must be a mapping with {}, found {}", either(&names), found(value));
             let finding = Finding::new(path.clone(), message);
             let meant = value.as_str().and_then(|word| suggest::closest(word, names.iter().copied()));
-            return self.findings.push(match meant {
-                Some(meant) => finding.help(format!("write {{{meant}: {{}}}}")),
-                None => finding,
-            });
+            return self
+                .findings
+                .push(finding.help_if(meant.map(|meant| format!("write {{{meant}: {{}}}}"))));
         };
         for (name, value) in fields.iter_mut() {
             let path = path.key(name);
@@ -158,9 +146,7 @@ impl Checker<'_> {
                     }
                     self.value(value, schema, &path);
                 }
-                None => {
-                    self.unknown(name, path, &known);
-                }
+                None => self.unknown(name, path, &known),
             }
         }
         let given: Vec<_> = fields.keys().filter(|name| known.contains_key(*name)).collect();
@@ -180,12 +166,9 @@ impl Checker<'_> {
 
     /// A field that is not known, and what may have been meant.
     fn unknown(&mut self, name: &str, path: Path, known: &Map<String, Value>) {
-        let mut finding = Finding::new(path, "there is no such field").at_key();
         // So many are not shown, and need no help.
-        if self.findings.len() < MAX_PROBLEMS {
-            finding = finding.help(self.meant(name, known));
-        }
-        self.findings.push(finding);
+        let help = (self.findings.len() < MAX_PROBLEMS).then(|| self.meant(name, known));
+        self.findings.push(Finding::new(path, "there is no such field").at_key().help_if(help));
     }
 
     fn meant(&self, name: &str, known: &Map<String, Value>) -> String {
@@ -268,18 +251,6 @@ fn wanted(schema: &Value) -> String {
     format!("must be {wanted}")
 }
 
-/// What a value is, for a person.
-pub(super) fn found(value: &Value) -> String {
-    match value {
-        Value::Null => "nothing".to_owned(),
-        Value::Bool(value) => value.to_string(),
-        Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => format!("the string {}", quoted(text)),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "a mapping".to_owned(),
-    }
-}
-
 /// What to write for a value of the wrong type, if it only has the wrong type.
 fn remedy(value: &Value, schema: &Value) -> Option<String> {
     let wants = |name: &str| types(schema).any(|known| known == name);
@@ -289,7 +260,13 @@ fn remedy(value: &Value, schema: &Value) -> Option<String> {
             Some(format!("did you mean {meant}?"))
         }
         Value::Number(_) | Value::Bool(_) if wants("string") => Some("put it in quotes".to_owned()),
+        Value::String(text) if wants("array") && text.starts_with('-') => {
+            Some("a `-` needs a space after it".to_owned())
+        }
         Value::String(_) if wants("array") => Some("put it in brackets".to_owned()),
+        Value::String(text) if wants("object") && text.contains(':') => {
+            Some("a `:` needs a space after it".to_owned())
+        }
         Value::String(text) if wants("boolean") => match text.to_lowercase().as_str() {
             "yes" | "on" | "true" => Some("write true".to_owned()),
             "no" | "off" | "false" => Some("write false".to_owned()),
@@ -303,26 +280,6 @@ fn remedy(value: &Value, schema: &Value) -> Option<String> {
         Value::Array(_) if wants("object") => Some("fields of a mapping are written without `-`".to_owned()),
         Value::Object(_) if wants("array") => Some("items of a list each begin with `-`".to_owned()),
         _ => None,
-    }
-}
-
-/// A text in quotes, and not all of it if it is long.
-pub(super) fn quoted(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
-        None => format!("{text:?}"),
-    }
-}
-
-/// `a`, `b` or `c`.
-pub(super) fn either(words: &[&str]) -> String {
-    match words {
-        [] => String::new(),
-        [only] => format!("`{only}`"),
-        [first @ .., last] => {
-            let first: Vec<_> = first.iter().map(|word| format!("`{word}`")).collect();
-            format!("{} or `{last}`", first.join(", "))
-        }
     }
 }
 
@@ -488,7 +445,10 @@ mod tests {
         /// What the published schemas say is what the reader does, null aside.
         #[test]
         fn it_agrees_with_a_validator(
-            changes in prop::collection::vec((any::<prop::sample::Index>(), prop::option::of(replacement())), 0..3),
+            changes in prop::collection::vec(
+                (any::<prop::sample::Index>(), prop::option::of(replacement())),
+                0..3,
+            ),
             which in 0_usize..2,
         ) {
             let (kind, mut object) = objects().swap_remove(which);
@@ -506,7 +466,8 @@ mod tests {
                     (None, None) => {}
                 }
             }
-            let expected: Vec<_> = validator(kind).iter_errors(&object).map(|error| error.to_string()).collect();
+            let validator = validator(kind);
+            let expected: Vec<_> = validator.iter_errors(&object).map(|error| error.to_string()).collect();
             // What is no object never comes so far; what stands for version and kind is looked at before.
             prop_assume!(object.is_object());
             let findings = check(&mut object.clone(), schema(kind));

@@ -38,11 +38,11 @@ impl Source {
 }
 
 /// Reads the files that `-f` names: files, directories with their `*.yaml` and `*.yml` files (with those of
-/// their directories where `recursive`), and `-` for standard input. What cannot be read is a problem, and does
-/// not keep the rest from being read.
+/// their directories where `recursive`), and `-` for standard input. What cannot be read is a problem, and
+/// does not keep the rest from being read.
 ///
-/// Hidden files and directories and links to directories are passed over; a file that is reached twice is read
-/// once.
+/// Hidden files and directories and links to directories are passed over; a file that is reached twice is
+/// read once.
 pub fn collect(paths: &[PathBuf], recursive: bool) -> (Vec<Source>, Vec<Problem>) {
     let mut collection = Collection { recursive, ..Collection::default() };
     for path in paths {
@@ -81,27 +81,23 @@ impl Collection {
 
     fn file(&mut self, path: &Path, named: bool) {
         let name = path.display().to_string();
-        let absolute = match fs::canonicalize(path) {
-            Ok(absolute) => absolute,
-            Err(error) => return self.problems.push(unreadable(name, path, &error)),
-        };
-        if !self.seen.insert(absolute) {
+        // A pipe has no real path.
+        if !self.seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())) {
             return;
         }
-        let text = fs::File::open(path).and_then(|file| {
-            let metadata = file.metadata()?;
-            Ok(read(file, metadata.is_file().then_some(metadata.len())))
+        let opened = fs::File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+        let (file, metadata) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.problems.push(unreadable(name, path, &error)),
+        };
+        let size = metadata.is_file().then_some(metadata.len());
+        self.add(name, read(file, size), |name, text| Source {
+            name,
+            path: Some(path.to_owned()),
+            base: base_of(path, &metadata),
+            text,
+            named,
         });
-        match text {
-            Ok(text) => self.add(name, text, |name, text| Source {
-                name,
-                path: Some(path.to_owned()),
-                base: base_of(path),
-                text,
-                named,
-            }),
-            Err(error) => self.problems.push(unreadable(name, path, &error)),
-        }
     }
 
     fn directory(&mut self, path: &Path) {
@@ -109,10 +105,8 @@ impl Collection {
         let skipped = self.walk(path);
         if before == (self.manifests, self.problems.len()) {
             let problem = Problem::of_file(path.display().to_string(), "holds no *.yaml or *.yml file");
-            self.problems.push(match skipped {
-                true => problem.help("its directories were not searched; --recursive does that"),
-                false => problem,
-            });
+            let help = skipped.then_some("its directories were not searched; --recursive does that");
+            self.problems.push(problem.help_if(help));
         }
     }
 
@@ -154,11 +148,7 @@ impl Collection {
         match text {
             Ok(text) => self.sources.push(source(name, text)),
             Err(Refused { message, help }) => {
-                let problem = Problem::of_file(name, message);
-                self.problems.push(match help {
-                    Some(help) => problem.help(help),
-                    None => problem,
-                });
+                self.problems.push(Problem::of_file(name, message).help_if(help));
             }
         }
     }
@@ -168,12 +158,12 @@ fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
-/// Where relative paths in a file start from: its directory. What a shell gives for `<(...)` has none.
-fn base_of(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    match path.starts_with("/dev") || path.starts_with("/proc") {
-        true => std::env::current_dir().ok(),
-        false => path.parent().map(Path::to_owned),
+/// Where relative paths in a file start from: its directory. A pipe, such as a shell's `<(...)`, is in none.
+fn base_of(path: &Path, metadata: &fs::Metadata) -> Option<PathBuf> {
+    let is_handle = ["/dev/fd", "/dev/stdin", "/proc"].iter().any(|handles| path.starts_with(handles));
+    match metadata.is_file() && !is_handle {
+        true => std::path::absolute(path).ok()?.parent().map(Path::to_owned),
+        false => std::env::current_dir().ok(),
     }
 }
 
@@ -205,7 +195,7 @@ fn read(from: impl Read, size: Option<u64>) -> Result<String, Refused> {
 fn text(bytes: Vec<u8>) -> Result<String, Refused> {
     let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     let help = utf16.then_some("it seems to be UTF-16; save it as UTF-8");
-    let text = String::from_utf8(bytes).map_err(|error| {
+    let mut text = String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         let byte = error.as_bytes().get(offset).copied().unwrap_or_default();
         Refused { message: format!("is not text: byte {byte:#04x} at offset {offset} is not UTF-8"), help }
@@ -216,13 +206,19 @@ fn text(bytes: Vec<u8>) -> Result<String, Refused> {
         let message = format!("is not text: control character {byte:#04x} at offset {offset}");
         return Err(Refused { message, help: None });
     }
-    Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
 }
 
 /// A file that cannot be read, with the name that may have been meant.
 fn unreadable(name: String, path: &Path, error: &io::Error) -> Problem {
     if error.kind() != io::ErrorKind::NotFound {
         return Problem::of_file(name, format!("cannot be read: {error}"));
+    }
+    if path.is_symlink() {
+        return Problem::of_file(name, "is a link to nothing");
     }
     let problem = Problem::of_file(name, "there is no such file or directory");
     if path.to_string_lossy().contains("://") {
@@ -236,11 +232,6 @@ fn unreadable(name: String, path: &Path, error: &io::Error) -> Problem {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     let wanted = path.file_name().unwrap_or_default().to_string_lossy();
-    match suggest::closest(&wanted, siblings.iter().map(String::as_str)) {
-        Some(sibling) => {
-            let sibling = directory.map_or(PathBuf::from(sibling), |directory| directory.join(sibling));
-            problem.help(format!("did you mean {}?", sibling.display()))
-        }
-        None => problem,
-    }
+    let meant = suggest::closest(&wanted, siblings.iter().map(String::as_str));
+    problem.help_if(meant.map(|meant| format!("did you mean {}?", path.with_file_name(meant).display())))
 }

@@ -1,8 +1,8 @@
 //! YAML as values with their places.
 //!
 //! saphyr says where things stand, serde_yaml what they are. Neither is given what it could choke on: saphyr
-//! never sees an alias, so it expands none, and nothing that is nested too deeply for its recursion; serde_yaml,
-//! which counts what aliases expand to, sees only what saphyr could read.
+//! never sees an alias, so it expands none, and nothing that is nested too deeply for its recursion;
+//! serde_yaml, which counts what aliases expand to, sees only what saphyr could read.
 //!
 //! Anchors, aliases and merge keys (`<<`) are allowed; tags are not, nor are keys other than strings.
 
@@ -22,13 +22,17 @@ use super::problem::Problem;
 use super::source::Source;
 use super::syntax;
 
-/// How far a line may be indented, by spaces and by the `-`, `?` and `:` of nested blocks. It bounds how deeply
-/// blocks can be nested, and with it saphyr's recursion; saphyr itself bounds the brackets.
+/// How far a line may be indented, by spaces and by the `-`, `?` and `:` of nested blocks. It bounds how
+/// deeply blocks can be nested, and with it saphyr's recursion; saphyr itself bounds the brackets.
 const MAX_INDENT: usize = 256;
+
+/// Enough for that recursion, whatever thread asks for it.
+const STACK: usize = 16 << 20;
 
 /// What saphyr sees in place of `*`, so that it takes an alias for a word.
 const ALIAS: char = '\u{e000}';
-/// What saphyr sees in place of the first letter of a key that is in its mapping already, so that it reads on.
+/// What saphyr sees in place of the first letter of a key that is in its mapping already, so that it reads
+/// on.
 const COPIES: RangeInclusive<char> = '\u{e001}'..='\u{e010}';
 
 /// A document of a text.
@@ -42,10 +46,24 @@ pub(super) struct Document {
 
 /// Reads all documents of a text but empty ones and those that are no YAML, which are problems.
 pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
-    let text = source.text.as_str();
     if let Some(problem) = too_deep(source) {
         return (Vec::new(), vec![problem]);
     }
+    let outcome = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        thread.spawn_scoped(scope, || documents(source)).map(std::thread::ScopedJoinHandle::join)
+    });
+    match outcome {
+        Ok(Ok(read)) => read,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => {
+            (Vec::new(), vec![Problem::of_file(source.name.clone(), format!("cannot be read: {error}"))])
+        }
+    }
+}
+
+fn documents(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
+    let text = source.text.as_str();
     let offsets = Offsets::of(text);
     let trees = match trees(text) {
         Ok(trees) => trees,
@@ -57,7 +75,7 @@ pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
     let (mut documents, mut problems) = (Vec::new(), Vec::new());
     for (tree, document) in trees.iter().zip(serde_yaml::Deserializer::from_str(text)) {
         let mut reader = Reader { source, offsets: &offsets, problems: Vec::new() };
-        let places = reader.place(tree, None, &Path::default());
+        let places = reader.place(tree, None);
         let start = places.at.start;
         let origin = Origin { source: Arc::clone(source), places: Some(places) };
         let value = Yaml::deserialize(document).and_then(|mut value| value.apply_merge().map(|()| value));
@@ -71,7 +89,7 @@ pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
                 documents.push(Document { value, origin });
             }
             Err(error) => {
-                let at = error.location().map_or(start, |location| offsets.byte(location.index()));
+                let at = error.location().map_or(start, |location| location.index());
                 problems.push(syntax::problem(source, at, &error.to_string()));
                 // What serde_yaml makes of the rest after an error is not to be relied on.
                 break;
@@ -81,7 +99,7 @@ pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
     (documents, problems)
 }
 
-/// Writes a value as YAML that reads as the same value.
+/// Writes a value as YAML that reads as the same value, keys `<<` aside, which are read as merges.
 ///
 /// # Errors
 /// None that JSON can cause.
@@ -136,7 +154,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The place of a node. The recursion is as deep as saphyr's own.
-    fn place(&mut self, node: &MarkedYaml<'_>, key: Option<Range<usize>>, path: &Path) -> Place {
+    fn place(&mut self, node: &MarkedYaml<'_>, key: Option<Range<usize>>) -> Place {
         let whole = self.range(node);
         let inner = match &node.data {
             YamlData::Mapping(entries) => {
@@ -146,21 +164,17 @@ impl Reader<'_> {
                     let (name, copy) = self.name(key, &at);
                     if let Some(Place { key: Some(first), .. }) = fields.get(&name).filter(|_| copy) {
                         let problem = Problem::in_text(self.source, at, format!("`{name}` is here twice"));
-                        self.problems.push(problem.field(path).also(first.clone(), "here first"));
+                        self.problems.push(problem.also(first.clone(), "here first"));
                         continue;
                     }
-                    let place = self.place(value, Some(at), &path.key(&name));
+                    let place = self.place(value, Some(at));
                     fields.insert(name, place);
                 }
                 Inner::Fields(fields)
             }
-            YamlData::Sequence(items) => Inner::Items(
-                items
-                    .iter()
-                    .enumerate()
-                    .map(|(index, item)| self.place(item, None, &path.item(index)))
-                    .collect(),
-            ),
+            YamlData::Sequence(items) => {
+                Inner::Items(items.iter().map(|item| self.place(item, None)).collect())
+            }
             _ => Inner::Nothing,
         };
         Place { line: node.span.start.line(), at: self.pointed(&whole, key.as_ref()), key, inner }

@@ -17,6 +17,8 @@ use crate::store::logs::{JobLogs, WorkerId};
 
 /// How often new output is looked for while somebody follows.
 const POLL: Duration = Duration::from_millis(300);
+/// How far back the last lines are looked for.
+const TAIL: u64 = 4 << 20;
 /// How much is read at once.
 const PIECE: usize = 256 << 10;
 
@@ -107,12 +109,19 @@ impl Follower {
     /// Where the last lines of what there is begin.
     fn tail_start(&self, worker: WorkerId, lines: usize) -> u64 {
         let (start, end) = self.logs.range(worker).unwrap_or((0, 0));
-        let from = end.saturating_sub(4 << 20).max(start);
-        let size = usize::try_from(end - from).unwrap_or(0);
-        let Ok((from, text)) = self.logs.read(worker, from, size) else { return from };
-        let breaks =
-            text.iter().enumerate().rev().filter(|(at, byte)| **byte == b'\n' && at + 1 < text.len());
-        breaks.map(|(at, _)| from + at as u64 + 1).nth(lines.saturating_sub(1)).unwrap_or(from)
+        let mut position = end.saturating_sub(TAIL).max(start);
+        let mut begins = vec![position];
+        while let Ok((from, piece)) = self.logs.read(worker, position, PIECE) {
+            if piece.is_empty() {
+                break;
+            }
+            let breaks = piece.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+            begins.extend(breaks.map(|(at, _)| from + at as u64 + 1));
+            position = from + piece.len() as u64;
+        }
+        // After the last line break no line has begun.
+        begins.retain(|begin| *begin < end);
+        begins.iter().rev().nth(lines.saturating_sub(1)).or(begins.first()).copied().unwrap_or(end)
     }
 
     async fn send(&self, worker: WorkerId, from: u64) -> Option<u64> {

@@ -23,7 +23,7 @@ spec: {workingDir: ., entrypoint: main.py}
 
 #[test]
 fn the_stored_object_shows_every_default() {
-    insta::assert_snapshot!(manifest::to_yaml(&only(JOB).to_json()).unwrap());
+    insta::assert_snapshot!(manifest::to_yaml(&only(JOB).spec()).unwrap());
 }
 
 #[test]
@@ -36,7 +36,7 @@ spec: {provider: {local: {}}, workerGroups: [{name: cpu, maxNodes: 2}]}
 ";
     let manifest = &read(text).manifests[0];
     let admitted = manifest.admit(std::path::Path::new("/nowhere")).unwrap();
-    insta::assert_snapshot!(manifest::to_yaml(&admitted.to_json()).unwrap());
+    insta::assert_snapshot!(manifest::to_yaml(&admitted.spec()).unwrap());
 }
 
 #[test]

@@ -116,6 +116,17 @@ fn a_package_that_is_there_stays() {
 }
 
 #[test]
+fn packages_are_not_packed_and_any_name_will_do() {
+    let tree = Tree::of(&[("venv/main.py", "")]);
+    let (directory, packages) = (tree.path().join("venv"), tree.path().join("venv/state/packages"));
+    let package = pack(&directory, &packages).unwrap();
+    assert_eq!(pack(&directory, &packages).unwrap(), package);
+    assert_eq!(fs::read_dir(packages).unwrap().count(), 1);
+    fs::remove_dir_all(directory.join("state")).unwrap();
+    assert_eq!(tree.names("venv"), ["main.py"]);
+}
+
+#[test]
 fn links_are_followed_inside_and_refused_outside() {
     let tree = Tree::of(&[("lib/x.py", "x = 1"), ("main.py", "")]);
     symlink("lib", tree.path().join("alias")).unwrap();
@@ -188,12 +199,17 @@ proptest! {
 
     #[test]
     fn the_order_in_which_files_are_made_does_not_matter(
-        files in prop::collection::btree_map("[a-c]{1,2}(/[a-c.]{0,2}[a-c]){0,2}\\.py", "[a-z\n]{0,40}", 1..12),
+        files in prop::collection::btree_map(
+            "[a-c]{1,2}(/[a-c.]{0,2}[a-c]){0,2}\\.py",
+            "[a-z\n]{0,40}",
+            1..12,
+        ),
         seed in any::<u64>(),
     ) {
         let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         let mut shuffled = files.clone();
-        shuffled.sort_by_key(|(name, _)| name.bytes().fold(seed, |hash, byte| hash.rotate_left(5) ^ u64::from(byte)));
+        let mix = |hash: u64, byte: u8| hash.rotate_left(5) ^ u64::from(byte);
+        shuffled.sort_by_key(|(name, _)| name.bytes().fold(seed, mix));
         let (first, second) = (Tree::of(&files), Tree::of(&shuffled));
         prop_assert_eq!(first.pack().unwrap(), second.pack().unwrap());
         prop_assert_eq!(first.names("").len(), files.len());

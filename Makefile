@@ -1,0 +1,56 @@
+# Everything a person does with this checkout. `make help` lists it.
+#
+# What is needed: cargo, python3 (3.10 or later) with pip, and make. All else is installed by these targets, with
+# pinned versions, into ignored folders of the checkout: Python packages into .venv, everything built into target.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+LOCK := tests/python/requirements.lock
+STAMP := .venv/.installed
+RAYCONCILE := target/debug/rayconcile
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build python ## Run a real elastic job on a local Ray cluster, from one worker to two, to success
+	$(RAYCONCILE) --state-dir .cache/demo run manifests/quickstart.yaml
+
+.PHONY: test
+test: python ## Run all tests, with real Ray, torch and AdaptDL
+	cargo test --all-targets -- --test-threads=2
+
+.PHONY: check
+check: ## The quick loop: does it compile, and do the tests pass that need no Ray
+	cargo clippy --all-targets -- -D warnings
+	cargo test --lib --test it
+
+.PHONY: lint
+lint: ## Formatting and lints, as CI wants them
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+.PHONY: schemas
+schemas: build ## Write the JSON Schemas anew
+	$(RAYCONCILE) schema --write schemas
+
+.PHONY: build
+build: ## Build the program
+	cargo build
+
+.PHONY: python
+python: $(STAMP) ## Install Ray, torch and AdaptDL into .venv
+
+$(STAMP): $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "python3 3.10 or later is needed; set PYTHON" >&2; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	touch $(STAMP)
+
+.PHONY: clean
+clean: ## Remove everything that was built or installed
+	rm -rf target .venv .cache out

@@ -1,0 +1,11 @@
+//! Tests with the real things: Ray, torch, AdaptDL, processes, signals. They need what `make python` installs.
+//!
+//! Each test has a state directory, clusters, ports and temporary directories of its own, can run beside other Ray
+//! clusters, and ends what it started.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod elastic;
+mod goodput;
+mod support;
+mod trouble;

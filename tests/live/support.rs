@@ -1,0 +1,284 @@
+//! A controller of a test's own, and the command line against it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The program under test.
+pub(crate) const RAYCONCILE: &str = env!("CARGO_BIN_EXE_rayconcile");
+
+/// How long a test waits for what must come; long, for a machine may be busy, but not for ever.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The interpreter that has Ray, torch and AdaptDL.
+pub(crate) fn python() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    assert!(path.exists(), "{} is not there: run `make python`", path.display());
+    path
+}
+
+/// A file of the repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A directory with a state directory in it, and the controller that serves it.
+pub(crate) struct World {
+    pub(crate) directory: tempfile::TempDir,
+    controller: Option<Child>,
+}
+
+impl World {
+    /// A world without a controller.
+    pub(crate) fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), controller: None }
+    }
+
+    /// A world with a controller that has these arguments.
+    pub(crate) fn with_controller(arguments: &[&str]) -> Self {
+        let mut world = Self::new();
+        world.start(arguments, &[]);
+        world
+    }
+
+    /// A path in the world's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file in the world's directory.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// A command of the program, against this world's state.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(RAYCONCILE);
+        command.arg("--state-dir").arg(self.path("state")).args(arguments);
+        command.env("VIRTUAL_ENV", repository(".venv")).env_remove("RUST_LOG").current_dir(self.directory.path());
+        command
+    }
+
+    /// Starts the controller, with its log in a file, and waits until it answers.
+    pub(crate) fn start(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
+        assert!(self.controller.is_none());
+        let log = fs::File::options().create(true).append(true).open(self.path("controller.log")).unwrap();
+        let mut command = self.command(&["controller", "--idle-timeout", "2s"]);
+        command.args(arguments).envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.controller = Some(command.spawn().unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        while !self.command(&["status"]).output().unwrap().status.success() {
+            let ended = self.controller.as_mut().unwrap().try_wait().unwrap();
+            if ended.is_some() && environment.iter().any(|(name, _)| *name == "RAYCONCILE_CRASH_AT") {
+                return; // It was to die, and was quick.
+            }
+            assert!(ended.is_none() && Instant::now() < deadline, "the controller did not start:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Kills the controller as the kernel would.
+    pub(crate) fn kill_controller(&mut self) {
+        let mut child = self.controller.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits until the controller has died; says whether it did in time.
+    pub(crate) fn controller_dies(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if self.controller.as_mut().unwrap().try_wait().unwrap().is_some() {
+                self.controller = None;
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+
+    /// What the controller has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("controller.log")).unwrap_or_default()
+    }
+
+    /// Runs a command; it must succeed. Gives what it printed.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?} failed: {}\n{}", said(&output), self.log_tail());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command; gives its exit code and all it said.
+    pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.command(arguments).output().unwrap();
+        (output.status.code().unwrap_or(-1), said(&output))
+    }
+
+    /// An object as JSON, or null if it is not there.
+    pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
+        let output = self.command(&["get", kind, name, "-o", "json"]).output().unwrap();
+        if output.status.success() { serde_json::from_slice(&output.stdout).unwrap() } else { Value::Null }
+    }
+
+    /// A job.
+    pub(crate) fn job(&self, name: &str) -> Value {
+        self.get("job", name)
+    }
+
+    /// Waits until something is so of a job, and gives the job.
+    pub(crate) fn wait_job(&self, name: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        self.wait(what, || Some(self.job(name)).filter(|job| condition(job)))
+    }
+
+    /// Waits until something can be had.
+    pub(crate) fn wait<T>(&self, what: &str, probe: impl Fn() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = probe() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "waited too long until {what}\n{}", self.state());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Everything that helps to understand what went wrong.
+    fn state(&self) -> String {
+        let status = self.run(&["status"]).1;
+        let events = self.run(&["events", "-A"]).1;
+        format!("--- status\n{status}\n--- events\n{events}\n{}", self.log_tail())
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        format!("--- controller\n{}", lines[lines.len().saturating_sub(40)..].join("\n"))
+    }
+
+    /// The reasons of an object's events, oldest first.
+    pub(crate) fn event_reasons(&self, object: &str) -> Vec<String> {
+        let text = self.run(&["events", "--for", object]).1;
+        text.lines().skip(1).filter_map(|line| line.split("   ").map(str::trim).filter(|w| !w.is_empty()).nth(2).map(str::to_owned)).collect()
+    }
+
+    /// Deletes everything and sees that nothing is left: no process, no temporary directory.
+    pub(crate) fn finish(mut self) {
+        let launches = self.launches();
+        for kind in ["jobs", "clusters"] {
+            for name in self.ok(&["get", kind, "-A", "-o", "name"]).lines() {
+                self.ok(&["delete", name]);
+            }
+        }
+        if let Some(mut child) = self.controller.take() {
+            terminate(child.id());
+            assert!(child.wait().unwrap().success(), "the controller ended badly:\n{}", self.log_tail());
+        }
+        let left: Vec<String> = marked().into_iter().filter(|(launch, _)| launches.contains(launch)).map(|(_, what)| what).collect();
+        assert!(left.is_empty(), "processes were left behind: {left:#?}");
+    }
+
+    /// Every launch that this world's controllers have logged.
+    fn launches(&self) -> BTreeSet<String> {
+        let log = self.log();
+        let launch = |line: &str| {
+            let intent = line.split("intent=").nth(1)?.split_whitespace().next()?;
+            line.contains("LaunchNode").then(|| intent.to_owned())
+        };
+        log.lines().filter_map(launch).collect()
+    }
+}
+
+impl Drop for World {
+    /// After a failed test: what was started is ended all the same, by process id.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.controller.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let launches = self.launches();
+        for _ in 0..3 {
+            for (launch, what) in marked() {
+                if launches.contains(&launch)
+                    && let Some(pid) = what.split_whitespace().next().and_then(|pid| pid.parse().ok())
+                {
+                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                }
+            }
+        }
+    }
+}
+
+/// Asks a process to end.
+pub(crate) fn terminate(pid: u32) {
+    signal(pid, nix::sys::signal::Signal::SIGTERM);
+}
+
+/// Signals a process.
+pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// The processes that carry the mark of a launch: the launch, and `PID COMMAND`.
+fn marked() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let launch = environment.split(|byte| *byte == 0).find_map(|word| {
+            std::str::from_utf8(word).ok()?.strip_prefix("RAYCONCILE_LAUNCH=").map(str::to_owned)
+        });
+        if let Some(launch) = launch {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            found.push((launch, format!("{pid} {command}")));
+        }
+    }
+    found
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The phase of an object.
+pub(crate) fn phase(object: &Value) -> &str {
+    object["status"]["phase"].as_str().unwrap_or("")
+}
+
+/// How many of a job's workers train.
+pub(crate) fn replicas(job: &Value) -> u64 {
+    job["status"]["replicas"].as_u64().unwrap_or(0)
+}
+
+/// The process ids of a job's workers, by rank.
+pub(crate) fn pids(job: &Value) -> Vec<u64> {
+    let workers = job["status"]["workers"].as_array().cloned().unwrap_or_default();
+    workers.iter().filter_map(|worker| worker["pid"].as_u64()).collect()
+}
+
+/// A cluster of so many one-CPU nodes.
+pub(crate) fn cluster(name: &str, nodes: u32) -> String {
+    format!(
+        "apiVersion: rayconcile.dev/v1\nkind: RayCluster\nmetadata: {{name: {name}}}\nspec:\n  \
+         provider: {{local: {{}}}}\n  workerGroups:\n  - {{name: cpu, minNodes: {nodes}, maxNodes: {nodes}}}\n"
+    )
+}
+
+/// A job that runs `elastic.py` with these arguments; `rest` is the rest of its spec.
+pub(crate) fn job(name: &str, cluster: &str, arguments: &str, rest: &str) -> String {
+    let directory = repository("tests/live/jobs");
+    format!(
+        "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {{name: {name}}}\nspec:\n  \
+         clusterRef: {{name: {cluster}}}\n  workingDir: {}\n  entrypoint: elastic.py\n  args: [{arguments}]\n  {rest}\n",
+        directory.display()
+    )
+}
