@@ -68,7 +68,7 @@ pub struct ExistingProvider {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Auth {
-    /// `Token`: Ray's token authentication. `None`: not at all.
+    /// `token`: Ray's token authentication. `none`: not at all.
     #[serde(default)]
     pub mode: AuthMode,
     /// For `existing`: where the controller finds the cluster's token. It is not stored.

@@ -140,7 +140,8 @@ fn look(directory: &Path, packages: &Path) -> std::io::Result<Look> {
                 if let AnyObject::Job(job) = &object
                     && let Some(working_dir) = &job.spec.working_dir
                 {
-                    look.working_dirs.insert(PathBuf::from(working_dir));
+                    let base = manifest.source().base.clone().unwrap_or_else(|| directory.to_owned());
+                    look.working_dirs.insert(base.join(working_dir));
                 }
                 let annotations = &mut object.metadata_mut().annotations;
                 annotations.insert(SOURCE.to_owned(), directory.display().to_string());

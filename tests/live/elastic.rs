@@ -36,14 +36,21 @@ fn generation_of(job: &Value) -> u64 {
 #[test]
 fn a_job_grows_by_its_hints_shrinks_when_told_to_and_goes_on_where_it_was() {
     let mut world = World::with_controller(&[]);
-    let world_path = world.path("enough");
+    elastic_story(&mut world, &cluster("c", 2));
+    world.finish();
+}
+
+/// From one worker to two and back, with the controller killed in between, to success; on any cluster named `c`
+/// with room for two workers.
+pub(crate) fn elastic_story(world: &mut World, cluster: &str) {
+    let enough = world.path("enough");
     let manifest = |most: u32| {
         let rest = format!(
             "minReplicas: 1\n  maxReplicas: {most}\n  scaling: {{cooldown: 5s}}\n  \
              artifacts: {{paths: [model.pt], destination: out}}"
         );
-        let arguments = format!("--until, {}, --max-batch, '128', --work, '0.0006'", world_path.display());
-        cluster("c", 2) + "---\n" + &job("grow", "c", &arguments, &rest)
+        let arguments = format!("--until, {}, --max-batch, '128', --work, '0.0006'", enough.display());
+        [cluster, &job("grow", "c", &arguments, &rest)].join("---\n")
     };
     world.write("job.yaml", &manifest(2));
     world.ok(&["apply", "-f", "job.yaml"]);
@@ -61,7 +68,8 @@ fn a_job_grows_by_its_hints_shrinks_when_told_to_and_goes_on_where_it_was() {
     let before = pids(&grown);
     world.kill_controller();
     world.start(&[], &[]);
-    let adopted = world.wait_job("grow", "it is heard again", |job| phase(job) == "Running" && replicas(job) == 2);
+    let adopted =
+        world.wait_job("grow", "it is heard again", |job| phase(job) == "Running" && replicas(job) == 2);
     assert_eq!(pids(&adopted), before);
     assert_eq!(adopted["status"]["group"], grown["status"]["group"]);
     assert_eq!(generation_of(&adopted), generation_of(&grown));
@@ -86,7 +94,8 @@ fn a_job_grows_by_its_hints_shrinks_when_told_to_and_goes_on_where_it_was() {
         assert!(text.contains("2 → 1 workers") && text.contains("stood still"), "{verb:?}:\n{text}");
     }
     let events = world.ok(&["events", "--for", "job/grow"]);
-    for words in ["0 → 1 workers (Started)", "1 → 2 workers (Scaled)", "2 → 1 workers (ReplicasChanged)"] {
+    for words in ["0 → 1 workers (Started)", "1 → 2 workers (Scaled)", "2 → 1 workers (ReplicasChanged)"]
+    {
         assert!(events.contains(words), "{words} is not in\n{events}");
     }
 
@@ -95,7 +104,6 @@ fn a_job_grows_by_its_hints_shrinks_when_told_to_and_goes_on_where_it_was() {
     assert_eq!(code, 0, "{said}");
     assert!(world.path("out/model.pt").exists());
     continues(&world.ok(&["logs", "grow"]));
-    world.finish();
 }
 
 /// Epoch, step and loss go on across every change: no step is missing, made twice, or begun from nothing.
@@ -116,7 +124,8 @@ fn continues(output: &str) {
         (1..steps.len()).filter(|at| steps[*at].replicas != steps[*at - 1].replicas).collect();
     let mean = |steps: &[Step]| steps.iter().map(|step| step.loss).sum::<f64>() / steps.len() as f64;
     for at in changes {
-        let (before, after) = (mean(&steps[at.saturating_sub(20)..at]), mean(&steps[at..(at + 20).min(steps.len())]));
+        let (before, after) =
+            (mean(&steps[at.saturating_sub(20)..at]), mean(&steps[at..(at + 20).min(steps.len())]));
         assert!((before - after).abs() < 0.5 * before, "the loss jumps from {before} to {after}");
     }
 }
@@ -126,9 +135,11 @@ fn a_job_grows_only_where_that_pays() {
     let world = World::with_controller(&[]);
     let rest = "maxReplicas: 2\n  scaling: {cooldown: 5s}";
     // What two workers gain by sharing the work they lose by talking.
-    let slow = job("slow", "c", "--steps, '100000', --work, '0.0003', --talk, '0.1', --max-batch, '64'", rest);
+    let slow =
+        job("slow", "c", "--steps, '100000', --work, '0.0003', --talk, '0.1', --max-batch, '64'", rest);
     // A batch that cannot be divided.
-    let small = job("small", "c", "--steps, '100000', --batch, '16', --max-batch, '16', --min-local, '16'", rest);
+    let small =
+        job("small", "c", "--steps, '100000', --batch, '16', --max-batch, '16', --min-local, '16'", rest);
     world.write("jobs.yaml", &[cluster("c", 3), slow, small].join("---\n"));
     world.ok(&["apply", "-f", "jobs.yaml"]);
 
@@ -148,7 +159,10 @@ fn a_job_grows_only_where_that_pays() {
     let hints = |job: &Value| job["status"]["progress"]["goodput"].clone();
     let first = hints(&back);
     let later = world.wait_job("slow", "it has reported again", |job| {
-        replicas(job) == 1 && hints(job).is_object() && hints(job) != first && job["status"]["scaling"]["reason"] == "Best"
+        replicas(job) == 1
+            && hints(job).is_object()
+            && hints(job) != first
+            && job["status"]["scaling"]["reason"] == "Best"
     });
     assert_eq!(later["status"]["history"].as_array().unwrap().len(), 3);
     let status = world.ok(&["status", "slow"]);

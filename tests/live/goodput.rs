@@ -35,11 +35,7 @@ const SHOWN: usize = 5;
 #[test]
 fn predictions_equal_adaptdl() {
     let cases = adaptdl_answers();
-    assert!(
-        cases.len() >= LEAST_CASES,
-        "the grid has {} cases only",
-        cases.len()
-    );
+    assert!(cases.len() >= LEAST_CASES, "the grid has {} cases only", cases.len());
 
     let mut ties = 0;
     let mut mismatches = Vec::new();
@@ -51,17 +47,8 @@ fn predictions_equal_adaptdl() {
         }
     }
     let shown = mismatches[..mismatches.len().min(SHOWN)].join("\n\n");
-    assert!(
-        mismatches.is_empty(),
-        "{} of {} cases differ:\n{shown}",
-        mismatches.len(),
-        cases.len()
-    );
-    assert!(
-        f64::from(ties) <= TIES_ALLOWED * cases.len() as f64,
-        "{ties} of {} are ties",
-        cases.len()
-    );
+    assert!(mismatches.is_empty(), "{} of {} cases differ:\n{shown}", mismatches.len(), cases.len());
+    assert!(f64::from(ties) <= TIES_ALLOWED * cases.len() as f64, "{ties} of {} are ties", cases.len());
 }
 
 /// A line of the script's output.
@@ -108,12 +95,7 @@ fn adaptdl_answers() -> Vec<Case> {
         .output()
         .unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{} failed, {}:\n{errors}",
-        script.display(),
-        output.status
-    );
+    assert!(output.status.success(), "{} failed, {}:\n{errors}", script.display(), output.status);
     let text = String::from_utf8(output.stdout).expect("the script prints ASCII");
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
@@ -136,10 +118,7 @@ fn compare(case: &Case) -> Result<Match, String> {
         (Ok(hints), Some(answers)) => (hints, answers),
     };
     compare_answers(&hints, answers).map_err(|what| {
-        format!(
-            "{what}\n  on {} nodes, {} replicas\n  with {}",
-            answers.nodes, answers.replicas, case.hints
-        )
+        format!("{what}\n  on {} nodes, {} replicas\n  with {}", answers.nodes, answers.replicas, case.hints)
     })
 }
 
@@ -152,11 +131,7 @@ fn compare_answers(hints: &Hints, answers: &Answers) -> Result<Match, String> {
     let chosen = compare_batches(&model, best, &answers.optimum)?;
 
     let speedups = hints.speedup_model().ok_or("no speedup model")?;
-    close(
-        "speedup",
-        speedups.speedup(answers.nodes, answers.replicas),
-        answers.speedup,
-    )?;
+    close("speedup", speedups.speedup(answers.nodes, answers.replicas), answers.speedup)?;
 
     let probe = &answers.probe;
     let batch = LocalBatch::new(probe.atomic_bsz, probe.accum_steps);
@@ -178,10 +153,7 @@ fn compare_batches(model: &GoodputModel, ours: Prediction, theirs: &Optimum) -> 
     if (0.0..=TIE).contains(&lost) {
         return Ok(Match::Tie);
     }
-    Err(format!(
-        "batch: {:?}, AdaptDL says {batch:?}, which is {lost:e} worse",
-        ours.batch
-    ))
+    Err(format!("batch: {:?}, AdaptDL says {batch:?}, which is {lost:e} worse", ours.batch))
 }
 
 /// AdaptDL leaves the batch out of account for a job without local bounds, even where a replica would be
@@ -189,11 +161,7 @@ fn compare_batches(model: &GoodputModel, ours: Prediction, theirs: &Optimum) -> 
 fn compare_caps(hints: &Hints, max_replicas: u32) -> Result<(), String> {
     let largest = hints.limits.largest().get();
     let (ours, theirs) = (hints.max_useful_replicas().lowest(), max_replicas.min(largest));
-    if ours == theirs {
-        Ok(())
-    } else {
-        Err(format!("useful replicas: {ours}, AdaptDL says {theirs}"))
-    }
+    if ours == theirs { Ok(()) } else { Err(format!("useful replicas: {ours}, AdaptDL says {theirs}")) }
 }
 
 fn close(what: &str, ours: f64, theirs: f64) -> Result<(), String> {
@@ -201,8 +169,6 @@ fn close(what: &str, ours: f64, theirs: f64) -> Result<(), String> {
     if difference <= TOLERANCE * theirs.abs() {
         Ok(())
     } else {
-        Err(format!(
-            "{what}: {ours:?}, AdaptDL says {theirs:?}, off by {difference:e}"
-        ))
+        Err(format!("{what}: {ours:?}, AdaptDL says {theirs:?}, off by {difference:e}"))
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod elastic;
+mod enclosed;
 mod goodput;
 mod support;
 mod trouble;

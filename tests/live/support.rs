@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// The program under test.
@@ -30,12 +33,29 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     controller: Option<Child>,
+    enclosure: Option<Enclosure>,
+}
+
+/// A network namespace from which only some ports of an address outside can be reached.
+struct Enclosure {
+    address: String,
+    ports: Vec<u16>,
+    /// The process in it whose namespace it is: the controller.
+    pid: Option<u32>,
 }
 
 impl World {
     /// A world without a controller.
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), controller: None }
+        Self { directory: tempfile::tempdir().unwrap(), controller: None, enclosure: None }
+    }
+
+    /// A world whose controller, and whoever talks to it, can reach nothing but these ports of an address outside,
+    /// at 127.0.0.1, and cannot be reached by anybody.
+    pub(crate) fn enclosed(address: &str, ports: &[u16]) -> Self {
+        let mut world = Self::new();
+        world.enclosure = Some(Enclosure { address: address.to_owned(), ports: ports.to_vec(), pid: None });
+        world
     }
 
     /// A world with a controller that has these arguments.
@@ -60,27 +80,78 @@ impl World {
 
     /// A command of the program, against this world's state.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(RAYCONCILE);
-        command.arg("--state-dir").arg(self.path("state")).args(arguments);
-        command.env("VIRTUAL_ENV", repository(".venv")).env_remove("RUST_LOG").current_dir(self.directory.path());
+        let mut command = self.entered();
+        command.arg(RAYCONCILE).arg("--state-dir").arg(self.path("state")).args(arguments);
         command
+            .env("VIRTUAL_ENV", repository(".venv"))
+            .env_remove("RUST_LOG")
+            .current_dir(self.directory.path());
+        command
+    }
+
+    /// What runs a command where this world's controller is.
+    fn entered(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        match self.enclosure.as_ref().and_then(|enclosure| enclosure.pid) {
+            Some(pid) => {
+                command.arg(format!("--target={pid}")).args(["--user", "--net", "--preserve-credentials"])
+            }
+            None => {
+                command = Command::new("env");
+                &mut command
+            }
+        };
+        command
+    }
+
+    /// What another program prints where this world's controller is.
+    pub(crate) fn inside(&self, command: &[&str]) -> String {
+        String::from_utf8(self.entered().args(command).output().unwrap().stdout).unwrap()
     }
 
     /// Starts the controller, with its log in a file, and waits until it answers.
     pub(crate) fn start(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
         assert!(self.controller.is_none());
         let log = fs::File::options().create(true).append(true).open(self.path("controller.log")).unwrap();
-        let mut command = self.command(&["controller", "--idle-timeout", "2s"]);
-        command.args(arguments).envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.controller = Some(command.spawn().unwrap());
+        let mut command = Command::new(RAYCONCILE);
+        if let Some(enclosure) = &self.enclosure {
+            let ports: Vec<String> = enclosure.ports.iter().map(ToString::to_string).collect();
+            command = Command::new(python());
+            command.arg(repository("tests/live/enclosed.py")).args([
+                &enclosure.address,
+                &ports.join(","),
+                "--",
+                RAYCONCILE,
+            ]);
+        }
+        command
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .args(["controller", "--idle-timeout", "2s"])
+            .args(arguments);
+        command
+            .env("VIRTUAL_ENV", repository(".venv"))
+            .env_remove("RUST_LOG")
+            .envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir(self.directory.path());
+        let mut child = command.spawn().unwrap();
+        if let Some(enclosure) = &mut self.enclosure {
+            let mut line = String::new();
+            BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+            enclosure.pid = Some(line.trim().parse().unwrap());
+        }
+        self.controller = Some(child);
         let deadline = Instant::now() + PATIENCE;
         while !self.command(&["status"]).output().unwrap().status.success() {
             let ended = self.controller.as_mut().unwrap().try_wait().unwrap();
             if ended.is_some() && environment.iter().any(|(name, _)| *name == "RAYCONCILE_CRASH_AT") {
                 return; // It was to die, and was quick.
             }
-            assert!(ended.is_none() && Instant::now() < deadline, "the controller did not start:\n{}", self.log());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the controller did not start:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -88,7 +159,11 @@ impl World {
     /// Kills the controller as the kernel would.
     pub(crate) fn kill_controller(&mut self) {
         let mut child = self.controller.take().unwrap();
-        child.kill().unwrap();
+        match self.enclosure.as_mut().and_then(|enclosure| enclosure.pid.take()) {
+            // What connects the enclosure to the outside ends with what is in it.
+            Some(pid) => signal(pid, Signal::SIGKILL),
+            None => child.kill().unwrap(),
+        }
         child.wait().unwrap();
     }
 
@@ -167,7 +242,12 @@ impl World {
     /// The reasons of an object's events, oldest first.
     pub(crate) fn event_reasons(&self, object: &str) -> Vec<String> {
         let text = self.run(&["events", "--for", object]).1;
-        text.lines().skip(1).filter_map(|line| line.split("   ").map(str::trim).filter(|w| !w.is_empty()).nth(2).map(str::to_owned)).collect()
+        text.lines()
+            .skip(1)
+            .filter_map(|line| {
+                line.split("   ").map(str::trim).filter(|w| !w.is_empty()).nth(2).map(str::to_owned)
+            })
+            .collect()
     }
 
     /// Deletes everything and sees that nothing is left: no process, no temporary directory.
@@ -179,10 +259,14 @@ impl World {
             }
         }
         if let Some(mut child) = self.controller.take() {
-            terminate(child.id());
+            terminate(self.enclosure.as_ref().and_then(|enclosure| enclosure.pid).unwrap_or(child.id()));
             assert!(child.wait().unwrap().success(), "the controller ended badly:\n{}", self.log_tail());
         }
-        let left: Vec<String> = marked().into_iter().filter(|(launch, _)| launches.contains(launch)).map(|(_, what)| what).collect();
+        let left: Vec<String> = marked()
+            .into_iter()
+            .filter(|(launch, _)| launches.contains(launch))
+            .map(|(_, what)| what)
+            .collect();
         assert!(left.is_empty(), "processes were left behind: {left:#?}");
     }
 
@@ -210,7 +294,7 @@ impl Drop for World {
                 if launches.contains(&launch)
                     && let Some(pid) = what.split_whitespace().next().and_then(|pid| pid.parse().ok())
                 {
-                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 }
             }
         }
@@ -219,19 +303,21 @@ impl Drop for World {
 
 /// Asks a process to end.
 pub(crate) fn terminate(pid: u32) {
-    signal(pid, nix::sys::signal::Signal::SIGTERM);
+    signal(pid, Signal::SIGTERM);
 }
 
 /// Signals a process.
-pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
 }
 
 /// The processes that carry the mark of a launch: the launch, and `PID COMMAND`.
 fn marked() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let launch = environment.split(|byte| *byte == 0).find_map(|word| {
             std::str::from_utf8(word).ok()?.strip_prefix("RAYCONCILE_LAUNCH=").map(str::to_owned)

@@ -40,7 +40,10 @@ fn programs_that_fail_hang_shout_and_lie_are_dealt_with() {
     // tells how the program ended and what it said last.
     let exits = world.wait_job("exits", "it has failed", |job| phase(job) == "Failed");
     assert_eq!(exits["status"]["failures"], 2);
-    assert!(message(&exits).contains("exit code 3") && message(&exits).contains("this cannot work"), "{exits:#}");
+    assert!(
+        message(&exits).contains("exit code 3") && message(&exits).contains("this cannot work"),
+        "{exits:#}"
+    );
     assert_eq!(exits["status"]["history"].as_array().unwrap().len(), 2);
 
     // A program that does not use AdaptDL is run all the same.
@@ -98,7 +101,9 @@ fn a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_no_more() {
 
     signal(u32::try_from(pids(&saved)[1]).unwrap(), Signal::SIGKILL);
     let again = world.wait_job("killed", "it trains again", |job| {
-        job["status"]["group"] == 1 && phase(job) == "Running" && replicas(job) == 2
+        job["status"]["group"] == 1
+            && phase(job) == "Running"
+            && replicas(job) == 2
             && job["status"]["history"][1]["lostSteps"].is_u64()
     });
     let group = &again["status"]["history"][1];
