@@ -5,8 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod crashes;
 mod elastic;
 mod enclosed;
+mod gitops;
 mod goodput;
+mod life;
+mod places;
 mod support;
 mod trouble;

@@ -239,17 +239,6 @@ impl World {
         format!("--- controller\n{}", lines[lines.len().saturating_sub(40)..].join("\n"))
     }
 
-    /// The reasons of an object's events, oldest first.
-    pub(crate) fn event_reasons(&self, object: &str) -> Vec<String> {
-        let text = self.run(&["events", "--for", object]).1;
-        text.lines()
-            .skip(1)
-            .filter_map(|line| {
-                line.split("   ").map(str::trim).filter(|w| !w.is_empty()).nth(2).map(str::to_owned)
-            })
-            .collect()
-    }
-
     /// Deletes everything and sees that nothing is left: no process, no temporary directory.
     pub(crate) fn finish(mut self) {
         let launches = self.launches();

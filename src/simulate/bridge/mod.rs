@@ -1,0 +1,432 @@
+//! The bridge of one job, after `bridge.py`: it is told which group should run, and makes it so.
+//!
+//! What there is one coroutine that waits is here a state that is looked at whenever something has happened.
+
+mod begin;
+mod end;
+mod group;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::clock::Ms;
+use super::env::{BridgeId, Env, Exit, Fact, GroupEvent, RayEvent};
+use super::floor::{Actor, Floor};
+use crate::api::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, SlotId, Uid};
+use crate::api::record::{Desired, Document, GroupSpec};
+use crate::api::wire::{BlobKind, BridgePhase, GroupPhase, NoteReport};
+use crate::api::event::EventType;
+use begin::{Preparing, Switching};
+use end::{Ending, Then};
+use group::{Group, Known, Reservation, Save, Seen};
+
+const KEEP_GROUPS: usize = 20;
+const KEEP_ARTIFACTS: usize = 3;
+
+/// A job's bridge.
+pub(super) struct Bridge {
+    pub(super) id: BridgeId,
+    pub(super) document: Option<Document>,
+    phase: BridgePhase,
+    slots: BTreeMap<SlotId, Reservation>,
+    groups: BTreeMap<GroupNumber, Group>,
+    current: Option<GroupNumber>,
+    next: Option<GroupNumber>,
+    preparing: Option<Preparing>,
+    doing: Doing,
+    blobs: Vec<Blob>,
+    notes: Vec<NoteReport>,
+    fenced: BTreeSet<RayNodeId>,
+    /// When it looks around by itself, at the latest.
+    wakes: Option<Ms>,
+}
+
+/// A checkpoint or artifacts on the head.
+#[derive(Clone, Debug)]
+pub(super) struct Blob {
+    pub(super) kind: BlobKind,
+    pub(super) id: CheckpointId,
+    pub(super) digest: Digest,
+    pub(super) steps: u64,
+    pub(super) at: Ms,
+    /// Whether it still is what its digest says.
+    pub(super) good: bool,
+}
+
+/// What the bridge's one coroutine waits for.
+enum Doing {
+    /// Its first document.
+    Nothing,
+    /// Whatever an earlier bridge left to be gone.
+    Fencing { until: Ms },
+    /// News.
+    Watching,
+    /// A group's end.
+    Ending(Ending),
+    /// The next group's beginning.
+    Switching(Switching),
+}
+
+impl Bridge {
+    pub(super) fn new(id: BridgeId) -> Self {
+        Self {
+            id,
+            document: None,
+            phase: BridgePhase::Fencing,
+            slots: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            current: None,
+            next: None,
+            preparing: None,
+            doing: Doing::Nothing,
+            blobs: Vec::new(),
+            notes: Vec::new(),
+            fenced: BTreeSet::new(),
+            wakes: None,
+        }
+    }
+
+    fn job(&self) -> &Uid {
+        &self.id.0
+    }
+
+    // --- What the agent calls ------------------------------------------------------------------------------------
+
+    /// Takes a document, unless it is older than the one in force.
+    pub(super) fn apply(&mut self, document: &Document, fence: Ms, floor: &mut Floor, env: &mut Env<'_>) {
+        let target = match &document.desired {
+            Desired::Run { group, .. } => Some(group.number),
+            Desired::Stop { .. } => None,
+        };
+        let newest = self.groups.keys().next_back().copied();
+        let newer = self.document.as_ref().is_none_or(|old| document.revision > old.revision);
+        let fits = target.is_none_or(|number| self.groups.contains_key(&number) || Some(number) > newest);
+        if newer && fits {
+            self.fenced.clone_from(&document.fenced);
+            self.document = Some(document.clone());
+        }
+        if matches!(self.doing, Doing::Nothing) {
+            floor.end_strays(&self.id, env);
+            self.doing = Doing::Fencing { until: env.now + fence };
+            self.wake(env.now + fence, env);
+        }
+        self.advance(floor, env);
+    }
+
+    pub(super) fn add_blob(&mut self, blob: Blob) {
+        if !self.blobs.iter().any(|other| (other.kind, other.id) == (blob.kind, blob.id)) {
+            self.blobs.push(blob);
+            self.blobs.sort_by_key(|blob| (blob.kind, blob.id));
+        }
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> Option<&Blob> {
+        self.blobs.iter().find(|blob| blob.digest == *digest)
+    }
+
+    /// Kills every worker, gives everything back, and says what was given up with it.
+    pub(super) fn shut_down(&mut self, floor: &mut Floor, env: &mut Env<'_>) {
+        let training = self.current.filter(|number| {
+            floor.training().any(|(slot, worker)| slot.owner == self.id && worker.group == *number)
+        });
+        let newest = self.newest_good();
+        env.facts.push(Fact::Removed { job: self.job().clone(), training, newest });
+        for slot in self.slots.values() {
+            floor.end(slot.actor, env);
+        }
+    }
+
+    /// The newest checkpoint that can be read.
+    pub(super) fn newest_good(&self) -> Option<CheckpointId> {
+        let checkpoints = self.blobs.iter().filter(|blob| blob.kind == BlobKind::Checkpoint && blob.good);
+        checkpoints.map(|blob| blob.id).max()
+    }
+
+    /// The newest checkpoint becomes unreadable, unless it is the only one.
+    pub(super) fn spoil_newest(&mut self) -> bool {
+        let mut good: Vec<&mut Blob> =
+            self.blobs.iter_mut().filter(|blob| blob.kind == BlobKind::Checkpoint && blob.good).collect();
+        if good.len() > 1
+            && let Some(newest) = good.pop()
+        {
+            newest.good = false;
+            return true;
+        }
+        false
+    }
+
+    // --- Driving -------------------------------------------------------------------------------------------------
+
+    /// Looks around at a time, if not before.
+    fn wake(&mut self, at: Ms, env: &mut Env<'_>) {
+        if at > env.now && self.wakes.is_none_or(|wakes| wakes <= env.now || at < wakes) {
+            self.wakes = Some(at);
+            env.after(at - env.now, RayEvent::Bridge(self.id.clone()));
+        }
+    }
+
+    /// Does everything that can be done now.
+    pub(super) fn advance(&mut self, floor: &mut Floor, env: &mut Env<'_>) {
+        loop {
+            for slot in self.slots.values_mut() {
+                slot.listen(floor, env.now);
+            }
+            let stalled = self.current.filter(|number| self.seen(*number).is_some_and(|seen| seen.ending()));
+            if let Some(group) = stalled.and_then(|number| self.groups.get_mut(&number)) {
+                group.stall(env.now);
+            }
+            if !self.prepare(floor, env) && !self.drive(floor, env) {
+                return;
+            }
+        }
+    }
+
+    /// One step of the coroutine; whether there was anything to do.
+    fn drive(&mut self, floor: &mut Floor, env: &mut Env<'_>) -> bool {
+        match std::mem::replace(&mut self.doing, Doing::Watching) {
+            Doing::Nothing => {
+                self.doing = Doing::Nothing;
+                false
+            }
+            Doing::Fencing { until } if env.now < until => {
+                self.doing = Doing::Fencing { until };
+                false
+            }
+            Doing::Fencing { .. } => {
+                self.phase = BridgePhase::Active;
+                true
+            }
+            Doing::Watching => {
+                let stepped = self.step(floor, env);
+                if !stepped {
+                    self.trim(floor, env);
+                    self.save_sometimes(env);
+                }
+                stepped
+            }
+            Doing::Ending(ending) => self.go_on_ending(ending, floor, env),
+            Doing::Switching(switching) => self.go_on_switching(switching, floor, env),
+        }
+    }
+
+    fn step(&mut self, floor: &mut Floor, env: &mut Env<'_>) -> bool {
+        if let Some(number) = self.current
+            && self.seen(number).is_some_and(|seen| seen.ending())
+        {
+            self.conclude(number, env);
+            return true;
+        }
+        match self.document.as_ref().map(|document| document.desired.clone()) {
+            Some(Desired::Stop { grace }) => self.stop(grace.millis, floor, env),
+            Some(Desired::Run { group, activate }) => {
+                self.phase = BridgePhase::Active;
+                self.run(group, activate, floor, env)
+            }
+            None => false,
+        }
+    }
+
+    fn run(&mut self, wanted: GroupSpec, activate: bool, floor: &mut Floor, env: &mut Env<'_>) -> bool {
+        let number = wanted.number;
+        if self.next.is_some_and(|next| next != number) {
+            self.abandon_next(floor, env);
+            return true;
+        }
+        if self.current == Some(number) {
+            return false;
+        }
+        if !self.groups.contains_key(&number) {
+            env.say(|| format!("bridge: group {number} is being prepared ({:?})", wanted.prepare));
+            self.groups.insert(number, Group::new(wanted, env.now));
+            self.next = Some(number);
+            self.preparing = Some(Preparing::Begun);
+            return true;
+        }
+        let prepared = self.groups.get(&number).is_some_and(|group| group.phase == GroupPhase::Prepared);
+        if self.next == Some(number) && prepared && activate {
+            self.switch(number, env);
+            return true;
+        }
+        false
+    }
+
+    fn stop(&mut self, grace: Ms, floor: &mut Floor, env: &mut Env<'_>) -> bool {
+        if self.next.is_some() {
+            self.abandon_next(floor, env);
+            return true;
+        }
+        if let Some(number) = self.current {
+            self.begin_halt(number, grace, Then::Watch, env);
+            return true;
+        }
+        self.close_slots(&BTreeSet::new(), floor, env);
+        let idle = self.phase == BridgePhase::Idle;
+        self.phase = BridgePhase::Idle;
+        !idle
+    }
+
+    /// Gives back the slots that nobody wants, and forgets old history.
+    fn trim(&mut self, floor: &mut Floor, env: &mut Env<'_>) {
+        let Some(document) = &self.document else { return };
+        let groups = [self.current, self.next].into_iter().flatten();
+        let mut wanted: BTreeSet<SlotId> =
+            groups.filter_map(|number| self.groups.get(&number)).flat_map(|group| group.slots.clone()).collect();
+        if self.current.is_none() || self.next.is_some() {
+            wanted.extend(document.slots.keys().cloned());
+        }
+        let keep = document.checkpoint_keep.max(2) as usize;
+        self.close_slots(&wanted, floor, env);
+        while self.groups.len() > KEEP_GROUPS {
+            self.groups.pop_first();
+        }
+        for (kind, keep) in [(BlobKind::Checkpoint, keep), (BlobKind::Artifacts, KEEP_ARTIFACTS)] {
+            let surplus = self.blobs.iter().filter(|blob| blob.kind == kind).count().saturating_sub(keep);
+            for _ in 0..surplus {
+                if let Some(oldest) = self.blobs.iter().position(|blob| blob.kind == kind) {
+                    self.blobs.remove(oldest);
+                }
+            }
+        }
+    }
+
+    fn close_slots(&mut self, keep: &BTreeSet<SlotId>, floor: &mut Floor, env: &mut Env<'_>) {
+        let leaving: Vec<SlotId> = self.slots.keys().filter(|id| !keep.contains(id)).cloned().collect();
+        for id in leaving {
+            if let Some(slot) = self.slots.remove(&id) {
+                floor.end(slot.actor, env);
+            }
+        }
+    }
+
+    /// Has the running group save when its interval is over.
+    fn save_sometimes(&mut self, env: &mut Env<'_>) {
+        let interval = self.document.as_ref().map_or(0, |document| document.checkpoint_interval.millis);
+        let Some(group) = self.current.and_then(|number| self.groups.get_mut(&number)) else { return };
+        let Some(training) = group.training.filter(|training| env.now >= training.first_step) else { return };
+        let released = group.times.get("released").copied().unwrap_or(0);
+        let due = group.save_asked.max(released).max(training.first_step) + interval;
+        if interval == 0 {
+            return;
+        }
+        if env.now < due {
+            return self.wake(due, env);
+        }
+        group.save_asked = env.now;
+        let event = RayEvent::Group(self.id.clone(), group.number(), GroupEvent::Saved { leaving: false });
+        env.within(100, 2_000, event);
+        self.wake(env.now + interval, env);
+    }
+
+    fn note(&mut self, kind: EventType, reason: &str, message: String) {
+        let number = self.notes.last().map_or(1, |note| note.number + 1);
+        self.notes.push(NoteReport { number, kind, reason: reason.to_owned(), message });
+        let surplus = self.notes.len().saturating_sub(50);
+        self.notes.drain(..surplus);
+    }
+
+    // --- What happens to groups --------------------------------------------------------------------------------
+
+    fn seen(&self, number: GroupNumber) -> Option<Seen<'_>> {
+        let group = self.groups.get(&number)?;
+        Some(Seen { group, slots: &self.slots, fenced: &self.fenced })
+    }
+
+    /// The actors of a group's ranks.
+    fn actors(&self, number: GroupNumber) -> Vec<Actor> {
+        let slots = self.groups.get(&number).into_iter().flat_map(|group| &group.slots);
+        slots.filter_map(|id| self.slots.get(id)).map(|slot| slot.actor).collect()
+    }
+
+    /// Whether all of a group's workers can still agree on anything.
+    fn is_whole(&self, number: GroupNumber, floor: &Floor) -> bool {
+        let alive = |actor: &Actor| {
+            floor.reaches(*actor) && floor.worker(*actor, number).is_some_and(|worker| worker.exit.is_none())
+        };
+        self.actors(number).iter().all(alive)
+    }
+
+    /// The group whose workers train now, to be hurt.
+    pub(super) fn victims(&self) -> Option<(GroupNumber, Vec<Actor>)> {
+        self.current.map(|number| (number, self.actors(number)))
+    }
+
+    pub(super) fn happens(
+        &mut self,
+        number: GroupNumber,
+        event: GroupEvent,
+        floor: &mut Floor,
+        env: &mut Env<'_>,
+    ) {
+        if self.current != Some(number) {
+            return;
+        }
+        let whole = self.is_whole(number, floor);
+        let actors = self.actors(number);
+        let job = self.job().clone();
+        let Some(group) = self.groups.get_mut(&number) else { return };
+        let stopping = group.phase == GroupPhase::Stopping;
+        match event {
+            GroupEvent::FirstStep => {}
+            GroupEvent::Hints if whole && !stopping => {
+                let workload = env.workload(&job);
+                let count = group.hints.as_ref().map_or(0, |(_, count)| *count) + 1;
+                let profiled = u32::try_from(actors.len()).unwrap_or(1);
+                group.hints = workload.report(profiled).map(|hints| (hints, count));
+                if count < 3 {
+                    env.within(20_000, 60_000, RayEvent::Group(self.id.clone(), number, event));
+                }
+            }
+            GroupEvent::Saved { leaving } if whole && leaving == stopping => {
+                let steps = group.steps(env.now);
+                let base = group.training.map_or(0, |training| training.base);
+                group.saves += 1;
+                let id = CheckpointId { group: number, number: group.saves };
+                group.unpacked = Some(Save { id, steps, total: base + steps });
+                if leaving {
+                    group.stall(env.now);
+                    for actor in actors {
+                        floor.exit(actor, number, Exit::Code(group::SIGTERM_EXIT), env.now);
+                    }
+                } else {
+                    self.pack(number, floor, env);
+                }
+            }
+            GroupEvent::Done if whole && !stopping => {
+                env.say(|| format!("workers: group {number} has done its work"));
+                env.facts.push(Fact::Succeeded(job));
+                group.stall(env.now);
+                let mut actors = actors.into_iter();
+                if let Some(master) = actors.next() {
+                    floor.exit(master, number, Exit::Code(0), env.now);
+                }
+                for actor in actors {
+                    env.within(0, 2_000, RayEvent::Exits(actor, number, Exit::Code(0)));
+                }
+            }
+            GroupEvent::Hints | GroupEvent::Saved { .. } | GroupEvent::Done => {}
+        }
+        self.advance(floor, env);
+    }
+
+    /// Takes in what rank 0 saved last; says whether there was anything to take in.
+    fn pack(&mut self, number: GroupNumber, floor: &Floor, env: &mut Env<'_>) -> bool {
+        let Some(group) = self.groups.get_mut(&number) else { return false };
+        let Some(master) = group.slots.first().and_then(|id| self.slots.get(id)) else { return false };
+        if master.state != Known::Ready || !floor.reaches(master.actor) {
+            return false;
+        }
+        let Some(save) = group.unpacked.take() else { return false };
+        let digest = env.saves.add(save.total);
+        env.say(|| format!("bridge: checkpoint {} is on the head ({} steps in all)", save.id, save.total));
+        let blob = Blob {
+            kind: BlobKind::Checkpoint,
+            id: save.id,
+            digest,
+            steps: save.steps,
+            at: env.now,
+            good: true,
+        };
+        self.add_blob(blob);
+        true
+    }
+}
