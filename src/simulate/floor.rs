@@ -237,7 +237,8 @@ impl Floor {
         }
     }
 
-    fn leave_alone(&mut self, actor: Actor, env: &mut Env<'_>) {
+    /// A slot's bridge does not ask it any more.
+    pub(super) fn leave_alone(&mut self, actor: Actor, env: &mut Env<'_>) {
         let Some(slot) = self.slots.get_mut(&actor) else { return };
         if slot.alone_since.is_none() {
             slot.alone_since = Some(env.now);

@@ -8,10 +8,10 @@ use crate::support::{World, cluster, job, phase, replicas};
 /// How long a controller may live that is to die at a point; one that is not reached in this time is not reached.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// Runs controllers that die at these points, one after the other, and one that does not.
-fn die_at(world: &mut World, effects: &[&str]) {
+/// Runs controllers that die at these points of these effects, one after the other.
+fn die_at(world: &mut World, points: &[&str], effects: &[&str]) {
     for effect in effects {
-        for point in ["before", "after", "settled"] {
+        for point in points {
             let at = format!("{point}:{effect}");
             world.start(&[], &[("RAYCONCILE_CRASH_AT", &at)]);
             assert!(world.controller_dies(LIFE), "{at} is not reached\n{}", world.log());
@@ -20,7 +20,18 @@ fn die_at(world: &mut World, effects: &[&str]) {
 }
 
 #[test]
-fn killed_at_every_point_it_goes_on() {
+fn killed_before_and_after_every_effect_it_goes_on() {
+    life(&["before", "after"]);
+}
+
+/// In a life of its own: an effect that was seen to have happened is not done again, so that this point of it would
+/// not be reached.
+#[test]
+fn killed_when_an_effect_is_settled_it_goes_on() {
+    life(&["settled"]);
+}
+
+fn life(points: &[&str]) {
     let mut world = World::new();
     let enough = world.path("enough");
     let manifest = |replicas: u32| {
@@ -37,7 +48,7 @@ fn killed_at_every_point_it_goes_on() {
 
     world.start(&[], &[("RAYCONCILE_CRASH_AT", "kept")]);
     assert!(world.controller_dies(LIFE));
-    die_at(&mut world, &["OpenCluster", "LaunchNode", "SubmitAgent", "SendDocument"]);
+    die_at(&mut world, points, &["OpenCluster", "LaunchNode", "SubmitAgent", "SendDocument"]);
     world.start(&[], &[]);
     let running = world.wait_job("hardy", "it trains", |job| replicas(job) == 1);
     assert_eq!(running["status"]["history"].as_array().unwrap().len(), 1, "one group, whatever was repeated");
@@ -47,12 +58,12 @@ fn killed_at_every_point_it_goes_on() {
     // A suspended job's state is brought away, and brought back.
     world.ok(&["suspend", "hardy"]);
     world.kill_controller();
-    die_at(&mut world, &["FetchCheckpoint", "RemoveBridge"]);
+    die_at(&mut world, points, &["FetchCheckpoint", "RemoveBridge"]);
     world.start(&[], &[]);
     world.wait_job("hardy", "it is suspended", |job| phase(job) == "Suspended");
     world.ok(&["resume", "hardy"]);
     world.kill_controller();
-    die_at(&mut world, &["SendCheckpoint"]);
+    die_at(&mut world, points, &["SendCheckpoint"]);
     world.start(&[], &[]);
     let again = world.wait_job("hardy", "it trains again", |job| replicas(job) == 1);
     assert_eq!(again["status"]["history"][1]["restored"]["group"], 0);
@@ -60,7 +71,7 @@ fn killed_at_every_point_it_goes_on() {
     // Its success is brought home.
     world.kill_controller();
     world.write("enough", "");
-    die_at(&mut world, &["FetchArtifacts", "DeliverArtifacts"]);
+    die_at(&mut world, points, &["FetchArtifacts", "DeliverArtifacts"]);
     world.start(&[], &[]);
     world.wait_job("hardy", "it has succeeded", |job| phase(job) == "Succeeded");
     assert!(world.path("out/model.pt").exists());
@@ -71,14 +82,14 @@ fn killed_at_every_point_it_goes_on() {
     world.write("cluster.yaml", &cluster("c", 1).replace("maxNodes: 1", "maxNodes: 2, idleTimeout: 1s"));
     world.ok(&["apply", "-f", "cluster.yaml"]);
     world.kill_controller();
-    die_at(&mut world, &["DrainNode", "TerminateNode"]);
+    die_at(&mut world, points, &["DrainNode", "TerminateNode"]);
     world.start(&[], &[]);
     world.wait("one node is left", || {
         (world.get("cluster", "c")["status"]["nodes"].as_array()?.len() == 2).then_some(())
     });
     world.ok(&["delete", "cluster", "c", "--no-wait"]);
     world.kill_controller();
-    die_at(&mut world, &["CloseCluster"]);
+    die_at(&mut world, points, &["CloseCluster"]);
     world.start(&[], &[]);
     world.wait("the cluster is gone", || world.get("cluster", "c").is_null().then_some(()));
     world.finish();

@@ -76,8 +76,7 @@ async fn send(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Ray
         return Ok(response);
     }
     let code = status.as_u16();
-    // Of a page of HTML or a traceback the first part tells enough.
-    let reason: String = response.text().await.unwrap_or_default().chars().take(1000).collect();
+    let reason = essence(&response.text().await.unwrap_or_default());
     Err(match code {
         401 | 403 if !reason.contains("head is not drained") => RayError::Unauthorized { url, status: code },
         404 => RayError::NotFound { url },
@@ -86,6 +85,15 @@ async fn send(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Ray
         502..=504 => RayError::Unavailable { url, reason },
         _ => RayError::Rejected { url, status: code, reason },
     })
+}
+
+/// What an answer says: of a traceback, which may hold others, the last line; of anything else the beginning.
+fn essence(text: &str) -> String {
+    let last =
+        text.lines().rev().map(|line| line.trim_matches(['"', '.', ' '])).find(|line| !line.is_empty());
+    let essence =
+        if text.contains("Traceback (most recent call last)") { last.unwrap_or_default() } else { text };
+    essence.chars().take(1000).collect()
 }
 
 /// An error of the client, with its causes, which it does not print itself.

@@ -139,6 +139,7 @@ impl Bridge {
             let message = format!("slot on {}: {}", slot.spec.node, slot.describe().1.unwrap_or_default());
             Err(match slot.state {
                 Known::Failed("RuntimeEnvFailed") => Outcome::RuntimeEnvFailed { message },
+                Known::Lost if group.phase >= GroupPhase::Prepared => Outcome::Lost { message },
                 _ => Outcome::SlotFailed { message },
             })
         }))
@@ -279,10 +280,6 @@ impl Bridge {
         };
         match self.reserved(number) {
             None => return wait(self, stage),
-            Some(Err(Outcome::SlotFailed { message })) => {
-                self.give_up(number, Outcome::Lost { message }, floor, env);
-                return true;
-            }
             Some(Err(outcome)) => {
                 self.give_up(number, outcome, floor, env);
                 return true;

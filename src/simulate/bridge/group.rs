@@ -91,9 +91,14 @@ impl Reservation {
             Known::Lost => {
                 let confirmed = floor.node(&self.spec.ray).is_some_and(|node| node.alive);
                 let known = confirmed || fenced.contains(&self.spec.ray);
-                Some(if known { 0 } else { self.last_contact + lease + LEASE_MARGIN_MS })
+                Some(if known { 0 } else { self.silent_until(lease) })
             }
         }
+    }
+
+    /// When its workers can be alive no longer, whatever happens.
+    pub(super) fn silent_until(&self, lease: Ms) -> Ms {
+        self.last_contact + lease + LEASE_MARGIN_MS
     }
 
     pub(super) fn describe(&self) -> (&'static str, Option<String>) {
@@ -181,6 +186,15 @@ impl Group {
 
     pub(super) fn steps(&self, now: Ms) -> u64 {
         self.training.map_or(0, |training| training.steps(now))
+    }
+
+    /// Rank 0 saves.
+    pub(super) fn save(&mut self, now: Ms) {
+        let steps = self.steps(now);
+        let base = self.training.map_or(0, |training| training.base);
+        self.saves += 1;
+        let id = CheckpointId { group: self.number(), number: self.saves };
+        self.unpacked = Some(Save { id, steps, total: base + steps });
     }
 
     /// Stops making steps.

@@ -18,7 +18,7 @@ use crate::api::wire::{BlobKind, BridgePhase, GroupPhase, NoteReport};
 use crate::api::event::EventType;
 use begin::{Preparing, Switching};
 use end::{Ending, Then};
-use group::{Group, Known, Reservation, Save, Seen};
+use group::{Group, Known, Reservation, Seen};
 
 const KEEP_GROUPS: usize = 20;
 const KEEP_ARTIFACTS: usize = 3;
@@ -37,8 +37,12 @@ pub(super) struct Bridge {
     blobs: Vec<Blob>,
     notes: Vec<NoteReport>,
     fenced: BTreeSet<RayNodeId>,
-    /// When it looks around by itself, at the latest.
-    wakes: Option<Ms>,
+    /// When it looks whether a save is due.
+    save_at: Ms,
+    /// The revision of the call that made it.
+    pub(super) born: u64,
+    /// How long what an earlier bridge left may still be alive.
+    fence: Ms,
 }
 
 /// A checkpoint or artifacts on the head.
@@ -65,10 +69,12 @@ enum Doing {
     Ending(Ending),
     /// The next group's beginning.
     Switching(Switching),
+    /// Its own end.
+    Closing { until: Ms },
 }
 
 impl Bridge {
-    pub(super) fn new(id: BridgeId) -> Self {
+    pub(super) fn new(id: BridgeId, born: u64, fence: Ms) -> Self {
         Self {
             id,
             document: None,
@@ -82,7 +88,9 @@ impl Bridge {
             blobs: Vec::new(),
             notes: Vec::new(),
             fenced: BTreeSet::new(),
-            wakes: None,
+            save_at: 0,
+            born,
+            fence,
         }
     }
 
@@ -107,8 +115,9 @@ impl Bridge {
         }
         if matches!(self.doing, Doing::Nothing) {
             floor.end_strays(&self.id, env);
-            self.doing = Doing::Fencing { until: env.now + fence };
-            self.wake(env.now + fence, env);
+            let until = env.now + fence.max(self.fence);
+            self.doing = Doing::Fencing { until };
+            self.wake(until, env);
         }
         self.advance(floor, env);
     }
@@ -124,16 +133,32 @@ impl Bridge {
         self.blobs.iter().find(|blob| blob.digest == *digest)
     }
 
-    /// Kills every worker, gives everything back, and says what was given up with it.
-    pub(super) fn shut_down(&mut self, floor: &mut Floor, env: &mut Env<'_>) {
+    /// Kills every worker, gives everything back, and says what was given up with it, and when it is done: when no
+    /// worker that cannot be reached can be alive any more.
+    pub(super) fn shut_down(&mut self, floor: &mut Floor, env: &mut Env<'_>) -> Ms {
+        if let Doing::Closing { until } = self.doing {
+            return until;
+        }
         let training = self.current.filter(|number| {
             floor.training().any(|(slot, worker)| slot.owner == self.id && worker.group == *number)
         });
         let newest = self.newest_good();
         env.facts.push(Fact::Removed { job: self.job().clone(), training, newest });
+        let mut until = env.now;
         for slot in self.slots.values() {
-            floor.end(slot.actor, env);
+            if floor.reaches(slot.actor) || slot.state == Known::Pending {
+                floor.end(slot.actor, env);
+            } else {
+                until = until.max(slot.silent_until(env.lease));
+            }
         }
+        self.doing = Doing::Closing { until };
+        until
+    }
+
+    /// Whether it was shut down, and that is done.
+    pub(super) fn closed(&self, now: Ms) -> bool {
+        matches!(self.doing, Doing::Closing { until } if until <= now)
     }
 
     /// The newest checkpoint that can be read.
@@ -157,10 +182,9 @@ impl Bridge {
 
     // --- Driving -------------------------------------------------------------------------------------------------
 
-    /// Looks around at a time, if not before.
-    fn wake(&mut self, at: Ms, env: &mut Env<'_>) {
-        if at > env.now && self.wakes.is_none_or(|wakes| wakes <= env.now || at < wakes) {
-            self.wakes = Some(at);
+    /// Looks around at a time.
+    fn wake(&self, at: Ms, env: &mut Env<'_>) {
+        if at > env.now {
             env.after(at - env.now, RayEvent::Bridge(self.id.clone()));
         }
     }
@@ -203,6 +227,10 @@ impl Bridge {
                     self.save_sometimes(env);
                 }
                 stepped
+            }
+            Doing::Closing { until } => {
+                self.doing = Doing::Closing { until };
+                false
             }
             Doing::Ending(ending) => self.go_on_ending(ending, floor, env),
             Doing::Switching(switching) => self.go_on_switching(switching, floor, env),
@@ -292,8 +320,11 @@ impl Bridge {
     fn close_slots(&mut self, keep: &BTreeSet<SlotId>, floor: &mut Floor, env: &mut Env<'_>) {
         let leaving: Vec<SlotId> = self.slots.keys().filter(|id| !keep.contains(id)).cloned().collect();
         for id in leaving {
-            if let Some(slot) = self.slots.remove(&id) {
+            let Some(slot) = self.slots.remove(&id) else { continue };
+            if floor.reaches(slot.actor) || slot.state == Known::Pending {
                 floor.end(slot.actor, env);
+            } else {
+                floor.leave_alone(slot.actor, env); // It ends with its lease.
             }
         }
     }
@@ -308,12 +339,18 @@ impl Bridge {
         if interval == 0 {
             return;
         }
+        let number = group.number();
         if env.now < due {
-            return self.wake(due, env);
+            if self.save_at != due {
+                self.save_at = due;
+                self.wake(due, env);
+            }
+            return;
         }
         group.save_asked = env.now;
-        let event = RayEvent::Group(self.id.clone(), group.number(), GroupEvent::Saved { leaving: false });
-        env.within(100, 2_000, event);
+        let event = GroupEvent::Saved { leaving: false };
+        env.within(100, 2_000, RayEvent::Group(self.id.clone(), number, event));
+        self.save_at = env.now + interval;
         self.wake(env.now + interval, env);
     }
 
@@ -343,6 +380,21 @@ impl Bridge {
             floor.reaches(*actor) && floor.worker(*actor, number).is_some_and(|worker| worker.exit.is_none())
         };
         self.actors(number).iter().all(alive)
+    }
+
+    /// Somebody else tells the running group's workers to end: they save and do.
+    pub(super) fn terminate(&mut self, floor: &mut Floor, env: &mut Env<'_>) {
+        let Some(number) = self.current.filter(|number| self.is_whole(*number, floor)) else { return };
+        let actors = self.actors(number);
+        let Some(group) = self.groups.get_mut(&number) else { return };
+        let trains = group.training.is_some_and(|training| env.now >= training.first_step);
+        if group.phase == GroupPhase::Running && trains {
+            group.save(env.now);
+            for actor in actors {
+                floor.exit(actor, number, Exit::Code(group::SIGTERM_EXIT), env.now);
+            }
+            self.advance(floor, env);
+        }
     }
 
     /// The group whose workers train now, to be hurt.
@@ -377,11 +429,7 @@ impl Bridge {
                 }
             }
             GroupEvent::Saved { leaving } if whole && leaving == stopping => {
-                let steps = group.steps(env.now);
-                let base = group.training.map_or(0, |training| training.base);
-                group.saves += 1;
-                let id = CheckpointId { group: number, number: group.saves };
-                group.unpacked = Some(Save { id, steps, total: base + steps });
+                group.save(env.now);
                 if leaving {
                     group.stall(env.now);
                     for actor in actors {
