@@ -257,6 +257,15 @@ impl World {
             .map(|(_, what)| what)
             .collect();
         assert!(left.is_empty(), "processes were left behind: {left:#?}");
+        let left: Vec<PathBuf> = self.temporary_directories().into_iter().filter(|path| path.exists()).collect();
+        assert!(left.is_empty(), "directories were left behind: {left:#?}");
+    }
+
+    /// The temporary directory of every cluster that this world's controllers have opened.
+    fn temporary_directories(&self) -> BTreeSet<PathBuf> {
+        let log = self.log();
+        let opened = log.lines().filter_map(|line| line.split("OpenCluster { incarnation: \"").nth(1)?.split('"').next());
+        opened.map(|id| PathBuf::from(format!("/tmp/rc-{}/{id}", nix::unistd::geteuid()))).collect()
     }
 
     /// Every launch that this world's controllers have logged.
@@ -278,6 +287,7 @@ impl Drop for World {
             let _ = child.wait();
         }
         let launches = self.launches();
+        // Three rounds, for what is started while the others are being killed.
         for _ in 0..3 {
             for (launch, what) in marked() {
                 if launches.contains(&launch)
@@ -286,6 +296,9 @@ impl Drop for World {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 }
             }
+        }
+        for directory in self.temporary_directories() {
+            let _ = fs::remove_dir_all(directory);
         }
     }
 }

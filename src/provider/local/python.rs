@@ -74,6 +74,9 @@ fn candidates() -> Vec<PathBuf> {
         candidates.extend(nearest);
     }
     candidates.extend(on_path("python3"));
+    // Nodes are started elsewhere: a path must not depend on where this is looked for.
+    let mut candidates: Vec<PathBuf> =
+        candidates.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect();
     candidates.dedup();
     candidates
 }

@@ -1,0 +1,81 @@
+//! Who may use whom, as ARCHITECTURE.md says.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A room, and the rooms it may use.
+const RULES: [(&str, &[&str]); 12] = [
+    ("api", &[]),
+    ("action", &["api"]),
+    ("goodput", &["api"]),
+    ("manifest", &["api"]),
+    ("store", &["api", "action"]),
+    ("plan", &["api", "action", "goodput"]),
+    ("provider", &["api", "action"]),
+    ("controller", &["api", "action", "goodput", "manifest", "store", "plan", "provider"]),
+    ("server", &["api", "manifest", "store"]),
+    ("client", &["api"]),
+    ("cli", &["api", "client", "manifest", "plan", "store"]),
+    ("simulate", &["api", "action", "goodput", "plan"]),
+];
+
+/// The verbs that embed a controller, and what they may use beside the rest of their room.
+const EMBEDDING: [&str; 2] = ["cli/run", "cli/controller"];
+const EMBEDDED: [&str; 2] = ["controller", "server"];
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The rooms that a file names, in whatever way: `crate::room`.
+fn used(text: &str) -> BTreeSet<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let names = code.flat_map(|line| line.split("crate::").skip(1));
+    names.map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()).collect()
+}
+
+#[test]
+fn rooms_use_only_what_they_may() {
+    let mut wrong = Vec::new();
+    for path in rust_files(&source()) {
+        let name = path.strip_prefix(source()).unwrap().with_extension("").display().to_string();
+        let room = name.split('/').next().unwrap();
+        if ["lib", "main"].contains(&room) {
+            continue;
+        }
+        let Some((_, allowed)) = RULES.iter().find(|(known, _)| *known == room) else {
+            wrong.push(format!("{name} is in no room of the plan"));
+            continue;
+        };
+        let embeds = EMBEDDING.iter().any(|verb| name.starts_with(verb));
+        for used in used(&fs::read_to_string(&path).unwrap()) {
+            let own = used == room;
+            if !own && !allowed.contains(&used.as_str()) && !(embeds && EMBEDDED.contains(&used.as_str())) {
+                wrong.push(format!("{name} uses {used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "against ARCHITECTURE.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_page_and_this_test_agree() {
+    let page = fs::read_to_string(source().join("../ARCHITECTURE.md")).unwrap();
+    for (room, _) in RULES {
+        assert!(page.contains(&format!("| `{room}` |")), "{room} is not in ARCHITECTURE.md");
+    }
+}
