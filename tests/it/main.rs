@@ -1,0 +1,6 @@
+//! Tests that need neither Ray nor Python: they run anywhere, in seconds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod architecture;
+mod manifest;
