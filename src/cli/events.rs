@@ -69,11 +69,20 @@ pub(super) fn render(events: &[EventView]) -> String {
     table("", &["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], &rows)
 }
 
-/// An event as one line, with its time.
+/// An event as one line, with its time and its object.
 pub(super) fn line(event: &EventView) -> String {
-    let time = event.last_timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S");
     let object = format!("{}/{}", singular(&event.involved_object.kind), event.involved_object.name);
-    format!("{time} {} {object} {}: {}", event.event_type, event.reason, event.message)
+    format!("{} {} {object} {}: {}", time(event), event.event_type, event.reason, event.message)
+}
+
+/// An event as one line where everybody knows of which object.
+pub(super) fn short_line(event: &EventView) -> String {
+    let mark = if event.event_type == "Warning" { "Warning " } else { "" };
+    format!("{} {mark}{}: {}", time(event), event.reason, event.message)
+}
+
+fn time(event: &EventView) -> String {
+    event.last_timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S").to_string()
 }
 
 fn singular(kind: &str) -> &str {

@@ -7,7 +7,7 @@
 //!
 //! Reading knows the text alone, and finds all problems of all documents at once, each with its place.
 //! Admitting is what depends on the machine: relative paths, the requirements file, and the working
-//! directory, which is packed. Watching a directory lives in `watch`.
+//! directory, which is packed. Watching a directory lives in `controller/watch`.
 //!
 //! Architecture invariant: only here is YAML known. Everything else has JSON and types.
 

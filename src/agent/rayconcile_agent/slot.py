@@ -7,6 +7,7 @@ repeated: what is started is not started again.
 Only `ray` and the standard library are used, for this runs inside the user's runtime environment.
 """
 
+import contextlib
 import glob
 import json
 import math
@@ -246,7 +247,7 @@ class Slot:
         """Kill every worker and leave nothing on the node."""
         for group in list(self.runs):
             self.forget(group)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._remove_directory()
 
     # --- Called by the supervisor ----------------------------------------------------------------------------
 
@@ -274,6 +275,14 @@ class Slot:
         """Wake whoever polls. The caller holds the lock."""
         self.version += 1
         self.changed.notify_all()
+
+    def _remove_directory(self):
+        """Remove the slot's directory, and, with the job's last slot on the node, what its workers shared."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if os.listdir(self.home) == ["share"]:
+            shutil.rmtree(os.path.join(self.home, "share"), ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: others are here
+            os.rmdir(self.home)
 
     def _lack_of_memory(self):
         running = [run.process.pid for run in self.runs.values() if run.alive()]
@@ -360,7 +369,7 @@ class Slot:
         with self.changed:
             run.exit = {
                 "code": code if code >= 0 else None,
-                "signal": signal.Signals(-code).name if code < 0 else None,
+                "signal": host.signal_name(-code) if code < 0 else None,
                 "tail": run.log.tail(TAIL_BYTES).decode(errors="replace"),
                 "at": time.monotonic(),
             }
@@ -381,4 +390,5 @@ class Slot:
                 for run in list(self.runs.values()):
                     if run.alive():
                         host.kill_group(run.process.pid)
+                self._remove_directory()
                 os._exit(1)

@@ -4,10 +4,9 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::api::meta::ObjectKey;
 use crate::api::object::AdaptDLJob;
 use crate::api::status::AdaptDLJobStatus;
-use crate::cli::events::line;
+use crate::cli::events::short_line;
 use crate::cli::printer::Printer;
 use crate::cli::text::{age, count, maybe_age};
 use crate::client::EventView;
@@ -15,7 +14,6 @@ use crate::client::EventView;
 /// Shows one job.
 pub(super) struct View {
     printer: Printer,
-    job: ObjectKey,
     screen: Option<Screen>,
     /// What was last said where there is no terminal.
     said: Mutex<String>,
@@ -30,9 +28,9 @@ struct Screen {
 }
 
 impl View {
-    pub(super) fn new(printer: Printer, job: ObjectKey) -> Self {
+    pub(super) fn new(printer: Printer) -> Self {
         let screen = printer.terminal.then(Screen::new);
-        Self { printer, job, screen, said: Mutex::default() }
+        Self { printer, screen, said: Mutex::default() }
     }
 
     /// Shows the job as it is now.
@@ -53,7 +51,7 @@ impl View {
                     *before = said;
                     let progress = progress(status);
                     let progress = if progress.is_empty() { progress } else { format!("   {progress}") };
-                    self.printer.data(&format!("{}{progress}", plain_state(&self.job, status)));
+                    self.printer.data(&format!("{}{progress}", plain_state(status)));
                 }
             }
         }
@@ -61,7 +59,7 @@ impl View {
 
     /// Tells of an event.
     pub(super) fn tell(&self, event: &EventView) {
-        self.say(&line(event));
+        self.say(&short_line(event));
     }
 
     /// Says something that stays.
@@ -105,11 +103,11 @@ fn state(job: &AdaptDLJob) -> String {
     format!("{} {} for {}   {message}", job.metadata.key(), status.phase, maybe_age(status.phase_since))
 }
 
-fn plain_state(job: &ObjectKey, status: &AdaptDLJobStatus) -> String {
+fn plain_state(status: &AdaptDLJobStatus) -> String {
     let workers = format!("{} of {}", status.replicas, count(status.desired_replicas as usize, "worker"));
     let message = status.message.lines().next().unwrap_or_default();
     let time = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
-    format!("{time} {job} {}, {workers}: {message}", status.phase).trim_end_matches(": ").to_owned()
+    format!("{time} {}, {workers}: {message}", status.phase).trim_end_matches(": ").to_owned()
 }
 
 fn progress(status: &AdaptDLJobStatus) -> String {

@@ -129,7 +129,7 @@ impl Run<'_> {
             let (word, _) = self.client.apply(object, false).await?;
             self.context.printer.talk(&format!("{} {word}", name(object.kind(), &object.key())));
         }
-        let view = View::new(self.context.printer, self.job.clone());
+        let view = View::new(self.context.printer);
         let end = tokio::select! {
             end = self.follow(&view) => end?,
             _ = tokio::signal::ctrl_c() => self.interrupt(&view).await?,
