@@ -242,6 +242,7 @@ impl World {
     /// Deletes everything and sees that nothing is left: no process, no temporary directory.
     pub(crate) fn finish(mut self) {
         let launches = self.launches();
+        let started = in_sessions_of(&launches);
         for kind in ["jobs", "clusters"] {
             for name in self.ok(&["get", kind, "-A", "-o", "name"]).lines() {
                 self.ok(&["delete", name]);
@@ -257,6 +258,12 @@ impl World {
             .map(|(_, what)| what)
             .collect();
         assert!(left.is_empty(), "processes were left behind: {left:#?}");
+        // A process may lose its mark, by giving itself a title for example; it must not get away with that.
+        let left: Vec<&(u32, u64)> = started
+            .iter()
+            .filter(|(pid, start)| stat(*pid).is_some_and(|stat| stat.start == *start))
+            .collect();
+        assert!(left.is_empty(), "processes without a mark were left behind: {left:?}");
         let left: Vec<PathBuf> =
             self.temporary_directories().into_iter().filter(|path| path.exists()).collect();
         assert!(left.is_empty(), "directories were left behind: {left:#?}");
@@ -334,6 +341,31 @@ fn marked() -> Vec<(String, String)> {
         }
     }
     found
+}
+
+/// What the kernel says of a process that is no zombie.
+struct Stat {
+    session: u32,
+    start: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, in brackets: state, parent, group, session; the start time is the twentieth of them (proc(5)).
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    (fields[0] != "Z")
+        .then(|| Stat { session: fields[3].parse().unwrap(), start: fields[19].parse().unwrap() })
+}
+
+/// Every process of the sessions in which these launches run: process id and start.
+fn in_sessions_of(launches: &BTreeSet<String>) -> BTreeSet<(u32, u64)> {
+    let own = marked().into_iter().filter(|(launch, _)| launches.contains(launch));
+    let pids = own.filter_map(|(_, what)| what.split_whitespace().next()?.parse().ok());
+    let sessions: BTreeSet<u32> = pids.filter_map(|pid| Some(stat(pid)?.session)).collect();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let all = pids.filter_map(|pid| Some((pid, stat(pid)?)));
+    all.filter(|(_, stat)| sessions.contains(&stat.session)).map(|(pid, stat)| (pid, stat.start)).collect()
 }
 
 fn said(output: &Output) -> String {

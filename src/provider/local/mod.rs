@@ -110,11 +110,12 @@ impl Local {
             return Ok(());
         }
         let temp = node_directory(&incarnation.id, node.index);
+        let scratch = temp.join("tmp");
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&temp)
-            .map_err(|error| io("make", &temp, &error))?;
+            .create(&scratch)
+            .map_err(|error| io("make", &scratch, &error))?;
         let output = self.output_path(cluster, &node.launch);
         let directory = output.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(directory).map_err(|error| io("make", directory, &error))?;
@@ -129,6 +130,8 @@ impl Local {
         command.args(["-m", "ray.scripts.scripts", "start", "--block"]).args(arguments(network, node, &temp));
         command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir("/");
         self.set_environment(&mut command, cluster, network, node);
+        // What is killed cannot remove its temporary files: they go with the node.
+        command.env("TMPDIR", scratch);
         let mut child = CommandWrap::from(command)
             .wrap(ProcessSession)
             .spawn()
@@ -163,6 +166,9 @@ impl Local {
             command.env("PATH", path);
         }
         command.env("RAY_USAGE_STATS_ENABLED", "0").env(LAUNCH_VARIABLE, &node.launch.0);
+        // Ray's processes give themselves titles, which by default are written over their environment, and with it
+        // over the mark (setproctitle's documentation).
+        command.env("SPT_NOENV", "1");
     }
 
     fn terminate_now(&self, cluster: &ObjectKey, ended: &EndedNode) -> Result<(), EffectError> {
