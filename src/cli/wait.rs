@@ -3,15 +3,16 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
+use serde_json::json;
 
 use super::target::{name, object};
 use super::{Context, ExitStatus};
-use crate::api::condition::Condition;
+use crate::api::condition::{Condition, Truth};
 use crate::api::meta::DEFAULT_NAMESPACE;
-use crate::api::object::AnyObject;
-use crate::api::status::JobPhase;
+use crate::api::object::{AnyObject, Kind};
+use crate::api::status::{ClusterPhase, JobPhase};
 use crate::api::units::Span;
 
 /// How often the object is looked at.
@@ -61,6 +62,7 @@ impl FromStr for Goal {
 
 pub(super) async fn run(context: &Context, args: WaitArgs) -> Result<ExitStatus> {
     let (kind, key) = object(&args.object, &args.namespace)?;
+    check(&args.what, kind)?;
     let client = context.client()?;
     let deadline = tokio::time::Instant::now() + args.timeout.duration();
     loop {
@@ -94,6 +96,20 @@ pub(super) async fn run(context: &Context, args: WaitArgs) -> Result<ExitStatus>
     }
 }
 
+/// Refuses a goal that no object of this kind can ever reach.
+fn check(goal: &Goal, kind: Kind) -> Result<()> {
+    let known = match (goal, kind) {
+        (Goal::Phase(phase), Kind::AdaptDLJob) => serde_json::from_value::<JobPhase>(json!(phase)).err(),
+        (Goal::Phase(phase), Kind::RayCluster) => serde_json::from_value::<ClusterPhase>(json!(phase)).err(),
+        (Goal::Condition { status, .. }, _) => serde_json::from_value::<Truth>(json!(status)).err(),
+        (Goal::Delete, _) => None,
+    };
+    match known {
+        Some(error) => bail!("`--for` of {}: {error}", kind.plural()),
+        None => Ok(()),
+    }
+}
+
 enum Progress {
     Reached,
     NotYet(String),
@@ -113,11 +129,18 @@ fn reached(object: &AnyObject, goal: &Goal) -> Progress {
     let fits = match goal {
         Goal::Delete => return Progress::NotYet(said),
         Goal::Phase(wanted) => *wanted == phase,
-        Goal::Condition { kind, status } => conditions.iter().any(|condition| {
-            condition.kind == *kind
-                && format!("{:?}", condition.status) == *status
-                && condition.observed_generation == generation
-        }),
+        Goal::Condition { kind, status } => {
+            // Every object has all conditions of its kind as soon as it has any.
+            if !conditions.is_empty() && !conditions.iter().any(|condition| condition.kind == *kind) {
+                let known: Vec<&str> = conditions.iter().map(|condition| condition.kind.as_str()).collect();
+                return Progress::Never(format!("there is no condition {kind}, only {}", known.join(", ")));
+            }
+            conditions.iter().any(|condition| {
+                condition.kind == *kind
+                    && format!("{:?}", condition.status) == *status
+                    && condition.observed_generation == generation
+            })
+        }
     };
     match object {
         _ if fits => Progress::Reached,

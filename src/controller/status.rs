@@ -288,13 +288,11 @@ impl<'a> View<'a> {
                 let age = self.snapshot.now.duration_since(newest);
                 // One interval to the next save, and as long again to make and fetch it.
                 let fresh = age < interval.signed() * 2;
-                let what = match saved {
-                    Some(_) => "the newest durable checkpoint is",
-                    None => "there is no durable checkpoint, and training began",
+                let age = span(age);
+                let message = match saved {
+                    Some(_) => format!("the newest durable checkpoint is {age} old"),
+                    None => format!("there is no durable checkpoint, and training began {age} ago"),
                 };
-                let message = format!("{what} {} old", span(age))
-                    .replace("began", "began")
-                    .replace(" old", if saved.is_some() { " old" } else { " ago" });
                 Finding::new(KIND, fresh, if fresh { "Fresh" } else { "Old" }, message)
             }
         }
