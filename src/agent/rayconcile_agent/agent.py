@@ -90,9 +90,8 @@ class Agent:
             self.tell()
 
     async def watch_nodes(self):
-        client = ray._private.worker.global_worker.gcs_client
         while await asyncio.to_thread(holds_claim, self.instance):
-            draining = await asyncio.to_thread(client.get_draining_nodes)
+            draining = await asyncio.to_thread(ray._private.state.state.get_draining_nodes)
             nodes = [describe_node(node, draining) for node in await asyncio.to_thread(ray.nodes)]
             if nodes != self.nodes:
                 self.nodes = nodes
