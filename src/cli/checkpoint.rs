@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand};
 
 use super::text::{age, table};
-use super::{Context, ExitStatus};
+use super::{Context, ExitStatus, wrong};
 use crate::api::ids::CheckpointId;
 use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
 
@@ -77,9 +77,9 @@ async fn list(context: &Context, key: &ObjectKey) -> Result<ExitStatus> {
 async fn get(context: &Context, key: &ObjectKey, id: Option<String>, output: PathBuf) -> Result<ExitStatus> {
     let client = context.client()?;
     let id: CheckpointId = match id {
-        Some(text) => {
-            text.parse().map_err(|()| anyhow!("{text:?} is no checkpoint; `checkpoint ls` lists them"))?
-        }
+        Some(text) => text
+            .parse()
+            .map_err(|()| wrong(format!("{text:?} is no checkpoint; `checkpoint ls` lists them")))?,
         None => {
             let newest = client.checkpoints(key).await?.pop();
             newest.ok_or_else(|| anyhow!("{key} has no checkpoints yet"))?.id

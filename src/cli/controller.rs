@@ -3,13 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, ExitStatus};
+use super::{Context, ExitStatus, wrong};
 use crate::api::units::{Bytes, Span};
 use crate::controller::Controller;
 use crate::plan::snapshot::{Machine, Settings};
@@ -55,9 +55,9 @@ impl Running {
         built_in_idle: Span,
     ) -> Result<Self> {
         if !listen.ip().is_loopback() {
-            bail!(
+            return Err(wrong(format!(
                 "the API is not served at {listen}: it speaks plain HTTP, so only a loopback address is allowed"
-            );
+            )));
         }
         let directories = watched
             .iter()

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use super::target::{name, objects};
-use super::{Context, ExitStatus, Scope, input};
+use super::{Context, ExitStatus, Scope, input, wrong};
 use crate::api::meta::ObjectKey;
 use crate::api::object::Kind;
 use crate::client::{Client, ClientError};
@@ -30,7 +30,7 @@ pub(super) struct DeleteArgs {
 
 pub(super) async fn run(context: &Context, args: DeleteArgs) -> Result<ExitStatus> {
     if args.scope.all_namespaces {
-        bail!("objects are deleted in one namespace at a time");
+        return Err(wrong("objects are deleted in one namespace at a time"));
     }
     let mut wanted = if args.files.is_empty() {
         objects(&args.objects, &args.scope.namespace)?

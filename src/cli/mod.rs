@@ -142,6 +142,16 @@ impl Scope {
     }
 }
 
+/// The arguments are well formed, but do not fit together or name what there is not.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongArguments(String);
+
+/// An error of whoever typed the arguments.
+fn wrong(message: impl Into<String>) -> anyhow::Error {
+    WrongArguments(message.into()).into()
+}
+
 /// What a verb needs of the command line's beginning.
 struct Context {
     state_dir: PathBuf,
@@ -189,7 +199,7 @@ pub fn main() -> ExitCode {
 fn status_of(error: &anyhow::Error) -> ExitStatus {
     if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NoController { .. }))) {
         ExitStatus::NoController
-    } else if error.downcast_ref::<input::InvalidManifests>().is_some() {
+    } else if error.is::<input::InvalidManifests>() || error.is::<WrongArguments>() {
         ExitStatus::Usage
     } else {
         ExitStatus::Failure

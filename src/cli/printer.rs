@@ -31,8 +31,13 @@ impl Printer {
     /// Data as it is.
     pub(super) fn raw(&self, text: &str) {
         let mut out = std::io::stdout().lock();
-        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-            std::process::exit(0);
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => {
+                self.talk(&format!("{} cannot write the output: {error}", self.paint("1;31", "error:")));
+                std::process::exit(1);
+            }
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use clap::Args;
 
-use super::{Context, ExitStatus};
+use super::{Context, ExitStatus, wrong};
 use crate::manifest::schemas;
 
 #[derive(Debug, Args)]
@@ -34,8 +34,9 @@ pub(super) fn run(context: &Context, args: &SchemaArgs) -> Result<ExitStatus> {
     let all = schemas();
     let known: Vec<&str> = all.iter().filter_map(|(name, _)| name.strip_suffix(".json")).collect();
     let found = all.iter().find(|(name, _)| *name == wanted);
-    let (_, schema) =
-        found.ok_or_else(|| anyhow!("there is no schema {:?}; there are {}", args.kind, known.join(", ")))?;
+    let (_, schema) = found.ok_or_else(|| {
+        wrong(format!("there is no schema {:?}; there are {}", args.kind, known.join(", ")))
+    })?;
     context.printer.data(&serde_json::to_string_pretty(schema)?);
     Ok(ExitStatus::Success)
 }

@@ -74,7 +74,7 @@ fn cluster_page(cluster: &RayCluster) -> String {
     if let Some(dashboard) = &status.dashboard {
         put!(page, "  dashboard {dashboard}   Ray {}", status.ray_version.as_deref().unwrap_or("?"));
     }
-    put_problems(&mut page, &status.conditions);
+    put_problems(&mut page, &status.conditions, &status.message);
     if !status.nodes.is_empty() {
         let rows: Vec<Vec<String>> = status
             .nodes
@@ -112,7 +112,7 @@ fn job_page(job: &AdaptDLJob) -> String {
     };
     put!(page, "job {}   {} for {}   {of}", job.metadata.key(), status.phase, maybe_age(status.phase_since));
     put_message(&mut page, &status.message);
-    put_problems(&mut page, &status.conditions);
+    put_problems(&mut page, &status.conditions, &status.message);
     if let (Some(scaling), false) = (&status.scaling, status.phase.is_final()) {
         put!(
             page,
@@ -151,12 +151,13 @@ fn put_message(page: &mut String, message: &str) {
 }
 
 /// Conditions that a person should look at, and that the message has not told already.
-fn put_problems(page: &mut String, conditions: &[crate::api::condition::Condition]) {
+fn put_problems(page: &mut String, conditions: &[crate::api::condition::Condition], told: &str) {
     for condition in conditions {
         let telling = matches!(condition.kind.as_str(), "Accepted" | "CheckpointFresh" | "Provisioned");
         let missing = condition.reason == "PackagesMissing";
         let quiet = matches!(condition.reason.as_str(), "NotOpened" | "StartingNodes");
-        if (telling && condition.status == Truth::False && !quiet) || missing {
+        let told = told.contains(&condition.message);
+        if (telling && condition.status == Truth::False && !quiet && !told) || missing {
             let message = condition.message.lines().next().unwrap_or_default();
             put!(page, "  {} {}: {message}", condition.kind, condition.reason);
         }

@@ -3,12 +3,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
 use super::target::{name, object};
-use super::{Context, ExitStatus};
+use super::{Context, ExitStatus, wrong};
 use crate::api::condition::{Condition, Truth};
 use crate::api::meta::DEFAULT_NAMESPACE;
 use crate::api::object::{AnyObject, Kind};
@@ -105,7 +105,7 @@ fn check(goal: &Goal, kind: Kind) -> Result<()> {
         (Goal::Delete, _) => None,
     };
     match known {
-        Some(error) => bail!("`--for` of {}: {error}", kind.plural()),
+        Some(error) => Err(wrong(format!("`--for` of {}: {error}", kind.plural()))),
         None => Ok(()),
     }
 }

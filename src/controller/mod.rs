@@ -34,6 +34,8 @@ const RESYNC: Duration = Duration::from_secs(60);
 const CONCURRENCY: usize = 16;
 /// How long to wait after a plan could not be kept.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+/// How long what is being done may take to finish when the controller is to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 /// How often what is left of deleted jobs is looked through.
 const CLEANING: Duration = Duration::from_secs(3600);
 
@@ -117,9 +119,12 @@ impl Controller {
             task.abort();
         }
         lock(&self.inner.watches).clear();
-        // What is being done is finished, so that the next controller need not find out what came of it.
+        // What is being done is finished, so that the next controller need not find out what came of it; but not
+        // what waits for something far away, such as a dashboard that is still coming up.
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        if tokio::time::timeout(STOP_PATIENCE, self.inner.tasks.wait()).await.is_err() {
+            tracing::info!("some effects are left to the next controller");
+        }
     }
 
     /// Has `run` come to an end.

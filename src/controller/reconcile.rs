@@ -246,7 +246,7 @@ fn keep_status(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), Stor
             continue;
         }
         if let (Some(record), Some(report)) = (plan.jobs.get(uid), plan.report.jobs.get(uid)) {
-            let status = status::job_status(snapshot, &view.job, record, report);
+            let status = status::job_status(snapshot, &view.job, record, report, &plan.report.cluster);
             write_status(tx, uid, &status)?;
         }
     }

@@ -1,25 +1,25 @@
 //! Status, derived: from objects, records, observations and the plan's report. Pure, and the only writer of it.
 //!
-//! Nothing is claimed that was not observed: what cannot be seen is `Unknown`.
+//! Nothing is claimed that was not observed: what cannot be seen is `Unknown`. Here jobs, in `cluster` clusters.
+
+mod cluster;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::cluster::Provider;
 use crate::api::condition::{Finding, Truth};
 use crate::api::ids::NodeName;
 use crate::api::meta::SOURCE_ERROR;
-use crate::api::object::{AdaptDLJob, RayCluster};
-use crate::api::record::{ClusterRecord, GroupRecord, JobRecord, NodeState};
+use crate::api::object::AdaptDLJob;
+use crate::api::record::{GroupRecord, JobRecord};
 use crate::api::status::{
-    AdaptDLJobStatus, CheckpointStatus, ClusterPhase, GoodputStatus, GroupStatus, JobPhase, NodeStatus,
-    Progress, RayClusterStatus, WorkerStatus,
+    AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupStatus, JobPhase, Progress, WorkerStatus,
 };
 use crate::api::units::Span;
 use crate::api::wire::{BridgePhase, BridgeReport, GroupPhase, GroupReport, RankReport};
 use crate::goodput::{Hints, Placement};
+use crate::plan::Snapshot;
 use crate::plan::report::{ClusterReport, JobReport, Waiting};
-use crate::plan::snapshot::Seen;
-use crate::plan::{Capacity, Snapshot};
+pub use cluster::cluster_status;
 
 /// How many groups a status shows.
 const HISTORY: usize = 20;
@@ -32,8 +32,10 @@ pub fn job_status(
     job: &AdaptDLJob,
     record: &JobRecord,
     report: &JobReport,
+    cluster: &ClusterReport,
 ) -> AdaptDLJobStatus {
     let before = &job.status;
+    let report = &waiting_for_cluster(snapshot, report, cluster);
     let view = View::new(snapshot, job, record);
     let phase = view.phase();
     let message = view.message(phase, report);
@@ -69,6 +71,27 @@ pub fn job_status(
         history: history(record),
         message,
     }
+}
+
+/// A job whose cluster is what is missing tells what the cluster waits for, so that nobody need look there.
+fn waiting_for_cluster(snapshot: &Snapshot, report: &JobReport, cluster: &ClusterReport) -> JobReport {
+    let mut report = report.clone();
+    let Some(cause) = cluster.waiting.first().filter(|_| snapshot.cluster.is_some()) else { return report };
+    let absent = snapshot.seen.agent.fresh().is_none();
+    let is_its_fault = |reason: &str| match reason {
+        "NoRoom" | "WaitingForCluster" => absent,
+        "WaitingForNodes" => cause.blocked,
+        _ => false,
+    };
+    let message = format!("it waits for cluster {}: {}", snapshot.key, cause.message);
+    if let Some(waiting) = report.waiting.first_mut().filter(|waiting| is_its_fault(waiting.reason)) {
+        *waiting = Waiting { reason: "WaitingForCluster", message: message.clone(), blocked: cause.blocked };
+    }
+    if let Some(finding) = report.scheduled.as_mut().filter(|finding| is_its_fault(finding.reason)) {
+        *finding = Finding::new("Scheduled", false, "WaitingForCluster", message);
+    }
+    report.scaling = report.scaling.filter(|scaling| !is_its_fault(&scaling.reason));
+    report
 }
 
 fn since(same: bool, before: Option<Timestamp>, now: Timestamp) -> Timestamp {
@@ -393,144 +416,4 @@ fn history(record: &JobRecord) -> Vec<GroupStatus> {
 /// A length of time for people: in whole seconds, minutes and hours.
 fn span(age: SignedDuration) -> Span {
     Span::from_secs(u64::try_from(age.as_secs()).unwrap_or(0))
-}
-
-/// The status of a cluster.
-pub fn cluster_status(
-    snapshot: &Snapshot,
-    cluster: &RayCluster,
-    record: &ClusterRecord,
-    report: &ClusterReport,
-) -> RayClusterStatus {
-    let before = &cluster.status;
-    let seen = &snapshot.seen;
-    let phase = cluster_phase(cluster, record, seen);
-    let nodes = node_statuses(cluster, record, report, seen);
-    let ready = nodes.iter().filter(|node| node.group.is_some() && node.state == "Ready").count();
-    let foreign = matches!(cluster.spec.provider, Provider::Existing(_));
-    let message = report.waiting.first().map(|waiting| waiting.message.clone()).unwrap_or_default();
-    let blind = phase == ClusterPhase::Unknown;
-    let findings = [
-        accepted(cluster.metadata.annotations.get(SOURCE_ERROR)),
-        provisioned(record, report),
-        head_ready(phase, seen),
-        converged(&report.waiting, blind, &message),
-    ];
-    let generation = cluster.metadata.generation;
-    let incarnation = record.incarnation.as_ref();
-    RayClusterStatus {
-        observed_generation: generation,
-        phase,
-        message,
-        phase_since: Some(since(before.phase == phase, before.phase_since, snapshot.now)),
-        conditions: findings
-            .into_iter()
-            .map(|finding| finding.condition(&before.conditions, generation, snapshot.now))
-            .collect(),
-        dashboard: incarnation.map(|incarnation| incarnation.dashboard.clone()),
-        ray_version: incarnation.map(|incarnation| incarnation.ray_version.clone()),
-        ready_nodes: u32::try_from(ready).unwrap_or(u32::MAX),
-        desired_nodes: if foreign { u32::try_from(ready).unwrap_or(u32::MAX) } else { report.desired_nodes },
-        nodes,
-    }
-}
-
-fn cluster_phase(cluster: &RayCluster, record: &ClusterRecord, seen: &Seen) -> ClusterPhase {
-    let there = record.incarnation.is_some() || !record.nodes.is_empty();
-    if cluster.metadata.is_deleting() {
-        return ClusterPhase::Stopping;
-    }
-    if cluster.spec.suspend {
-        return if there { ClusterPhase::Stopping } else { ClusterPhase::Suspended };
-    }
-    let answered = record.agent.as_ref().is_some_and(|agent| agent.answered);
-    match (seen.agent.fresh(), &record.trouble) {
-        (Some(_), _) if record.incarnation.is_some() && !record.ending => ClusterPhase::Ready,
-        (_, Some(trouble)) if trouble.count > 1 || !there => ClusterPhase::Failed,
-        _ if answered && !record.ending => ClusterPhase::Unknown,
-        _ if there => ClusterPhase::Starting,
-        _ => ClusterPhase::Pending,
-    }
-}
-
-fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
-    const KIND: &str = "Provisioned";
-    if let Some(trouble) = &record.trouble {
-        let reason = if trouble.reason == "CannotOpen" { "CannotOpen" } else { "CannotLaunch" };
-        return Finding::new(KIND, false, reason, trouble.message.clone());
-    }
-    let Some(incarnation) = &record.incarnation else {
-        return Finding::new(KIND, false, "NotOpened", "nothing is there yet");
-    };
-    let launching =
-        record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. })).count();
-    if launching > 0 {
-        return Finding::new(KIND, false, "StartingNodes", format!("{launching} nodes are being started"));
-    }
-    if !incarnation.missing.is_empty() {
-        let missing = incarnation.missing.join(" and ");
-        let message = format!(
-            "the cluster's Python has no {missing}; jobs that do not bring it in runtimeEnv.pip will fail to import it"
-        );
-        return Finding::new(KIND, true, "PackagesMissing", message);
-    }
-    Finding::new(KIND, true, "AllNodes", format!("{} worker nodes are wanted", report.desired_nodes))
-}
-
-fn head_ready(phase: ClusterPhase, seen: &Seen) -> Finding {
-    const KIND: &str = "HeadReady";
-    match (phase, &seen.agent.error) {
-        (ClusterPhase::Ready, _) => Finding::new(KIND, true, "Answers", "the agent on the head answers"),
-        (ClusterPhase::Unknown, Some((at, error))) => {
-            Finding::new(KIND, Truth::Unknown, "Unreachable", format!("not heard since {at:.0}: {error}"))
-        }
-        (ClusterPhase::Unknown, None) => Finding::new(KIND, Truth::Unknown, "NotHeard", "not heard yet"),
-        _ => Finding::new(KIND, false, "NotStarted", "there is no agent on a head yet"),
-    }
-}
-
-fn node_statuses(
-    cluster: &RayCluster,
-    record: &ClusterRecord,
-    report: &ClusterReport,
-    seen: &Seen,
-) -> Vec<NodeStatus> {
-    let alive =
-        seen.agent.fresh().map_or(&[][..], |(_, agent)| &agent.nodes).iter().filter(|node| node.alive);
-    let workers = |name: &NodeName| report.workers.get(name).copied().unwrap_or(0);
-    if matches!(cluster.spec.provider, Provider::Existing(_)) {
-        let nodes = alive.map(|node| {
-            let name = NodeName(node.address.clone());
-            NodeStatus {
-                group: (!node.head).then(|| "existing".to_owned()),
-                state: if node.draining { "Draining" } else { "Ready" }.to_owned(),
-                since: None,
-                address: Some(node.address.clone()),
-                pid: None,
-                capacity: Capacity::of_ray(node).describe(),
-                workers: workers(&name),
-                name,
-            }
-        });
-        let mut nodes: Vec<NodeStatus> = nodes.collect();
-        nodes.sort_by(|one, other| {
-            (one.group.is_some(), &one.name).cmp(&(other.group.is_some(), &other.name))
-        });
-        return nodes;
-    }
-    let alive: Vec<_> = alive.collect();
-    let processes = seen.processes.fresh().map(|(_, processes)| processes);
-    let nodes = record.nodes.iter().map(|(name, node)| NodeStatus {
-        name: name.clone(),
-        group: node.group.clone(),
-        state: node.state.name().to_owned(),
-        since: Some(node.state.since()),
-        address: alive.iter().find(|ray| node.ray.as_ref() == Some(&ray.id)).map(|ray| ray.address.clone()),
-        pid: processes.and_then(|processes| processes.get(&node.launch)?.leader).map(|(pid, _)| pid),
-        capacity: Capacity::of_template(&node.template).describe(),
-        workers: workers(name),
-    });
-    let mut nodes: Vec<NodeStatus> = nodes.collect();
-    nodes.sort_by(|one, other| (one.group.is_some(), &one.group).cmp(&(other.group.is_some(), &other.group)));
-    nodes
 }

@@ -61,7 +61,7 @@ struct Api {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}; choose another --listen, or port 0 for a free one")]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -1,6 +1,8 @@
-//! Tests that need neither Ray nor Python: they run anywhere, in seconds.
+//! Tests that need neither Ray nor torch: they run anywhere, in seconds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod architecture;
 mod manifest;
+mod trouble;
+mod world;

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::controller::{Running, loopback};
 use super::delete::wait_until_gone;
 use super::target::name;
-use super::{Context, ExitStatus, input, status};
+use super::{Context, ExitStatus, input, status, wrong};
 use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
 use crate::api::object::{AdaptDLJob, AnyObject, Kind};
 use crate::api::status::JobPhase;
@@ -80,9 +80,9 @@ fn wanted(args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)
         script::manifests(args)?
     } else {
         if !args.arguments.is_empty() || args.name.is_some() || args.max_replicas.is_some() {
-            bail!(
-                "arguments, a name and numbers of workers belong into the manifest; they are for scripts only"
-            );
+            return Err(wrong(
+                "arguments, a name and numbers of workers belong into the manifest; they are for scripts only",
+            ));
         }
         input::read(std::slice::from_ref(&args.what), false, &args.namespace)?
     };
@@ -91,12 +91,12 @@ fn wanted(args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)
         objects.iter().filter(|object| object.kind() == Kind::AdaptDLJob).map(AnyObject::key).collect();
     match jobs.as_slice() {
         [job] => Ok((objects, job.clone())),
-        [] => bail!("{} has no AdaptDLJob", args.what.display()),
-        _ => bail!(
+        [] => Err(wrong(format!("{} has no AdaptDLJob", args.what.display()))),
+        _ => Err(wrong(format!(
             "{} has {} AdaptDLJobs; `run` runs one, `apply` takes several",
             args.what.display(),
             jobs.len()
-        ),
+        ))),
     }
 }
 

@@ -23,12 +23,13 @@ use process_wrap::std::{CommandWrap, ProcessSession};
 
 use super::{Directories, EndedNode, NodeLaunch, NodeProvider, Opening, io, rejected, unavailable};
 use crate::action::EffectError;
-use crate::api::cluster::{AuthMode, Provider};
+use crate::api::cluster::{AuthMode, LocalProvider, Provider};
 use crate::api::ids::IntentId;
 use crate::api::meta::ObjectKey;
 use crate::api::observed::{LAUNCH_LABEL, NODE_LABEL, Processes};
 use crate::api::record::{Incarnation, LocalNetwork};
 use processes::Marked;
+use python::Python;
 
 /// Carries the id of the launch that a process belongs to.
 pub const LAUNCH_VARIABLE: &str = "RAYCONCILE_LAUNCH";
@@ -70,11 +71,20 @@ impl Local {
         self.directories.cluster(cluster).join("nodes").join(format!("{launch}.log"))
     }
 
-    fn open_now(&self, opening: &Opening) -> Result<Incarnation, EffectError> {
-        let Provider::Local(provider) = &opening.spec.provider else {
+    async fn find(self, opening: Opening) -> Result<Incarnation, EffectError> {
+        let Provider::Local(provider) = opening.spec.provider.clone() else {
             return Err(rejected("not a local cluster"));
         };
-        let python = python::find(provider)?;
+        let python = python::find(&provider).await?;
+        on_thread(move || self.open_now(&opening, &provider, python)).await
+    }
+
+    fn open_now(
+        &self,
+        opening: &Opening,
+        provider: &LocalProvider,
+        python: Python,
+    ) -> Result<Incarnation, EffectError> {
         let network = network::choose(provider, &python.path)?;
         self.keep_token(opening)?;
         let LocalNetwork { head, dashboard_port, .. } = network.local;
@@ -216,8 +226,7 @@ impl Local {
 
 impl NodeProvider for Local {
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Incarnation, EffectError>> {
-        let local = Self::new(self.directories.clone());
-        on_thread(move || local.open_now(&opening)).boxed()
+        Self::new(self.directories.clone()).find(opening).boxed()
     }
 
     fn close<'a>(
