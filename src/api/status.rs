@@ -25,7 +25,7 @@ pub struct AdaptDLJobStatus {
     /// Aspects of the state.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    /// Workers that train now.
+    /// Workers at work: they train, or run a program of which no more can be seen.
     pub replicas: u32,
     /// Workers that should.
     pub desired_replicas: u32,

@@ -42,7 +42,8 @@ pub fn job_status(
     let running = view.running();
     let conditions = view.findings(report, &message).into_iter();
     let workers = running.map_or_else(Vec::new, |group| view.workers(group));
-    let training = workers.iter().filter(|worker| worker.state == "Training").count();
+    let at_work =
+        workers.iter().filter(|worker| matches!(worker.state.as_str(), "Training" | "Running")).count();
     AdaptDLJobStatus {
         observed_generation: job.metadata.generation,
         phase,
@@ -50,7 +51,7 @@ pub fn job_status(
         conditions: conditions
             .map(|finding| finding.condition(&before.conditions, job.metadata.generation, snapshot.now))
             .collect(),
-        replicas: u32::try_from(training).unwrap_or(u32::MAX),
+        replicas: u32::try_from(at_work).unwrap_or(u32::MAX),
         desired_replicas: view.desired_replicas(report),
         scaling: report.scaling.clone().or_else(|| before.scaling.clone()),
         group: record.groups.last().map(|group| group.number),
@@ -171,7 +172,7 @@ impl<'a> View<'a> {
             return waiting.message.clone();
         }
         match self.running() {
-            Some(group) => format!("group {} trains with {}", group.number, workers(group.ranks.len())),
+            Some(group) => format!("group {} {}", group.number, doing(group)),
             None => String::new(),
         }
     }
@@ -337,6 +338,19 @@ fn worker_state(rank: &RankReport, group: &GroupReport) -> &'static str {
     } else {
         // It may be importing, or it may be a program that does not use AdaptDL: it cannot be told from outside.
         "Running"
+    }
+}
+
+/// What a group's workers do: no more than can be seen.
+fn doing(group: &GroupReport) -> String {
+    let in_state = |state| group.ranks.iter().filter(|rank| worker_state(rank, group) == state).count();
+    let (all, training) = (group.ranks.len(), in_state("Training"));
+    if training == all {
+        format!("trains with {}", workers(all))
+    } else if training + in_state("Running") == all {
+        format!("runs with {}", workers(all))
+    } else {
+        format!("has {training} of {} training", workers(all))
     }
 }
 
