@@ -379,7 +379,8 @@ pub(crate) fn phase(object: &Value) -> &str {
 
 /// How many of a job's workers train.
 pub(crate) fn replicas(job: &Value) -> u64 {
-    job["status"]["replicas"].as_u64().unwrap_or(0)
+    let workers = job["status"]["workers"].as_array().cloned().unwrap_or_default();
+    workers.iter().filter(|worker| worker["state"] == "Training").count() as u64
 }
 
 /// The process ids of a job's workers, by rank.
