@@ -40,7 +40,7 @@ fn a_job_is_suspended_resumed_and_edited_and_goes_on_where_it_was() {
     assert_eq!(resumed["status"]["history"][1]["reason"], "Resumed");
 
     // Edited while it trains, likewise; what cannot work does not harm what does.
-    world.write("job.yaml", &manifest("third", "runtimeEnv: {pip: [there-is-no-such-package-on-earth==9]}"));
+    world.write("job.yaml", &manifest("third", "runtimeEnv: {conda: there-is-no-such-environment}"));
     world.ok(&["apply", "-f", "job.yaml"]);
     world.wait("the new environment is known to fail", || {
         world.ok(&["events", "--for", "job/edited"]).contains("RuntimeEnvFailed").then_some(())
