@@ -297,15 +297,16 @@ impl Drop for World {
             let _ = child.wait();
         }
         let launches = self.launches();
-        // Three rounds, for what is started while the others are being killed.
-        for _ in 0..3 {
-            for (launch, what) in marked() {
-                if launches.contains(&launch)
-                    && let Some(pid) = what.split_whitespace().next().and_then(|pid| pid.parse().ok())
-                {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                }
+        // Several rounds, for what is started while the others are being killed, and until they have ended.
+        for _ in 0..100 {
+            let own = marked().into_iter().filter(|(launch, _)| launches.contains(launch));
+            let pids: Vec<i32> =
+                own.filter_map(|(_, what)| what.split_whitespace().next()?.parse().ok()).collect();
+            if pids.is_empty() {
+                break;
             }
+            pids.into_iter().for_each(|pid| drop(kill(Pid::from_raw(pid), Signal::SIGKILL)));
+            std::thread::sleep(Duration::from_millis(50));
         }
         for directory in self.temporary_directories() {
             let _ = fs::remove_dir_all(directory);

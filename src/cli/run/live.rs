@@ -73,7 +73,10 @@ impl View {
     /// Takes the changing lines away.
     pub(super) fn finish(&self) {
         if let Some(screen) = &self.screen {
-            let _ = screen.bars.clear();
+            // A bar that is only cleared away is drawn again at its next tick.
+            [&screen.workers, &screen.progress, &screen.state]
+                .into_iter()
+                .for_each(ProgressBar::finish_and_clear);
         }
     }
 }
