@@ -305,7 +305,9 @@ impl Drop for World {
             if pids.is_empty() {
                 break;
             }
-            pids.into_iter().for_each(|pid| drop(kill(Pid::from_raw(pid), Signal::SIGKILL)));
+            for pid in pids {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
         for directory in self.temporary_directories() {
