@@ -56,7 +56,10 @@ impl ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Conflict { .. } => Self::conflict(error.to_string()),
+            StoreError::Conflict { .. } | StoreError::Vanished { .. } => Self::conflict(error.to_string()),
+            StoreError::Full { .. } => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", error.to_string())
+            }
             other => Self::internal(other.to_string()),
         }
     }

@@ -63,7 +63,7 @@ impl Tx<'_> {
     /// resource version is still that one.
     ///
     /// # Errors
-    /// `Conflict`, or if the database fails.
+    /// `Conflict` or `Vanished`, or if the database fails.
     pub fn apply(
         &self,
         wanted: AnyObject,
@@ -71,12 +71,15 @@ impl Tx<'_> {
         new_uid: Uid,
         now: Timestamp,
     ) -> Result<(Applied, AnyObject), StoreError> {
+        let object = format!("{} {}", wanted.kind(), wanted.key());
         let Some(stored) = self.get(wanted.kind(), &wanted.key())? else {
+            if expected.is_some() {
+                return Err(StoreError::Vanished { object });
+            }
             return Ok((Applied::Created, self.create(wanted, new_uid, now)?));
         };
         let old = stored.metadata();
         if let Some(expected) = expected.filter(|expected| *expected != old.resource_version) {
-            let object = format!("{} {}", wanted.kind(), wanted.key());
             return Err(StoreError::Conflict { object, found: old.resource_version, expected });
         }
         let changed = stored.spec() != wanted.spec();
@@ -190,8 +193,10 @@ impl Tx<'_> {
     /// # Errors
     /// If the database fails.
     pub fn remove(&self, uid: &Uid) -> Result<(), StoreError> {
-        let Some(object) = self.get_by_uid(uid)? else { return Ok(()) };
+        let Some(mut object) = self.get_by_uid(uid)? else { return Ok(()) };
         let version = self.next_version()?;
+        // Whoever watches goes on from the version of what was seen last: it must not see this again.
+        object.metadata_mut().resource_version = version;
         self.note(ChangeType::Deleted, version, &object, false)?;
         for sql in [
             "DELETE FROM objects WHERE uid = ?1",

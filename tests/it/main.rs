@@ -4,5 +4,6 @@
 
 mod architecture;
 mod manifest;
+mod store;
 mod trouble;
 mod world;

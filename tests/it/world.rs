@@ -125,7 +125,7 @@ impl World {
     /// Asks the controller to end, and sees that it does, and well.
     pub(crate) fn stop(&self) {
         let mut child = self.controller.borrow_mut().take().unwrap();
-        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        terminate(child.id());
         let status = ends(&mut child);
         assert!(status.is_some_and(|status| status.success()), "it ended badly: {status:?}\n{}", self.log());
     }
@@ -158,10 +158,7 @@ impl World {
 
     /// A client of the controller's API.
     pub(crate) fn api(&self) -> Api {
-        let text = fs::read_to_string(self.path("state/api.json")).unwrap();
-        let endpoint: Value = serde_json::from_str(&text).unwrap();
-        let token = fs::read_to_string(self.path("state/api-token")).unwrap();
-        Api::new(endpoint["url"].as_str().unwrap(), &token)
+        Api::of(&self.path("state")).unwrap()
     }
 
     /// Deletes everything, and sees the controller out: nothing may be left.
@@ -218,6 +215,11 @@ pub(crate) fn wait<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
+/// Asks a process to end.
+pub(crate) fn terminate(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).unwrap();
+}
+
 /// Waits for a process to end; one that does not is killed.
 pub(crate) fn ends(child: &mut Child) -> Option<std::process::ExitStatus> {
     let status = wait(|| child.try_wait().unwrap());
@@ -254,6 +256,12 @@ pub(crate) struct Answer {
 }
 
 impl Api {
+    /// The API of the controller that serves a state directory, once it is there.
+    pub(crate) fn of(state: &Path) -> Option<Self> {
+        let endpoint: Value = serde_json::from_str(&fs::read_to_string(state.join("api.json")).ok()?).ok()?;
+        Some(Self::new(endpoint["url"].as_str()?, &fs::read_to_string(state.join("api-token")).ok()?))
+    }
+
     fn new(base: &str, token: &str) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
