@@ -1,5 +1,7 @@
 //! Objects: what is wanted, and the status that was derived.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, params};
 use serde_json::Value;
@@ -122,7 +124,7 @@ impl Tx<'_> {
                 object.status().to_string(),
             ],
         )?;
-        self.note(ChangeType::Added, version, &object, false)?;
+        self.note(ChangeType::Added, version, &object, None, false)?;
         Ok(object)
     }
 
@@ -135,6 +137,7 @@ impl Tx<'_> {
     }
 
     fn write(&self, mut object: AnyObject, status_only: bool) -> Result<AnyObject, StoreError> {
+        let labels_before = self.get_by_uid(object.uid())?.map(|stored| stored.metadata().labels.clone());
         let version = self.next_version()?;
         object.metadata_mut().resource_version = version;
         self.sql.execute(
@@ -147,7 +150,7 @@ impl Tx<'_> {
                 object.status().to_string(),
             ],
         )?;
-        self.note(ChangeType::Modified, version, &object, status_only)?;
+        self.note(ChangeType::Modified, version, &object, labels_before, status_only)?;
         Ok(object)
     }
 
@@ -197,7 +200,8 @@ impl Tx<'_> {
         let version = self.next_version()?;
         // Whoever watches goes on from the version of what was seen last: it must not see this again.
         object.metadata_mut().resource_version = version;
-        self.note(ChangeType::Deleted, version, &object, false)?;
+        let labels = Some(object.metadata().labels.clone());
+        self.note(ChangeType::Deleted, version, &object, labels, false)?;
         for sql in [
             "DELETE FROM objects WHERE uid = ?1",
             "DELETE FROM job_records WHERE job = ?1",
@@ -234,6 +238,7 @@ impl Tx<'_> {
         change: ChangeType,
         version: u64,
         object: &AnyObject,
+        labels_before: Option<BTreeMap<String, String>>,
         status_only: bool,
     ) -> Result<(), StoreError> {
         let sql = "SELECT bound FROM job_records WHERE job = ?1 AND bound IS NOT NULL";
@@ -243,8 +248,11 @@ impl Tx<'_> {
             bound.as_deref().and_then(|key| key.split_once('/')).map(|(ns, name)| ObjectKey::new(ns, name));
         let own = cluster_of(object).unwrap_or_else(|| object.key());
         let clusters = std::iter::once(own).chain(bound).collect();
+        let labels = object.metadata().labels.clone();
         let (kind, key, object) = (object.kind(), object.key(), object.to_json());
-        self.changes.borrow_mut().push(Change { version, change, kind, key, object, status_only, clusters });
+        let told =
+            Change { version, change, kind, key, object, labels, labels_before, status_only, clusters };
+        self.changes.borrow_mut().push(told);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod manifest;
+mod server;
 mod store;
 mod trouble;
 mod world;

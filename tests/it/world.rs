@@ -307,7 +307,7 @@ impl Api {
 
     /// Begins to watch.
     pub(crate) fn watch(&self, path: &str) -> Watch<'_> {
-        let response = self.runtime.block_on(self.request(Method::GET, path).send()).unwrap();
+        let response = self.runtime.block_on(async { self.request(Method::GET, path).send().await }).unwrap();
         assert_eq!(response.status().as_u16(), 200, "{path}");
         Watch { api: self, response, buffer: Vec::new() }
     }
