@@ -78,7 +78,7 @@ impl World {
     pub(crate) fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(RAYCONCILE);
         let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
-        command.args(arguments).env_clear().env("PATH", path).env("HOME", self.path("home"));
+        command.args(arguments).env_clear().env("PATH", path).env("HOME", "/home/somebody");
         command.env("TZ", "UTC").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         command.current_dir(self.directory.path());
         command

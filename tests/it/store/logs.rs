@@ -30,8 +30,8 @@ fn logs() -> (tempfile::TempDir, JobLogs, impl Fn() -> Vec<PathBuf>) {
 
 /// What a worker writes: every eight bytes tell where they are.
 fn output(from: u64, length: u64) -> Vec<u8> {
-    let words = (from / 8..(from + length).div_ceil(8)).flat_map(u64::to_be_bytes);
-    words.skip((from % 8) as usize).take(length as usize).collect()
+    let words: Vec<[u8; 8]> = (from / 8..(from + length).div_ceil(8)).map(u64::to_be_bytes).collect();
+    words.as_flattened()[(from % 8) as usize..][..length as usize].to_vec()
 }
 
 const WORKER: (GroupNumber, u32) = (GroupNumber(0), 0);
