@@ -328,7 +328,7 @@ fn read(
     }
     let packages = api.state.join("packages");
     let object = manifest::read_json(body, namespace, None)
-        .and_then(|manifest| manifest.admit(&packages))
+        .and_then(|manifest| manifest.accept(&packages))
         .map_err(|problems| ApiError::invalid(&problems))?;
     if object.kind() != kind {
         return Err(ApiError::bad_request(format!(
@@ -354,13 +354,6 @@ async fn apply(
     query: &ChangeQuery,
 ) -> Result<Response, ApiError> {
     let dry_run = query.is_dry_run()?;
-    if let AnyObject::Job(job) = &object
-        && let Some(digest) = &job.spec.working_dir_digest
-        && !api.state.join("packages").join(format!("{digest}.zip")).exists()
-    {
-        let message = format!("there is no package {digest}");
-        return Err(ApiError::invalid_field("spec.workingDirDigest", &message));
-    }
     let work = move |tx: &Tx<'_>| change(tx, object, &condition);
     let outcome = if dry_run { api.store.rehearse(work).await } else { api.store.write(work).await };
     let (applied, object) = outcome??;

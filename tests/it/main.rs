@@ -4,6 +4,7 @@
 
 mod architecture;
 mod cli;
+mod gitops;
 mod manifest;
 mod server;
 mod store;

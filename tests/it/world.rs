@@ -163,12 +163,16 @@ impl World {
 
     /// Deletes everything, and sees the controller out: nothing may be left.
     pub(crate) fn finish(self) {
+        let names = |kind: &str| self.ok(&["get", kind, "-o", "name"]);
         for kind in ["jobs", "clusters"] {
-            let names = self.ok(&["get", kind, "-o", "name"]);
-            let names: Vec<&str> = names.lines().collect();
-            if !names.is_empty() {
-                self.ok(&[&["delete"], names.as_slice()].concat());
+            let names = names(kind);
+            for name in names.lines() {
+                // It may be going already, or go by itself.
+                self.run(&["delete", "--no-wait", name]);
             }
+            self.wait("everything is gone", || {
+                self.ok(&["get", kind, "-o", "name"]).is_empty().then_some(())
+            });
         }
         self.stop();
         assert_eq!(self.launched(), Vec::<u32>::new(), "processes were left behind");
