@@ -261,7 +261,7 @@ impl Client {
         object(self.json(request).await?)
     }
 
-    /// The objects of a kind, and then every change of them.
+    /// The objects of a kind, with these labels, and then every change of them.
     ///
     /// # Errors
     /// If they cannot be had.
@@ -269,8 +269,10 @@ impl Client {
         &self,
         kind: Kind,
         namespace: Option<&str>,
+        selector: Option<&str>,
     ) -> Result<impl Stream<Item = Result<WatchEvent, ClientError>> + use<>, ClientError> {
-        let request = self.request(Method::GET, &collection(kind, namespace)).query(&[("watch", "true")]);
+        let query = [("watch", "true"), ("labelSelector", selector.unwrap_or_default())];
+        let request = self.request(Method::GET, &collection(kind, namespace)).query(&query);
         let lines = lines(self.send(request).await?);
         Ok(lines.map(|line| {
             let mut line = line?;

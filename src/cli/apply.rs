@@ -94,11 +94,14 @@ async fn start_controller(context: &Context) -> Result<Client> {
                 return Ok(client);
             }
             Err(error) => {
-                let ended = child.try_wait().context("cannot look after the controller")?;
-                if ended.is_some() || tokio::time::Instant::now() > deadline {
+                if child.try_wait().context("cannot look after the controller")?.is_some() {
                     let said = std::fs::read_to_string(&path).unwrap_or_default();
-                    let last = said.lines().next_back().unwrap_or_default();
-                    bail!("the controller did not start: {error}; it said: {last}");
+                    let error = said.lines().rev().find_map(|line| line.strip_prefix("error: "));
+                    let error = error.map_or_else(|| format!("see {}", path.display()), str::to_owned);
+                    bail!("the controller did not start: {error}");
+                }
+                if tokio::time::Instant::now() > deadline {
+                    bail!("the controller has started, but {error}; see {}", path.display());
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -59,10 +59,7 @@ impl Running {
                 "the API is not served at {listen}: it speaks plain HTTP, so only a loopback address is allowed"
             )));
         }
-        let directories = watched
-            .iter()
-            .map(|path| path.canonicalize().with_context(|| format!("cannot watch {}", path.display())))
-            .collect::<Result<Vec<_>>>()?;
+        let directories = watched.iter().map(|path| directory(path)).collect::<Result<Vec<_>>>()?;
         let store = Store::open(state)?;
         let settings =
             Settings { lease: LEASE, built_in_idle, join_timeout: JOIN_TIMEOUT, machine: machine() };
@@ -112,6 +109,13 @@ pub(super) async fn run(context: &Context, args: ControllerArgs) -> Result<ExitS
     context.printer.talk("controller: stopping; clusters and jobs go on without it");
     running.stop().await;
     Ok(ExitStatus::Success)
+}
+
+/// A directory that is to be watched, wherever this process goes.
+fn directory(path: &Path) -> Result<PathBuf> {
+    let found = path.canonicalize().with_context(|| format!("cannot watch {}", path.display()))?;
+    ensure!(found.is_dir(), "cannot watch {}: it is no directory", path.display());
+    Ok(found)
 }
 
 /// What this machine has, as far as it can be told without asking its GPUs.

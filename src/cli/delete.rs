@@ -8,7 +8,8 @@ use clap::Args;
 use super::target::{name, objects};
 use super::{Context, ExitStatus, Scope, input, wrong};
 use crate::api::meta::ObjectKey;
-use crate::api::object::Kind;
+use crate::api::object::{AnyObject, Kind};
+use crate::api::status::{ClusterPhase, JobPhase};
 use crate::client::{Client, ClientError};
 
 #[derive(Debug, Args)]
@@ -42,10 +43,11 @@ pub(super) async fn run(context: &Context, args: DeleteArgs) -> Result<ExitStatu
     wanted.sort_by_key(|(kind, _)| std::cmp::Reverse(*kind));
     let client = context.client()?;
     let mut status = ExitStatus::Success;
+    let mut asked = Vec::new();
     for (kind, key) in &wanted {
         match client.delete(*kind, key, args.force).await {
             Ok(_) if args.no_wait => context.printer.data(&format!("{} is being deleted", name(*kind, key))),
-            Ok(_) => {}
+            Ok(_) => asked.push((*kind, key)),
             Err(error) if error.is_not_found() => {
                 context.printer.error(&error.into());
                 status = ExitStatus::Failure;
@@ -53,36 +55,33 @@ pub(super) async fn run(context: &Context, args: DeleteArgs) -> Result<ExitStatu
             Err(error) => return Err(error.into()),
         }
     }
-    if !args.no_wait {
-        for (kind, key) in &wanted {
-            if wait_until_gone(context, &client, *kind, key).await? {
-                context.printer.data(&format!("{} deleted", name(*kind, key)));
-            }
-        }
+    for (kind, key) in asked {
+        wait_until_gone(context, &client, kind, key).await?;
+        context.printer.data(&format!("{} deleted", name(kind, key)));
     }
     Ok(status)
 }
 
-/// Waits until an object has gone, telling what it waits for; says whether it was there.
+/// Waits until an object has gone, telling what it waits for.
 pub(super) async fn wait_until_gone(
     context: &Context,
     client: &Client,
     kind: Kind,
     key: &ObjectKey,
-) -> Result<bool, ClientError> {
-    let mut there = false;
+) -> Result<(), ClientError> {
     let mut said = String::new();
     loop {
         let object = match client.get(kind, key).await {
-            Err(error) if error.is_not_found() => return Ok(there),
+            Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };
-        there = true;
-        let message = match &object {
-            crate::api::object::AnyObject::Job(job) => job.status.message.clone(),
-            crate::api::object::AnyObject::Cluster(cluster) => cluster.status.message.clone(),
+        let (stopping, message) = match &object {
+            AnyObject::Job(job) => (job.status.phase == JobPhase::Stopping, job.status.message.clone()),
+            AnyObject::Cluster(cluster) => {
+                (cluster.status.phase == ClusterPhase::Stopping, cluster.status.message.clone())
+            }
         };
-        if message != said && !message.is_empty() && object.metadata().is_deleting() {
+        if message != said && !message.is_empty() && stopping {
             context.printer.talk(&format!("{}: {message}", name(kind, key)));
             said = message;
         }

@@ -75,7 +75,7 @@ pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> 
     }
     let mut shown: Vec<_> =
         objects.iter().map(|object| (object.key(), object.metadata().resource_version)).collect();
-    let events = client.watch(kind, args.scope.namespace()).await?;
+    let events = client.watch(kind, args.scope.namespace(), args.selector.as_deref()).await?;
     pin_mut!(events);
     while let Some(event) = events.next().await {
         let WatchEvent::Now(object) = event? else { continue };

@@ -79,6 +79,7 @@ pub struct Cli {
 
 /// What every verb takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Globals {
     /// The directory with the controller's state
     #[arg(long, global = true, value_name = "DIR", env = "RAYCONCILE_STATE_DIR", default_value_os_t = default_state_dir())]

@@ -8,10 +8,8 @@ use crate::api::object::Kind;
 
 /// The kind that a word means.
 pub(super) fn kind(word: &str) -> Result<Kind> {
-    Kind::from_word(word).ok_or_else(|| {
-        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
-        wrong(format!("there is no kind {word:?}; there are {}", known.join(" and ")))
-    })
+    Kind::from_word(word)
+        .ok_or_else(|| wrong(format!("there is no kind {word:?}; there are jobs and clusters")))
 }
 
 /// The objects that words name, all of one kind: `job a b`, or `job/a cluster/b`, or, without a kind, jobs.

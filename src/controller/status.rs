@@ -250,7 +250,13 @@ impl<'a> View<'a> {
             self.scheduled(report),
             self.workers_ready(),
             self.checkpoint_fresh(),
-            converged(&report.waiting, self.blind, message),
+            // Suspended or finished, it waits for nothing.
+            match self.phase() {
+                JobPhase::Suspended | JobPhase::Succeeded | JobPhase::Failed => {
+                    converged(&[], false, message)
+                }
+                _ => converged(&report.waiting, self.blind, message),
+            },
         ]
     }
 

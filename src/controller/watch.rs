@@ -4,8 +4,9 @@
 //! read keeps its last good objects in force; a directory that cannot be read changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode};
@@ -94,7 +95,15 @@ impl Controller {
 /// Notices changes below some directories.
 struct Watcher {
     debouncer: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
-    watched: BTreeSet<PathBuf>,
+    watched: BTreeMap<PathBuf, Identity>,
+}
+
+/// Tells a directory from another one that has taken its place: numbers of files are used again.
+type Identity = (u64, u64, Option<SystemTime>);
+
+fn identity(directory: &Path) -> Option<Identity> {
+    let metadata = std::fs::metadata(directory).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.created().ok()))
 }
 
 impl Watcher {
@@ -107,18 +116,24 @@ impl Watcher {
         if let Err(error) = &debouncer {
             tracing::warn!(%error, "changes cannot be noticed; directories are looked at every minute");
         }
-        Self { debouncer: debouncer.ok(), watched: BTreeSet::new() }
+        Self { debouncer: debouncer.ok(), watched: BTreeMap::new() }
     }
 
     /// Watches a directory; again, if it was there before and is another one now.
     fn watch(&mut self, directory: &Path) {
         let Some(debouncer) = &mut self.debouncer else { return };
-        if !directory.exists() {
-            self.watched.remove(directory);
-        } else if !self.watched.contains(directory)
+        let found = identity(directory);
+        if self.watched.get(directory) == found.as_ref() {
+            return;
+        }
+        if self.watched.remove(directory).is_some() {
+            // What it was may be gone altogether.
+            let _ = debouncer.unwatch(directory);
+        }
+        if let Some(found) = found
             && debouncer.watch(directory, RecursiveMode::Recursive).is_ok()
         {
-            self.watched.insert(directory.to_owned());
+            self.watched.insert(directory.to_owned(), found);
         }
     }
 }
@@ -135,7 +150,7 @@ fn look(directory: &Path, packages: &Path) -> std::io::Result<Look> {
     look.note_all(directory, loaded.problems.into_iter());
     for manifest in loaded.manifests {
         let file = relative(directory, &manifest.source().name);
-        match manifest.admit(packages) {
+        match manifest.accept(packages) {
             Ok(mut object) => {
                 if let AnyObject::Job(job) = &object
                     && let Some(working_dir) = &job.spec.working_dir

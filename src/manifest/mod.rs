@@ -165,6 +165,27 @@ impl Manifest {
         }
         if findings.is_empty() { Ok(object) } else { Err(self.origin.problems(findings, MAX_PROBLEMS)) }
     }
+
+    /// As `admit`, for the controller, whose packages these are: one that the manifest names must be there.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files that it names, or the package.
+    pub fn accept(&self, packages: &FilePath) -> Result<AnyObject, Vec<Problem>> {
+        let object = self.admit(packages)?;
+        match missing_package(&object, packages) {
+            Some(finding) => Err(self.origin.problems(vec![finding], MAX_PROBLEMS)),
+            None => Ok(object),
+        }
+    }
+}
+
+/// The package that a job names, if it is not there.
+fn missing_package(object: &AnyObject, packages: &FilePath) -> Option<Finding> {
+    let AnyObject::Job(job) = object else { return None };
+    let digest = job.spec.working_dir_digest.as_ref()?;
+    let finding = Finding::new(Path::of("spec.workingDirDigest"), format!("there is no package {digest}"));
+    let help = "leave it out to have workingDir packed, or bring the package to the controller first";
+    (!packages.join(format!("{digest}.zip")).exists()).then(|| finding.help(help))
 }
 
 /// The objects of a document: of a list, as `get -o yaml` writes it, its items.

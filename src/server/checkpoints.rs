@@ -85,7 +85,7 @@ pub(super) async fn put_package(
     let path = package_path(&api, &digest)?;
     let found: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
     if found != digest {
-        return Err(ApiError::invalid(format!("the package's digest is {found}, not {digest}")));
+        return Err(ApiError::bad_request(format!("the package's digest is {found}, not {digest}")));
     }
     let write = move || -> std::io::Result<()> {
         let directory = path.parent().unwrap_or(std::path::Path::new("."));

@@ -11,10 +11,13 @@ use serde_json::{Value, json};
 use super::Api;
 use super::error::ApiError;
 use super::objects::stream_lines;
+use super::selector::Selector;
 use crate::api::event::Event;
 
 /// How often new events are looked for while somebody watches.
 const POLL: Duration = Duration::from_millis(250);
+/// What events can be selected by.
+const FIELDS: [&str; 4] = ["involvedObject.uid", "involvedObject.name", "involvedObject.kind", "reason"];
 
 /// What is asked of events.
 #[derive(Debug, Default, Deserialize)]
@@ -23,7 +26,7 @@ pub(super) struct EventQuery {
     watch: bool,
     /// Only what came after this.
     resource_version: Option<u64>,
-    /// Only of this object: `involvedObject.uid=...`, `involvedObject.name=...`, `involvedObject.kind=...`.
+    /// Only these: `involvedObject.name=...` and so on.
     field_selector: Option<String>,
 }
 
@@ -74,34 +77,26 @@ async fn answer(api: Api, namespace: Option<String>, query: EventQuery) -> Resul
 
 struct Filter {
     namespace: Option<String>,
-    fields: Vec<(String, String)>,
+    fields: Selector,
 }
 
 impl Filter {
     fn new(namespace: Option<String>, selector: Option<&str>) -> Result<Self, ApiError> {
-        let mut fields = Vec::new();
-        for part in
-            selector.into_iter().flat_map(|selector| selector.split(',')).filter(|part| !part.is_empty())
-        {
-            let (field, value) = part
-                .split_once('=')
-                .ok_or_else(|| ApiError::bad_request("a field selector is FIELD=VALUE"))?;
-            if !["involvedObject.uid", "involvedObject.name", "involvedObject.kind"].contains(&field) {
-                return Err(ApiError::bad_request(format!("events cannot be selected by {field}")));
-            }
-            fields.push((field.to_owned(), value.to_owned()));
-        }
-        Ok(Self { namespace, fields })
+        Ok(Self { namespace, fields: Selector::of_fields(selector, &FIELDS)? })
     }
 
     fn matches(&self, event: &Event) -> bool {
         let about = &event.event;
-        self.namespace.as_ref().is_none_or(|namespace| *namespace == about.object.namespace)
-            && self.fields.iter().all(|(field, value)| match field.as_str() {
-                "involvedObject.uid" => about.uid.0 == *value,
-                "involvedObject.name" => about.object.name == *value,
-                _ => about.kind.name() == value,
+        let field = |field: &str| {
+            Some(match field {
+                "involvedObject.uid" => about.uid.0.as_str(),
+                "involvedObject.name" => &about.object.name,
+                "involvedObject.kind" => about.kind.name(),
+                _ => &about.reason,
             })
+        };
+        self.namespace.as_ref().is_none_or(|namespace| *namespace == about.object.namespace)
+            && self.fields.matches(field)
     }
 }
 

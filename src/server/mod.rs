@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod logs;
 mod objects;
+mod selector;
 
 use std::fs;
 use std::io::Write as _;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -29,10 +31,14 @@ use uuid::Uuid;
 
 use crate::api::source::SourceStatus;
 use crate::store::Store;
-use error::ApiError;
+use error::{ApiError, as_status};
 
 /// A package of the largest size that Ray takes.
-const MAX_BODY: usize = 100 << 20;
+const MAX_PACKAGE: usize = 100 << 20;
+/// An object, as large as Kubernetes takes one.
+const MAX_OBJECT: usize = 3 << 20;
+/// How long clients may take to leave when the server is to stop.
+const LEAVE: Duration = Duration::from_secs(2);
 /// The file in the state directory that says where the API is.
 const ENDPOINT: &str = "api.json";
 /// The file in the state directory with the API's token.
@@ -120,9 +126,18 @@ impl Server {
     pub async fn serve(self) -> std::io::Result<()> {
         let stop = self.api.stop.clone();
         let path = self.api.state.join(ENDPOINT);
-        let served = axum::serve(self.listener, router(self.api))
-            .with_graceful_shutdown(async move { stop.cancelled().await })
-            .await;
+        let serving = axum::serve(self.listener, router(self.api))
+            .with_graceful_shutdown(stop.clone().cancelled_owned())
+            .into_future();
+        // Who has sent half a request, or does not read the answer, would keep it for ever.
+        let left = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LEAVE).await;
+        };
+        let served = tokio::select! {
+            served = serving => served,
+            () = left => Ok(()),
+        };
         let _ = fs::remove_file(path);
         served
     }
@@ -139,7 +154,12 @@ fn router(api: Api) -> Router {
         .route("/namespaces/{namespace}/adaptdljobs/{name}/log", get(logs::log))
         .route("/namespaces/{namespace}/adaptdljobs/{name}/checkpoints", get(checkpoints::list))
         .route("/namespaces/{namespace}/adaptdljobs/{name}/checkpoints/{id}", get(checkpoints::get))
-        .route("/packages/{digest}", put(checkpoints::put_package).get(checkpoints::has_package))
+        .route(
+            "/packages/{digest}",
+            put(checkpoints::put_package)
+                .get(checkpoints::has_package)
+                .layer(DefaultBodyLimit::max(MAX_PACKAGE)),
+        )
         .route("/sources", get(objects::sources));
     Router::new()
         .nest("/apis/rayconcile.dev/v1", group)
@@ -152,13 +172,17 @@ fn router(api: Api) -> Router {
             "/version",
             get(|| async { axum::Json(serde_json::json!({"version": env!("CARGO_PKG_VERSION")})) }),
         )
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(MAX_OBJECT))
+        .layer(middleware::from_fn(as_status))
         .with_state(api)
 }
 
 async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    // The scheme's case does not matter (RFC 9110, 11.1).
+    let token = given.and_then(|value| value.split_once(' '));
+    let token =
+        token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token);
     if equal(token.as_bytes(), api.token.as_bytes()) {
         next.run(request).await
     } else {
@@ -174,7 +198,8 @@ fn equal(one: &[u8], other: &[u8]) -> bool {
 /// The API's token, made when it is first asked for.
 fn token(state: &Path) -> Result<String, ServeError> {
     let path = state.join(TOKEN);
-    if let Ok(token) = fs::read_to_string(&path) {
+    // An empty one would let everybody in.
+    if let Some(token) = fs::read_to_string(&path).ok().filter(|token| token.len() >= 32) {
         return Ok(token);
     }
     let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());

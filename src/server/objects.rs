@@ -1,11 +1,14 @@
 //! Objects: list, watch, get, create, replace, patch, delete.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -15,13 +18,14 @@ use uuid::Uuid;
 
 use super::Api;
 use super::error::ApiError;
+use super::selector::Selector;
 use crate::api::API_VERSION;
 use crate::api::ids::Uid;
 use crate::api::meta::{FORCE_DELETE, ObjectKey};
 use crate::api::object::{AnyObject, Kind};
 use crate::manifest;
 use crate::store::feed::{Change, ChangeType, Gone};
-use crate::store::{Applied, StoreError};
+use crate::store::{Applied, StoreError, Tx};
 
 /// What is asked of a list.
 #[derive(Debug, Default, Deserialize)]
@@ -30,6 +34,8 @@ pub(super) struct ListQuery {
     watch: bool,
     resource_version: Option<u64>,
     label_selector: Option<String>,
+    /// `metadata.name=...` or `metadata.namespace=...`.
+    field_selector: Option<String>,
 }
 
 /// What is asked of a change.
@@ -41,6 +47,19 @@ pub(super) struct ChangeQuery {
     /// Of a deletion: give up what cannot be reached.
     force: bool,
 }
+
+impl ChangeQuery {
+    fn is_dry_run(&self) -> Result<bool, ApiError> {
+        match self.dry_run.as_deref() {
+            None => Ok(false),
+            Some("All") => Ok(true),
+            Some(other) => Err(ApiError::bad_request(format!("dryRun is All or absent, not {other}"))),
+        }
+    }
+}
+
+/// The kinds of patches that are understood, which both mean the same here.
+const PATCHES: [&str; 2] = ["application/merge-patch+json", "application/json"];
 
 fn kind(plural: &str) -> Result<Kind, ApiError> {
     let found = Kind::ALL.into_iter().find(|kind| kind.plural() == plural);
@@ -73,11 +92,19 @@ async fn answer(
     namespace: Option<String>,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    let filter = Filter { namespace, labels: labels(query.label_selector.as_deref())? };
-    if let (true, Some(since)) = (query.watch, query.resource_version) {
+    let filter = Filter {
+        namespace,
+        labels: Selector::of_labels(query.label_selector.as_deref())?,
+        fields: Selector::of_fields(
+            query.field_selector.as_deref(),
+            &["metadata.name", "metadata.namespace"],
+        )?,
+    };
+    // As in Kubernetes, 0 is any version: the watch begins with what there is.
+    if let (true, Some(since @ 1..)) = (query.watch, query.resource_version) {
         return watch(api, kind, filter, since);
     }
-    let read = move |tx: &crate::store::Tx<'_>| Ok((tx.list(kind)?, tx.newest_version()?));
+    let read = move |tx: &Tx<'_>| Ok((tx.list(kind)?, tx.newest_version()?));
     let (objects, version) = api.store.read(read).await?;
     let items: Vec<Value> =
         objects.iter().filter(|object| filter.matches(object)).map(AnyObject::to_json).collect();
@@ -100,36 +127,50 @@ async fn answer(
 
 struct Filter {
     namespace: Option<String>,
-    labels: Vec<(String, String)>,
+    labels: Selector,
+    fields: Selector,
 }
 
 impl Filter {
     fn matches(&self, object: &AnyObject) -> bool {
-        let metadata = object.metadata();
-        self.namespace.as_ref().is_none_or(|namespace| *namespace == metadata.namespace)
-            && self.labels.iter().all(|(name, value)| metadata.labels.get(name) == Some(value))
+        let labels = &object.metadata().labels;
+        self.matches_key(&object.key()) && self.matches_labels(labels)
     }
 
-    fn matches_change(&self, change: &Change) -> bool {
-        let label = |name: &str| change.object["metadata"]["labels"][name].as_str();
-        self.namespace.as_ref().is_none_or(|namespace| *namespace == change.key.namespace)
-            && self.labels.iter().all(|(name, value)| label(name) == Some(value))
+    fn matches_key(&self, key: &ObjectKey) -> bool {
+        let field =
+            |field: &str| Some(if field == "metadata.name" { key.name.as_str() } else { &key.namespace });
+        self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+            && self.fields.matches(field)
     }
-}
 
-fn labels(selector: Option<&str>) -> Result<Vec<(String, String)>, ApiError> {
-    let parts = selector.into_iter().flat_map(|selector| selector.split(',')).filter(|part| !part.is_empty());
-    let pair = |part: &str| {
-        let (name, value) = part.split_once("==").or_else(|| part.split_once('='))?;
-        Some((name.trim().to_owned(), value.trim().to_owned()))
-    };
-    parts
-        .map(|part| pair(part).ok_or_else(|| ApiError::bad_request("a label selector is NAME=VALUE")))
-        .collect()
+    fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.labels.matches(|name| labels.get(name).map(String::as_str))
+    }
+
+    /// What a change is to somebody who only sees what matches: an object that has come to match is new to them,
+    /// and one that no longer does is gone.
+    fn word(&self, change: &Change) -> Option<&'static str> {
+        if !self.matches_key(&change.key) {
+            return None;
+        }
+        let now = change.change != ChangeType::Deleted && self.matches_labels(&change.labels);
+        let before = change.labels_before.as_ref().is_some_and(|labels| self.matches_labels(labels));
+        match (before, now) {
+            (false, true) => Some("ADDED"),
+            (true, true) => Some("MODIFIED"),
+            (true, false) => Some("DELETED"),
+            (false, false) => None,
+        }
+    }
 }
 
 fn watch(api: Api, kind: Kind, filter: Filter, since: u64) -> Result<Response, ApiError> {
-    api.store.feed().since(since).map_err(|Gone| ApiError::gone())?;
+    let feed = api.store.feed();
+    // A version that is yet to come is of another store: this one was begun anew, or restored.
+    if since > *feed.subscribe().borrow() || feed.since(since) == Err(Gone) {
+        return Err(ApiError::expired());
+    }
     Ok(stream_lines(api.clone(), move |lines| follow(api, kind, filter, since, lines)))
 }
 
@@ -139,18 +180,13 @@ async fn follow(api: Api, kind: Kind, filter: Filter, since: u64, lines: Lines) 
     let mut seen = since;
     loop {
         let Ok(changes) = api.store.feed().since(seen) else {
-            let gone =
-                json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}});
-            return lines.send(&gone).await;
+            return lines.send(&json!({"type": "ERROR", "object": ApiError::expired().body()})).await;
         };
         for change in changes {
             seen = change.version;
-            if change.kind == kind && filter.matches_change(&change) {
-                let word = match change.change {
-                    ChangeType::Added => "ADDED",
-                    ChangeType::Modified => "MODIFIED",
-                    ChangeType::Deleted => "DELETED",
-                };
+            if change.kind == kind
+                && let Some(word) = filter.word(&change)
+            {
                 lines.send(&json!({"type": word, "object": change.object})).await?;
             }
         }
@@ -206,12 +242,7 @@ pub(super) async fn create(
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
     let object = read(&api, kind(&plural)?, &namespace, None, body)?;
-    let (kind, key) = (object.kind(), object.key());
-    let wanted = key.clone();
-    if api.store.read(move |tx| tx.get(kind, &wanted)).await?.is_some() {
-        return Err(ApiError::already_exists(format!("{} {key} exists already", kind.name())));
-    }
-    apply(api, object, None, &query).await
+    apply(api, object, Condition::Absent, &query).await
 }
 
 pub(super) async fn put(
@@ -220,9 +251,18 @@ pub(super) async fn put(
     Query(query): Query<ChangeQuery>,
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
-    let expected = body["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());
+    let condition = match &body["metadata"]["resourceVersion"] {
+        Value::Null => Condition::Any,
+        Value::String(text) if text.is_empty() => Condition::Any,
+        Value::String(text) => Condition::Version(text.parse().map_err(|_| bad_version())?),
+        _ => return Err(bad_version()),
+    };
     let object = read(&api, kind(&plural)?, &namespace, Some(&name), body)?;
-    apply(api, object, expected, &query).await
+    apply(api, object, condition, &query).await
+}
+
+fn bad_version() -> ApiError {
+    ApiError::bad_request("metadata.resourceVersion must be as it was read, a string of digits")
 }
 
 /// A merge patch (RFC 7386).
@@ -230,8 +270,19 @@ pub(super) async fn patch(
     State(api): State<Api>,
     Path((namespace, plural, name)): Path<(String, String, String)>,
     Query(query): Query<ChangeQuery>,
-    Json(patch): Json<Value>,
+    headers: HeaderMap,
+    patch: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, ApiError> {
+    let given = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let given = given.split(';').next().unwrap_or_default().trim();
+    if !PATCHES.contains(&given) {
+        let message = format!("a patch is {}, not {given}", PATCHES.join(" or "));
+        return Err(ApiError::unsupported(message));
+    }
+    let patch = match patch {
+        Ok(Json(patch)) => patch,
+        Err(rejection) => return Ok(rejection.into_response()),
+    };
     let (kind, key) = (kind(&plural)?, ObjectKey::new(&namespace, &name));
     let wanted = key.clone();
     let stored = api.store.read(move |tx| tx.get(kind, &wanted)).await?.ok_or_else(|| missing(kind, &key))?;
@@ -239,7 +290,7 @@ pub(super) async fn patch(
     let mut body = stored.to_json();
     merge(&mut body, patch);
     let object = read(&api, kind, &namespace, Some(&name), body)?;
-    apply(api, object, Some(version), &query).await
+    apply(api, object, Condition::Version(version), &query).await
 }
 
 fn merge(into: &mut Value, patch: Value) {
@@ -275,14 +326,10 @@ fn read(
     if other_namespace || other_name {
         return Err(ApiError::bad_request("the object is not the one that the address names"));
     }
-    let invalid = |problems: Vec<manifest::Problem>| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        ApiError::invalid(lines.join("\n"))
-    };
     let packages = api.state.join("packages");
     let object = manifest::read_json(body, namespace, None)
-        .and_then(|manifest| manifest.admit(&packages))
-        .map_err(invalid)?;
+        .and_then(|manifest| manifest.accept(&packages))
+        .map_err(|problems| ApiError::invalid(&problems))?;
     if object.kind() != kind {
         return Err(ApiError::bad_request(format!(
             "a {} cannot be put where {} are",
@@ -293,42 +340,23 @@ fn read(
     Ok(object)
 }
 
+/// What must be so of the stored object for a change to be made.
+enum Condition {
+    Any,
+    Absent,
+    Version(u64),
+}
+
 async fn apply(
     api: Api,
     object: AnyObject,
-    expected: Option<u64>,
+    condition: Condition,
     query: &ChangeQuery,
 ) -> Result<Response, ApiError> {
-    let dry_run = match query.dry_run.as_deref() {
-        None => false,
-        Some("All") => true,
-        Some(other) => return Err(ApiError::bad_request(format!("dryRun is All or absent, not {other}"))),
-    };
-    if let AnyObject::Job(job) = &object
-        && let Some(digest) = &job.spec.working_dir_digest
-        && !api.state.join("packages").join(format!("{digest}.zip")).exists()
-    {
-        return Err(ApiError::invalid(format!("spec.workingDirDigest: there is no package {digest}")));
-    }
-    let work = move |tx: &crate::store::Tx<'_>| {
-        if dry_run {
-            let before = tx.get(object.kind(), &object.key())?;
-            let applied = match &before {
-                None => Applied::Created,
-                Some(before) if before.spec() == object.spec() => Applied::Unchanged,
-                Some(_) => Applied::Configured,
-            };
-            return Ok(Ok((applied, object)));
-        }
-        if let Some(reason) =
-            tx.get(object.kind(), &object.key())?.and_then(|stored| forbidden(&stored, &object))
-        {
-            return Ok(Err(reason));
-        }
-        tx.apply(object, expected, Uid(Uuid::new_v4().to_string()), Timestamp::now()).map(Ok)
-    };
-    let outcome: Result<(Applied, AnyObject), String> = api.store.write(work).await?;
-    let (applied, object) = outcome.map_err(ApiError::invalid)?;
+    let dry_run = query.is_dry_run()?;
+    let work = move |tx: &Tx<'_>| change(tx, object, &condition);
+    let outcome = if dry_run { api.store.rehearse(work).await } else { api.store.write(work).await };
+    let (applied, object) = outcome??;
     let status = if applied == Applied::Created { StatusCode::CREATED } else { StatusCode::OK };
     let word = match applied {
         Applied::Created => "created",
@@ -338,22 +366,41 @@ async fn apply(
     Ok((status, [("x-applied", word)], Json(object.to_json())).into_response())
 }
 
+/// Changes an object, unless that is refused.
+fn change(
+    tx: &Tx<'_>,
+    object: AnyObject,
+    condition: &Condition,
+) -> Result<Result<(Applied, AnyObject), ApiError>, StoreError> {
+    let stored = tx.get(object.kind(), &object.key())?;
+    if let (Some(_), Condition::Absent) = (&stored, condition) {
+        let message = format!("{} {} exists already", object.kind(), object.key());
+        return Ok(Err(ApiError::already_exists(message)));
+    }
+    if let Some(error) = stored.and_then(|stored| forbidden(&stored, &object)) {
+        return Ok(Err(error));
+    }
+    let expected = match condition {
+        Condition::Version(version) => Some(*version),
+        Condition::Any | Condition::Absent => None,
+    };
+    tx.apply(object, expected, Uid(Uuid::new_v4().to_string()), Timestamp::now()).map(Ok)
+}
+
 /// Why an object cannot become another, if it cannot.
-fn forbidden(stored: &AnyObject, wanted: &AnyObject) -> Option<String> {
+fn forbidden(stored: &AnyObject, wanted: &AnyObject) -> Option<ApiError> {
     if stored.metadata().is_deleting() {
-        return Some(format!(
-            "{} {} is being deleted; apply it again when it is gone",
-            stored.kind(),
-            stored.key()
-        ));
+        let (kind, key) = (stored.kind(), stored.key());
+        return Some(ApiError::conflict(format!(
+            "{kind} {key} is being deleted; apply it again when it is gone"
+        )));
     }
     match (stored, wanted) {
         (AnyObject::Cluster(stored), AnyObject::Cluster(wanted)) => {
             let same = std::mem::discriminant(&stored.spec.provider)
                 == std::mem::discriminant(&wanted.spec.provider);
-            (!same).then(|| {
-                "spec.provider: a cluster cannot go from one provider to another; delete it first".to_owned()
-            })
+            let message = "a cluster cannot go from one provider to another; delete it first";
+            (!same).then(|| ApiError::invalid_field("spec.provider", message))
         }
         _ => None,
     }
@@ -367,14 +414,16 @@ pub(super) async fn delete(
     let (kind, key) = (kind(&plural)?, ObjectKey::new(namespace, name));
     let wanted = key.clone();
     let force = query.force;
-    let work = move |tx: &crate::store::Tx<'_>| -> Result<Option<AnyObject>, StoreError> {
+    let work = move |tx: &Tx<'_>| -> Result<Option<AnyObject>, StoreError> {
         if force && let Some(mut object) = tx.get(kind, &wanted)? {
             object.metadata_mut().annotations.insert(FORCE_DELETE.to_owned(), "true".to_owned());
             tx.update(object)?;
         }
         tx.delete(kind, &wanted, Timestamp::now())
     };
-    let object = api.store.write(work).await?.ok_or_else(|| missing(kind, &key))?;
+    let dry_run = query.is_dry_run()?;
+    let deleted = if dry_run { api.store.rehearse(work).await } else { api.store.write(work).await };
+    let object = deleted?.ok_or_else(|| missing(kind, &key))?;
     Ok(Json(object.to_json()).into_response())
 }
 

@@ -1,6 +1,6 @@
 //! The changes of objects, for whoever watches: the newest few thousand, by resource version.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
@@ -24,7 +24,7 @@ pub enum ChangeType {
 }
 
 /// A change of an object.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The resource version it got.
     pub version: u64,
@@ -36,6 +36,10 @@ pub struct Change {
     pub key: ObjectKey,
     /// The object, as the API gives it.
     pub object: Value,
+    /// The object's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The labels it had before, if it was there.
+    pub labels_before: Option<BTreeMap<String, String>>,
     /// Whether only its status is another.
     pub status_only: bool,
     /// The clusters that are planned with it.

@@ -112,10 +112,14 @@ impl JobLogs {
     pub fn read(&self, worker: WorkerId, position: u64, size: usize) -> std::io::Result<(u64, Vec<u8>)> {
         let segments = segments(&self.worker_directory(worker))?;
         for (start, path) in &segments {
-            let end = start + fs::metadata(path)?.len();
+            let mut file = match File::open(path) {
+                // It was the oldest, and has had to go meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let end = start + file.metadata()?.len();
             if position < end {
                 let begin = position.max(*start);
-                let mut file = File::open(path)?;
                 file.seek(SeekFrom::Start(begin - start))?;
                 let mut bytes = Vec::new();
                 file.take(size as u64).read_to_end(&mut bytes)?;

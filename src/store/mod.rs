@@ -73,6 +73,14 @@ pub enum StoreError {
         /// What SQLite says.
         detail: String,
     },
+    /// It cannot be opened, though its directory can be used.
+    #[error("cannot open the database {}: {reason}", path.display())]
+    Unopened {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
     /// There is no space left for it.
     #[error("no space is left for the database {}", path.display())]
     Full {
@@ -88,6 +96,12 @@ pub enum StoreError {
         found: u64,
         /// The version that was expected.
         expected: u64,
+    },
+    /// The object that was to be changed is not there.
+    #[error("{object} is not there any more")]
+    Vanished {
+        /// The object.
+        object: String,
     },
     /// The state directory cannot be used.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -161,11 +175,12 @@ impl Store {
         let lock = lock(state_dir)?;
         let path = state_dir.join(DATABASE);
         let connection = Connection::open(&path).map_err(|error| describe(error, &path))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(io("protect", &path))?;
         schema::prepare(&connection, &path).map_err(|error| match error {
             StoreError::Sqlite(error) => describe(error, &path),
             other => other,
         })?;
+        // Only now, for now it is known to be ours.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(io("protect", &path))?;
         let store = Self {
             inner: Arc::new(Inner {
                 path,
@@ -213,7 +228,19 @@ impl Store {
     /// # Errors
     /// As `write`.
     pub fn write_now<R>(&self, work: impl FnOnce(&Tx<'_>) -> Result<R, StoreError>) -> Result<R, StoreError> {
-        self.transact(TransactionBehavior::Immediate, work)
+        self.transact(TransactionBehavior::Immediate, true, work)
+    }
+
+    /// What a transaction would give, on a thread that may block; nothing of it is kept.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn rehearse<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let store = self.clone();
+        blocking(move || store.transact(TransactionBehavior::Immediate, false, work)).await
     }
 
     /// `read`, on this thread.
@@ -221,18 +248,22 @@ impl Store {
     /// # Errors
     /// As `read`.
     pub fn read_now<R>(&self, work: impl FnOnce(&Tx<'_>) -> Result<R, StoreError>) -> Result<R, StoreError> {
-        self.transact(TransactionBehavior::Deferred, work)
+        self.transact(TransactionBehavior::Deferred, true, work)
     }
 
     fn transact<R>(
         &self,
         behavior: TransactionBehavior,
+        keep: bool,
         work: impl FnOnce(&Tx<'_>) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
         let mut connection = self.inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let run = || {
             let tx = Tx { sql: connection.transaction_with_behavior(behavior)?, changes: Default::default() };
             let result = work(&tx)?;
+            if !keep {
+                return Ok((result, Vec::new())); // What is not committed is rolled back.
+            }
             tx.sql.commit()?;
             Ok((result, tx.changes.into_inner()))
         };
@@ -287,6 +318,9 @@ fn describe(error: rusqlite::Error, path: &Path) -> StoreError {
         Some(ErrorCode::NotADatabase) => StoreError::Foreign { path },
         Some(ErrorCode::DatabaseCorrupt) => StoreError::Corrupted { path, detail: error.to_string() },
         Some(ErrorCode::DiskFull) => StoreError::Full { path },
+        Some(ErrorCode::CannotOpen) => {
+            StoreError::Unopened { path, reason: "unable to open database file".to_owned() }
+        }
         _ => StoreError::Sqlite(error),
     }
 }

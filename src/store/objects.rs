@@ -1,5 +1,7 @@
 //! Objects: what is wanted, and the status that was derived.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, params};
 use serde_json::Value;
@@ -63,7 +65,7 @@ impl Tx<'_> {
     /// resource version is still that one.
     ///
     /// # Errors
-    /// `Conflict`, or if the database fails.
+    /// `Conflict` or `Vanished`, or if the database fails.
     pub fn apply(
         &self,
         wanted: AnyObject,
@@ -71,12 +73,15 @@ impl Tx<'_> {
         new_uid: Uid,
         now: Timestamp,
     ) -> Result<(Applied, AnyObject), StoreError> {
+        let object = format!("{} {}", wanted.kind(), wanted.key());
         let Some(stored) = self.get(wanted.kind(), &wanted.key())? else {
+            if expected.is_some() {
+                return Err(StoreError::Vanished { object });
+            }
             return Ok((Applied::Created, self.create(wanted, new_uid, now)?));
         };
         let old = stored.metadata();
         if let Some(expected) = expected.filter(|expected| *expected != old.resource_version) {
-            let object = format!("{} {}", wanted.kind(), wanted.key());
             return Err(StoreError::Conflict { object, found: old.resource_version, expected });
         }
         let changed = stored.spec() != wanted.spec();
@@ -119,7 +124,7 @@ impl Tx<'_> {
                 object.status().to_string(),
             ],
         )?;
-        self.note(ChangeType::Added, version, &object, false)?;
+        self.note(ChangeType::Added, version, &object, None, false)?;
         Ok(object)
     }
 
@@ -132,6 +137,7 @@ impl Tx<'_> {
     }
 
     fn write(&self, mut object: AnyObject, status_only: bool) -> Result<AnyObject, StoreError> {
+        let labels_before = self.get_by_uid(object.uid())?.map(|stored| stored.metadata().labels.clone());
         let version = self.next_version()?;
         object.metadata_mut().resource_version = version;
         self.sql.execute(
@@ -144,7 +150,7 @@ impl Tx<'_> {
                 object.status().to_string(),
             ],
         )?;
-        self.note(ChangeType::Modified, version, &object, status_only)?;
+        self.note(ChangeType::Modified, version, &object, labels_before, status_only)?;
         Ok(object)
     }
 
@@ -190,9 +196,12 @@ impl Tx<'_> {
     /// # Errors
     /// If the database fails.
     pub fn remove(&self, uid: &Uid) -> Result<(), StoreError> {
-        let Some(object) = self.get_by_uid(uid)? else { return Ok(()) };
+        let Some(mut object) = self.get_by_uid(uid)? else { return Ok(()) };
         let version = self.next_version()?;
-        self.note(ChangeType::Deleted, version, &object, false)?;
+        // Whoever watches goes on from the version of what was seen last: it must not see this again.
+        object.metadata_mut().resource_version = version;
+        let labels = Some(object.metadata().labels.clone());
+        self.note(ChangeType::Deleted, version, &object, labels, false)?;
         for sql in [
             "DELETE FROM objects WHERE uid = ?1",
             "DELETE FROM job_records WHERE job = ?1",
@@ -229,6 +238,7 @@ impl Tx<'_> {
         change: ChangeType,
         version: u64,
         object: &AnyObject,
+        labels_before: Option<BTreeMap<String, String>>,
         status_only: bool,
     ) -> Result<(), StoreError> {
         let sql = "SELECT bound FROM job_records WHERE job = ?1 AND bound IS NOT NULL";
@@ -238,8 +248,11 @@ impl Tx<'_> {
             bound.as_deref().and_then(|key| key.split_once('/')).map(|(ns, name)| ObjectKey::new(ns, name));
         let own = cluster_of(object).unwrap_or_else(|| object.key());
         let clusters = std::iter::once(own).chain(bound).collect();
+        let labels = object.metadata().labels.clone();
         let (kind, key, object) = (object.kind(), object.key(), object.to_json());
-        self.changes.borrow_mut().push(Change { version, change, kind, key, object, status_only, clusters });
+        let told =
+            Change { version, change, kind, key, object, labels, labels_before, status_only, clusters };
+        self.changes.borrow_mut().push(told);
         Ok(())
     }
 

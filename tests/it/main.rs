@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod architecture;
+mod cli;
+mod gitops;
 mod manifest;
+mod server;
+mod store;
 mod trouble;
 mod world;

@@ -78,7 +78,7 @@ impl World {
     pub(crate) fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(RAYCONCILE);
         let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
-        command.args(arguments).env_clear().env("PATH", path).env("HOME", self.path("home"));
+        command.args(arguments).env_clear().env("PATH", path).env("HOME", "/home/somebody");
         command.env("TZ", "UTC").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         command.current_dir(self.directory.path());
         command
@@ -125,7 +125,7 @@ impl World {
     /// Asks the controller to end, and sees that it does, and well.
     pub(crate) fn stop(&self) {
         let mut child = self.controller.borrow_mut().take().unwrap();
-        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        terminate(child.id());
         let status = ends(&mut child);
         assert!(status.is_some_and(|status| status.success()), "it ended badly: {status:?}\n{}", self.log());
     }
@@ -158,20 +158,21 @@ impl World {
 
     /// A client of the controller's API.
     pub(crate) fn api(&self) -> Api {
-        let text = fs::read_to_string(self.path("state/api.json")).unwrap();
-        let endpoint: Value = serde_json::from_str(&text).unwrap();
-        let token = fs::read_to_string(self.path("state/api-token")).unwrap();
-        Api::new(endpoint["url"].as_str().unwrap(), &token)
+        Api::of(&self.path("state")).unwrap()
     }
 
     /// Deletes everything, and sees the controller out: nothing may be left.
     pub(crate) fn finish(self) {
+        let names = |kind: &str| self.ok(&["get", kind, "-o", "name"]);
         for kind in ["jobs", "clusters"] {
-            let names = self.ok(&["get", kind, "-o", "name"]);
-            let names: Vec<&str> = names.lines().collect();
-            if !names.is_empty() {
-                self.ok(&[&["delete"], names.as_slice()].concat());
+            let names = names(kind);
+            for name in names.lines() {
+                // It may be going already, or go by itself.
+                self.run(&["delete", "--no-wait", name]);
             }
+            self.wait("everything is gone", || {
+                self.ok(&["get", kind, "-o", "name"]).is_empty().then_some(())
+            });
         }
         self.stop();
         assert_eq!(self.launched(), Vec::<u32>::new(), "processes were left behind");
@@ -218,6 +219,11 @@ pub(crate) fn wait<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
+/// Asks a process to end.
+pub(crate) fn terminate(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).unwrap();
+}
+
 /// Waits for a process to end; one that does not is killed.
 pub(crate) fn ends(child: &mut Child) -> Option<std::process::ExitStatus> {
     let status = wait(|| child.try_wait().unwrap());
@@ -254,6 +260,12 @@ pub(crate) struct Answer {
 }
 
 impl Api {
+    /// The API of the controller that serves a state directory, once it is there.
+    pub(crate) fn of(state: &Path) -> Option<Self> {
+        let endpoint: Value = serde_json::from_str(&fs::read_to_string(state.join("api.json")).ok()?).ok()?;
+        Some(Self::new(endpoint["url"].as_str()?, &fs::read_to_string(state.join("api-token")).ok()?))
+    }
+
     fn new(base: &str, token: &str) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -299,7 +311,7 @@ impl Api {
 
     /// Begins to watch.
     pub(crate) fn watch(&self, path: &str) -> Watch<'_> {
-        let response = self.runtime.block_on(self.request(Method::GET, path).send()).unwrap();
+        let response = self.runtime.block_on(async { self.request(Method::GET, path).send().await }).unwrap();
         assert_eq!(response.status().as_u16(), 200, "{path}");
         Watch { api: self, response, buffer: Vec::new() }
     }

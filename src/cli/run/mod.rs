@@ -172,7 +172,7 @@ impl Run<'_> {
 
     /// Shows the job until it has finished.
     async fn follow(&self, view: &View) -> Result<End> {
-        let objects = self.client.watch(Kind::AdaptDLJob, Some(&self.job.namespace)).await?;
+        let objects = self.client.watch(Kind::AdaptDLJob, Some(&self.job.namespace), None).await?;
         let selector = format!("involvedObject.name={}", self.job.name);
         let events = self.client.watch_events(Some(&self.job.namespace), &selector).await?;
         pin_mut!(objects, events);

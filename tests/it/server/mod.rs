@@ -1,0 +1,43 @@
+//! The API, as programs see it that know Kubernetes', from a real controller over real connections.
+
+use serde_json::{Value, json};
+
+use crate::world::{Answer, Api, World, address, suspended_cluster};
+
+mod hostile;
+mod objects;
+mod refusals;
+mod watching;
+
+/// Creates a suspended cluster.
+fn create(api: &Api, name: &str) -> Value {
+    let answer = api.put(reqwest::Method::POST, &address("rayclusters", ""), &suspended_cluster(name));
+    assert_eq!(answer.code, 201, "{answer:?}");
+    answer.body
+}
+
+/// Waits until the controller has said all it has to say of a suspended cluster, and gives it.
+fn settled(world: &World, api: &Api, name: &str) -> Value {
+    world.wait("the cluster is known to be suspended", || {
+        let cluster = api.get(&address("rayclusters", name)).body;
+        (cluster["status"]["phase"] == "Suspended").then_some(cluster)
+    })
+}
+
+/// Sees that a refusal is one as Kubernetes gives it; gives its message.
+fn refused(answer: &Answer, code: u16, reason: &str) -> String {
+    let told =
+        json!([answer.body["apiVersion"], answer.body["kind"], answer.body["status"], answer.body["code"]]);
+    assert_eq!(told, json!(["v1", "Status", "Failure", code]), "{answer:?}");
+    assert_eq!((answer.code, &answer.body["reason"]), (code, &json!(reason)), "{answer:?}");
+    assert_eq!(answer.headers["content-type"], "application/json");
+    let message = answer.body["message"].as_str().unwrap();
+    assert!(!message.is_empty(), "{answer:?}");
+    message.to_owned()
+}
+
+/// The names of the objects of a list.
+fn names(list: &Value) -> Vec<&str> {
+    let items = list["items"].as_array().unwrap();
+    items.iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
+}
