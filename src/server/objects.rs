@@ -242,7 +242,7 @@ pub(super) async fn create(
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
     let object = read(&api, kind(&plural)?, &namespace, None, body)?;
-    apply(api, object, Condition::Absent, &query).await
+    write(api, &query, move |tx| change(tx, object, &Condition::Absent)).await
 }
 
 pub(super) async fn put(
@@ -251,18 +251,9 @@ pub(super) async fn put(
     Query(query): Query<ChangeQuery>,
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
-    let condition = match &body["metadata"]["resourceVersion"] {
-        Value::Null => Condition::Any,
-        Value::String(text) if text.is_empty() => Condition::Any,
-        Value::String(text) => Condition::Version(text.parse().map_err(|_| bad_version())?),
-        _ => return Err(bad_version()),
-    };
+    let condition = Condition::of(&body)?;
     let object = read(&api, kind(&plural)?, &namespace, Some(&name), body)?;
-    apply(api, object, condition, &query).await
-}
-
-fn bad_version() -> ApiError {
-    ApiError::bad_request("metadata.resourceVersion must be as it was read, a string of digits")
+    write(api, &query, move |tx| change(tx, object, &condition)).await
 }
 
 /// A merge patch (RFC 7386).
@@ -284,13 +275,19 @@ pub(super) async fn patch(
         Err(rejection) => return Ok(rejection.into_response()),
     };
     let (kind, key) = (kind(&plural)?, ObjectKey::new(&namespace, &name));
-    let wanted = key.clone();
-    let stored = api.store.read(move |tx| tx.get(kind, &wanted)).await?.ok_or_else(|| missing(kind, &key))?;
-    let version = stored.metadata().resource_version;
-    let mut body = stored.to_json();
-    merge(&mut body, patch);
-    let object = read(&api, kind, &namespace, Some(&name), body)?;
-    apply(api, object, Condition::Version(version), &query).await
+    let condition = Condition::of(&patch)?;
+    let reader = api.clone();
+    // In one transaction: a status that is written in between must not fail what does not concern it.
+    let work = move |tx: &Tx<'_>| {
+        let Some(stored) = tx.get(kind, &key)? else { return Ok(Err(missing(kind, &key))) };
+        let mut body = stored.to_json();
+        merge(&mut body, patch);
+        match read(&reader, kind, &key.namespace, Some(&key.name), body) {
+            Ok(object) => change(tx, object, &condition),
+            Err(error) => Ok(Err(error)),
+        }
+    };
+    write(api, &query, work).await
 }
 
 fn merge(into: &mut Value, patch: Value) {
@@ -347,15 +344,31 @@ enum Condition {
     Version(u64),
 }
 
-async fn apply(
+impl Condition {
+    /// What whoever sent this read before.
+    fn of(body: &Value) -> Result<Self, ApiError> {
+        let wrong =
+            || ApiError::bad_request("metadata.resourceVersion must be as it was read, a string of digits");
+        match body.get("metadata").and_then(|metadata| metadata.get("resourceVersion")) {
+            None | Some(Value::Null) => Ok(Self::Any),
+            Some(Value::String(text)) if text.is_empty() => Ok(Self::Any),
+            Some(Value::String(text)) => text.parse().map(Self::Version).map_err(|_| wrong()),
+            Some(_) => Err(wrong()),
+        }
+    }
+}
+
+/// What becomes of a change.
+type Changed = Result<(Applied, AnyObject), ApiError>;
+
+/// Makes a change, or only finds out what would become of it.
+async fn write(
     api: Api,
-    object: AnyObject,
-    condition: Condition,
     query: &ChangeQuery,
+    work: impl FnOnce(&Tx<'_>) -> Result<Changed, StoreError> + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let dry_run = query.is_dry_run()?;
-    let work = move |tx: &Tx<'_>| change(tx, object, &condition);
-    let outcome = if dry_run { api.store.rehearse(work).await } else { api.store.write(work).await };
+    let outcome =
+        if query.is_dry_run()? { api.store.rehearse(work).await } else { api.store.write(work).await };
     let (applied, object) = outcome??;
     let status = if applied == Applied::Created { StatusCode::CREATED } else { StatusCode::OK };
     let word = match applied {
@@ -367,11 +380,7 @@ async fn apply(
 }
 
 /// Changes an object, unless that is refused.
-fn change(
-    tx: &Tx<'_>,
-    object: AnyObject,
-    condition: &Condition,
-) -> Result<Result<(Applied, AnyObject), ApiError>, StoreError> {
+fn change(tx: &Tx<'_>, object: AnyObject, condition: &Condition) -> Result<Changed, StoreError> {
     let stored = tx.get(object.kind(), &object.key())?;
     if let (Some(_), Condition::Absent) = (&stored, condition) {
         let message = format!("{} {} exists already", object.kind(), object.key());

@@ -95,7 +95,12 @@ fn who_is_too_far_behind_is_told_to_list_again() {
     let first = put(&store, cluster("c")).metadata().resource_version;
     assert_eq!(store.feed().since(first).unwrap().len(), 0);
     store
-        .write_now(|tx| Ok((0..4200).for_each(|number| drop(apply(tx, job(&format!("j{number}")))))))
+        .write_now(|tx| {
+            for number in 0..4200 {
+                apply(tx, job(&format!("j{number}")));
+            }
+            Ok(())
+        })
         .unwrap();
     assert_eq!(store.feed().since(first).unwrap_err(), Gone);
     let newest = store.read_now(|tx| tx.newest_version()).unwrap();
