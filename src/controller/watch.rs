@@ -1,12 +1,14 @@
 //! Watched directories: what their manifests say becomes what is wanted, again and again.
 //!
 //! Each look reads the whole directory, so it does not matter which changes were noticed. A file that cannot be
-//! read keeps its last good objects in force; a directory that cannot be read changes nothing.
+//! read keeps its last good objects in force; a directory that cannot be read changes nothing. What is no longer
+//! there goes only when another look, a little later, does not find it either: many programs empty a file before
+//! they write it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode};
@@ -27,6 +29,11 @@ use crate::store::{StoreError, Tx};
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// How often a directory is looked at even if no change was noticed: not every file system tells.
 const RESYNC: Duration = Duration::from_secs(60);
+/// How long an object must be missing before it goes.
+const CONFIRMATION: Duration = Duration::from_secs(1);
+
+/// The objects that a directory does not show any more, and since when.
+type Missing = BTreeMap<(Kind, ObjectKey), Instant>;
 
 /// What a look at a directory found.
 struct Look {
@@ -41,9 +48,10 @@ impl Controller {
     pub async fn watch_directory(self, directory: PathBuf, statuses: watch::Sender<Vec<SourceStatus>>) {
         let (sender, mut noticed) = mpsc::channel(1);
         let mut watcher = Watcher::new(sender);
+        let mut missing = Missing::new();
         loop {
             watcher.watch(&directory);
-            let status = self.synchronise(&directory, &mut watcher).await;
+            let status = self.synchronise(&directory, &mut watcher, &mut missing).await;
             if !status.errors.is_empty() {
                 tracing::warn!(directory = %directory.display(), errors = status.errors.len(), "manifests have errors");
             }
@@ -51,15 +59,21 @@ impl Controller {
                 statuses.retain(|other| other.directory != status.directory);
                 statuses.push(status);
             });
+            let pause = if missing.is_empty() { RESYNC } else { CONFIRMATION };
             tokio::select! {
                 _ = noticed.recv() => {}
-                () = tokio::time::sleep(RESYNC) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.inner.stop.cancelled() => return,
             }
         }
     }
 
-    async fn synchronise(&self, directory: &Path, watcher: &mut Watcher) -> SourceStatus {
+    async fn synchronise(
+        &self,
+        directory: &Path,
+        watcher: &mut Watcher,
+        missing: &mut Missing,
+    ) -> SourceStatus {
         let name = directory.display().to_string();
         let mut status =
             SourceStatus { directory: name, at: Timestamp::now(), objects: 0, errors: Vec::new() };
@@ -82,8 +96,12 @@ impl Controller {
         status.objects = u32::try_from(look.objects.len()).unwrap_or(u32::MAX);
         status.errors.clone_from(&look.errors);
         let source = status.directory.clone();
-        match self.inner.store.write(move |tx| keep(tx, &source, look)).await {
-            Ok(refused) => status.errors.extend(refused),
+        let before = missing.clone();
+        match self.inner.store.write(move |tx| keep(tx, &source, look, &before)).await {
+            Ok((refused, now_missing)) => {
+                status.errors.extend(refused);
+                *missing = now_missing;
+            }
             Err(error) => {
                 status.errors.push(SourceError { file: status.directory.clone(), message: error.to_string() })
             }
@@ -184,8 +202,14 @@ fn relative(directory: &Path, file: &str) -> String {
     path.strip_prefix(directory).unwrap_or(path).display().to_string()
 }
 
-/// Brings the store to what a directory wants; says which of its objects were refused.
-fn keep(tx: &Tx<'_>, source: &str, look: Look) -> Result<Vec<SourceError>, StoreError> {
+/// Brings the store to what a directory wants; says which of its objects were refused, and which are missing but
+/// not yet asked to go.
+fn keep(
+    tx: &Tx<'_>,
+    source: &str,
+    look: Look,
+    before: &Missing,
+) -> Result<(Vec<SourceError>, Missing), StoreError> {
     let mut refused = Vec::new();
     let wanted: BTreeSet<(Kind, ObjectKey)> =
         look.objects.iter().map(|object| (object.kind(), object.key())).collect();
@@ -202,27 +226,30 @@ fn keep(tx: &Tx<'_>, source: &str, look: Look) -> Result<Vec<SourceError>, Store
     for error in &look.errors {
         broken.entry(error.file.as_str()).or_insert(error.message.as_str());
     }
+    let mut missing = Missing::new();
     for kind in Kind::ALL {
         for object in tx.list(kind)? {
-            if object.metadata().source() == Some(source) && !wanted.contains(&(kind, object.key())) {
-                keep_or_prune(tx, object, &broken)?;
+            let id = (kind, object.key());
+            if object.metadata().source() != Some(source) || wanted.contains(&id) {
+                continue;
+            }
+            let annotations = &object.metadata().annotations;
+            let file = annotations.get(SOURCE_FILE).map_or("", String::as_str);
+            if let Some(error) = broken.get(file) {
+                note_error(tx, object, error)?;
+            } else if annotations.get(PRUNE).is_some_and(|prune| prune == "false")
+                || object.metadata().is_deleting()
+            {
+                continue;
+            } else if before.get(&id).is_some_and(|since| since.elapsed() >= CONFIRMATION) {
+                tx.delete(kind, &id.1, Timestamp::now())?;
+            } else {
+                let since = before.get(&id).copied().unwrap_or_else(Instant::now);
+                missing.insert(id, since);
             }
         }
     }
-    Ok(refused)
-}
-
-/// An object that its directory no longer shows: it is kept if its file cannot be read, else asked to go.
-fn keep_or_prune(tx: &Tx<'_>, object: AnyObject, broken: &BTreeMap<&str, &str>) -> Result<(), StoreError> {
-    let annotations = &object.metadata().annotations;
-    let file = annotations.get(SOURCE_FILE).map_or("", String::as_str);
-    if let Some(error) = broken.get(file) {
-        return note_error(tx, object.clone(), error);
-    }
-    if annotations.get(PRUNE).is_some_and(|prune| prune == "false") {
-        return Ok(());
-    }
-    tx.delete(object.kind(), &object.key(), Timestamp::now()).map(|_| ())
+    Ok((refused, missing))
 }
 
 /// Tells of an object that its file has become unreadable.
