@@ -75,6 +75,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
+    /// Whether the object was another than the client, or the patch, took it for.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT
+    }
+
     /// The error as an object.
     pub(super) fn body(&self) -> Value {
         let mut body = json!({

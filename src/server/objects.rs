@@ -61,6 +61,9 @@ impl ChangeQuery {
 /// The kinds of patches that are understood, which both mean the same here.
 const PATCHES: [&str; 2] = ["application/merge-patch+json", "application/json"];
 
+/// How often a patch is tried on an object that changes meanwhile.
+const PATCH_TRIES: usize = 5;
+
 fn kind(plural: &str) -> Result<Kind, ApiError> {
     let found = Kind::ALL.into_iter().find(|kind| kind.plural() == plural);
     found.ok_or_else(|| ApiError::not_found(format!("there are no {plural} here")))
@@ -242,7 +245,7 @@ pub(super) async fn create(
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
     let object = read(&api, kind(&plural)?, &namespace, None, body)?;
-    apply(api, object, Condition::Absent, &query).await
+    apply(&api, object, Condition::Absent, &query).await
 }
 
 pub(super) async fn put(
@@ -251,18 +254,9 @@ pub(super) async fn put(
     Query(query): Query<ChangeQuery>,
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
-    let condition = match &body["metadata"]["resourceVersion"] {
-        Value::Null => Condition::Any,
-        Value::String(text) if text.is_empty() => Condition::Any,
-        Value::String(text) => Condition::Version(text.parse().map_err(|_| bad_version())?),
-        _ => return Err(bad_version()),
-    };
+    let condition = Condition::of(&body)?;
     let object = read(&api, kind(&plural)?, &namespace, Some(&name), body)?;
-    apply(api, object, condition, &query).await
-}
-
-fn bad_version() -> ApiError {
-    ApiError::bad_request("metadata.resourceVersion must be as it was read, a string of digits")
+    apply(&api, object, condition, &query).await
 }
 
 /// A merge patch (RFC 7386).
@@ -283,14 +277,34 @@ pub(super) async fn patch(
         Ok(Json(patch)) => patch,
         Err(rejection) => return Ok(rejection.into_response()),
     };
-    let (kind, key) = (kind(&plural)?, ObjectKey::new(&namespace, &name));
+    let kind = kind(&plural)?;
+    // What the controller itself writes in between, such as a status, is no conflict of the client's.
+    let is_versioned = !patch["metadata"]["resourceVersion"].is_null();
+    for _ in 1..PATCH_TRIES {
+        let patched = patch_once(&api, kind, &namespace, &name, patch.clone(), &query).await;
+        if is_versioned || !patched.as_ref().is_err_and(ApiError::is_conflict) {
+            return patched;
+        }
+    }
+    patch_once(&api, kind, &namespace, &name, patch, &query).await
+}
+
+async fn patch_once(
+    api: &Api,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    patch: Value,
+    query: &ChangeQuery,
+) -> Result<Response, ApiError> {
+    let key = ObjectKey::new(namespace, name);
     let wanted = key.clone();
     let stored = api.store.read(move |tx| tx.get(kind, &wanted)).await?.ok_or_else(|| missing(kind, &key))?;
-    let version = stored.metadata().resource_version;
     let mut body = stored.to_json();
     merge(&mut body, patch);
-    let object = read(&api, kind, &namespace, Some(&name), body)?;
-    apply(api, object, Condition::Version(version), &query).await
+    let condition = Condition::of(&body)?;
+    let object = read(api, kind, namespace, Some(name), body)?;
+    apply(api, object, condition, query).await
 }
 
 fn merge(into: &mut Value, patch: Value) {
@@ -347,8 +361,22 @@ enum Condition {
     Version(u64),
 }
 
+impl Condition {
+    /// With the version that an object was read with, nobody may have changed it since.
+    fn of(body: &Value) -> Result<Self, ApiError> {
+        let bad =
+            || ApiError::bad_request("metadata.resourceVersion must be as it was read, a string of digits");
+        match &body["metadata"]["resourceVersion"] {
+            Value::Null => Ok(Self::Any),
+            Value::String(text) if text.is_empty() => Ok(Self::Any),
+            Value::String(text) => text.parse().map(Self::Version).map_err(|_| bad()),
+            _ => Err(bad()),
+        }
+    }
+}
+
 async fn apply(
-    api: Api,
+    api: &Api,
     object: AnyObject,
     condition: Condition,
     query: &ChangeQuery,
