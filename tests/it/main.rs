@@ -6,6 +6,7 @@ mod architecture;
 mod cli;
 mod gitops;
 mod manifest;
+mod roundtrips;
 mod server;
 mod store;
 mod trouble;

@@ -12,5 +12,6 @@ mod gitops;
 mod goodput;
 mod life;
 mod places;
+mod python;
 mod support;
 mod trouble;

@@ -70,13 +70,17 @@ fn patches_are_merge_patches() {
     let world = World::with_controller(&[]);
     let api = world.api();
     let at = address("rayclusters", "c");
-    create(&api, "c");
-    settled(&world, &api, "c");
+    let made = create(&api, "c");
     let patch = |kind: &'static str, patch: &Value| {
         let request = api.request(Method::PATCH, &at).header("content-type", kind);
         api.send(request.body(patch.to_string()))
     };
     let merge = "application/merge-patch+json";
+    // The controller writes what it sees of the new object at the same time: that is nobody's conflict.
+    for number in 0..20 {
+        assert_eq!(patch(merge, &json!({"metadata": {"annotations": {"n": number.to_string()}}})).code, 200);
+    }
+    settled(&world, &api, "c");
     let labelled = patch(merge, &json!({"metadata": {"labels": {"a": "1", "b": "2"}}}));
     assert_eq!((labelled.code, &labelled.body["metadata"]["generation"]), (200, &json!(1)), "{labelled:?}");
     let relabelled =
@@ -89,6 +93,14 @@ fn patches_are_merge_patches() {
     assert_eq!(
         patch("application/json; charset=utf-8", &json!({"spec": {"suspend": true}})).headers["x-applied"],
         "unchanged"
+    );
+
+    // Only who says which version was read minds what happened since.
+    let old = made["metadata"]["resourceVersion"].clone();
+    refused(
+        &patch(merge, &json!({"metadata": {"resourceVersion": old, "labels": {"c": "3"}}})),
+        409,
+        "Conflict",
     );
 
     // What is the store's cannot be patched; what is not understood is not guessed.

@@ -94,14 +94,11 @@ fn who_is_too_far_behind_is_told_to_list_again() {
     let store = Store::open(directory.path()).unwrap();
     let first = put(&store, cluster("c")).metadata().resource_version;
     assert_eq!(store.feed().since(first).unwrap().len(), 0);
-    store
-        .write_now(|tx| {
-            for number in 0..4200 {
-                apply(tx, job(&format!("j{number}")));
-            }
-            Ok(())
-        })
-        .unwrap();
+    let many = |tx: &rayconcile::store::Tx<'_>| {
+        (0..4200).for_each(|number| drop(apply(tx, job(&format!("j{number}")))));
+        Ok(())
+    };
+    store.write_now(many).unwrap();
     assert_eq!(store.feed().since(first).unwrap_err(), Gone);
     let newest = store.read_now(|tx| tx.newest_version()).unwrap();
     assert_eq!(store.feed().since(newest - 4096).unwrap().len(), 4096);

@@ -19,7 +19,7 @@ use super::{apply, job};
 
 /// Names the state directory to a process that is to write until it is killed.
 const WRITE_TO: &str = "RAYCONCILE_TEST_WRITE_TO";
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 8;
 
 /// What belongs together: an object, what was decided for it, what is to be done, and what is told of it.
 fn write(tx: &Tx<'_>, number: usize) -> Result<(), StoreError> {

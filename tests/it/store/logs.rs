@@ -39,13 +39,13 @@ const WORKER: (GroupNumber, u32) = (GroupNumber(0), 0);
 #[test]
 fn output_is_cut_into_segments_and_the_oldest_go() {
     let (_directory, logs, files) = logs();
-    for megabyte in 0..50 {
+    for megabyte in 0..36 {
         logs.append(WORKER, megabyte * MIB, &output(megabyte * MIB, MIB)).unwrap();
     }
     let sizes: Vec<u64> = files().iter().map(|path| path.metadata().unwrap().len()).collect();
     assert!(sizes.len() == 4 && sizes.iter().all(|size| *size <= 8 * MIB), "{sizes:?}");
     let (start, end) = logs.range(WORKER).unwrap();
-    assert_eq!((end, end - start), (50 * MIB, sizes.iter().sum()));
+    assert_eq!((end, end - start), (36 * MIB, sizes.iter().sum()));
     // What is there is read as it was written, over the ends of segments; what has gone is skipped.
     let (mut position, mut read) = logs.read(WORKER, 0, 1000).unwrap();
     assert_eq!(position, start);

@@ -1,0 +1,368 @@
+//! Whatever is kept or shown as JSON or YAML is read back as it was: statuses, records, intents, observations.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use rayconcile::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
+use rayconcile::api::cluster::{NodeResources, NodeTemplate};
+use rayconcile::api::condition::{Condition, Truth};
+use rayconcile::api::ids::{CheckpointId, Digest, GroupNumber, IntentId, NodeName, RayNodeId, SlotId, Uid};
+use rayconcile::api::job::{EnvVar, ValueSource, WorkerResources};
+use rayconcile::api::meta::{ObjectKey, ObjectMeta};
+use rayconcile::api::record::*;
+use rayconcile::api::source::{SourceError, SourceStatus};
+use rayconcile::api::status::*;
+use rayconcile::api::units::{Bytes, MilliCpu, Span};
+use rayconcile::manifest::to_yaml;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+fn is_read_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
+    let text = serde_json::to_string(value).unwrap();
+    prop_assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), value, "{}", text);
+    let tree = serde_json::to_value(value).unwrap();
+    let yaml = to_yaml(&tree).unwrap();
+    prop_assert_eq!(&serde_yaml::from_str::<Value>(&yaml).unwrap(), &tree, "{}", yaml);
+    prop_assert_eq!(&serde_json::from_value::<T>(tree).unwrap(), value);
+    Ok(())
+}
+
+/// Any text, and some that YAML could take for something else.
+fn text() -> BoxedStrategy<String> {
+    const TRICKY: [&str; 17] = [
+        "",
+        "no",
+        "0x1F",
+        "1e3",
+        "~",
+        "null",
+        "- x",
+        "a: b",
+        "'",
+        "\"",
+        "\n",
+        " x ",
+        "#",
+        "2026-01-01",
+        "=",
+        "\u{1b}[0m",
+        "\t",
+    ];
+    prop_oneof!["\\PC{0,12}", select(&TRICKY[..]).prop_map(str::to_owned)].boxed()
+}
+
+fn when() -> BoxedStrategy<Timestamp> {
+    (0i64..4_000_000_000, 0i32..1_000_000_000).prop_map(|(s, ns)| Timestamp::new(s, ns).unwrap()).boxed()
+}
+
+fn number() -> BoxedStrategy<f64> {
+    prop_oneof![any::<f64>().prop_filter("JSON has no such number", |x| x.is_finite()), Just(0.1 + 0.2)]
+        .boxed()
+}
+
+fn times() -> BoxedStrategy<BTreeMap<String, Timestamp>> {
+    btree_map(text(), when(), 0..3).boxed()
+}
+
+fn group() -> BoxedStrategy<GroupNumber> {
+    any::<u64>().prop_map(GroupNumber).boxed()
+}
+
+fn checkpoint_id() -> BoxedStrategy<CheckpointId> {
+    (group(), any::<u64>()).prop_map(|(group, number)| CheckpointId { group, number }).boxed()
+}
+
+fn digest() -> BoxedStrategy<Digest> {
+    "[0-9a-f]{64}".prop_map(Digest).boxed()
+}
+
+fn key() -> BoxedStrategy<ObjectKey> {
+    ("[a-z]{1,8}", "[a-z.-]{1,8}").prop_map(|(namespace, name)| ObjectKey::new(namespace, name)).boxed()
+}
+
+fn span() -> BoxedStrategy<Span> {
+    // As long as a manifest may write it.
+    (0..i64::MAX as u64 / 1_000_000).prop_map(|millis| Span { millis }).boxed()
+}
+
+fn condition() -> BoxedStrategy<Condition> {
+    let truth = select(vec![Truth::True, Truth::False, Truth::Unknown]);
+    (text(), truth, text(), text(), any::<u64>(), when())
+        .prop_map(|(kind, status, reason, message, observed_generation, last_transition_time)| Condition {
+            kind,
+            status,
+            reason,
+            message,
+            observed_generation,
+            last_transition_time,
+        })
+        .boxed()
+}
+
+prop_compose! {
+    fn progress()(steps: u64, step_rate in option::of(number()), epoch: Option<u64>, progress in option::of(number()),
+        batch_size: Option<u64>, goodput in option::of([number(), number(), number(), number()]),
+        last_step_time in option::of(when())) -> Progress {
+        let goodput = goodput.map(|[throughput, efficiency, goodput, speedup]| GoodputStatus { throughput, efficiency, goodput, speedup });
+        Progress { steps, step_rate, epoch, progress, batch_size, goodput, last_step_time }
+    }
+}
+
+prop_compose! {
+    fn checkpoint()(id in checkpoint_id(), digest in digest(), size: u64, files: u64, steps: u64, save_ms in number(),
+        saved in when(), path in text()) -> CheckpointRecord {
+        CheckpointRecord { id, digest, size: Bytes(size), files, steps, save_ms, saved, path }
+    }
+}
+
+prop_compose! {
+    fn group_status()(number in group(), created in when(), reason in text(), message in text(), from_replicas: u32,
+        replicas: u32, nodes in vec(text().prop_map(NodeName), 0..3), restored in option::of(checkpoint_id()),
+        timeline in times(), downtime_ms: Option<u64>, (lost_steps, outcome) in (any::<Option<u64>>(), option::of(text()))) -> GroupStatus {
+        GroupStatus { number, created, reason, message, from_replicas, replicas, nodes, restored, timeline, downtime_ms, lost_steps, outcome }
+    }
+}
+
+prop_compose! {
+    fn job_status()(
+        words in (any::<u64>(), text(), option::of(when()), vec(condition(), 0..3), any::<(u32, u32, u32)>()),
+        phase in select(vec![JobPhase::Pending, JobPhase::Starting, JobPhase::Running, JobPhase::Rescaling, JobPhase::Stopping,
+            JobPhase::Suspended, JobPhase::Succeeded, JobPhase::Failed, JobPhase::Unknown]),
+        scaling in option::of((any::<u32>(), text(), text())), group in option::of(group()),
+        workers in vec((any::<u32>(), text(), any::<Option<u32>>(), text()), 0..3), progress in option::of(progress()),
+        checkpoint in option::of(checkpoint()), start_time in option::of(when()), completion_time in option::of(when()),
+        history in vec(group_status(), 0..2)) -> AdaptDLJobStatus {
+        let (observed_generation, message, phase_since, conditions, (replicas, desired_replicas, failures)) = words;
+        AdaptDLJobStatus {
+            observed_generation, phase, message, phase_since, conditions, replicas, desired_replicas, group, progress, failures,
+            start_time, completion_time, history,
+            scaling: scaling.map(|(replicas, reason, message)| ScalingStatus { replicas, reason, message }),
+            workers: workers.into_iter().map(|(rank, node, pid, state)| WorkerStatus { rank, node: NodeName(node), pid, state }).collect(),
+            checkpoint: checkpoint.map(|it| CheckpointStatus { id: it.id, digest: it.digest, size: it.size, files: it.files,
+                steps: it.steps, save_ms: it.save_ms, saved: it.saved }),
+        }
+    }
+}
+
+prop_compose! {
+    fn node_status()(name in text(), group in option::of(text()), state in text(), since in option::of(when()),
+        address in option::of(text()), pid: Option<u32>, capacity in text(), workers: u32) -> NodeStatus {
+        NodeStatus { name: NodeName(name), group, state, since, address, pid, capacity, workers }
+    }
+}
+
+prop_compose! {
+    fn cluster_status()(observed_generation: u64, message in text(), phase_since in option::of(when()),
+        phase in select(vec![ClusterPhase::Pending, ClusterPhase::Starting, ClusterPhase::Ready, ClusterPhase::Stopping,
+            ClusterPhase::Suspended, ClusterPhase::Failed, ClusterPhase::Unknown]),
+        conditions in vec(condition(), 0..3), dashboard in option::of(text()), ray_version in option::of(text()),
+        (ready_nodes, desired_nodes) in any::<(u32, u32)>(), nodes in vec(node_status(), 0..3)) -> RayClusterStatus {
+        RayClusterStatus { observed_generation, phase, message, phase_since, conditions, dashboard, ray_version, ready_nodes, desired_nodes, nodes }
+    }
+}
+
+prop_compose! {
+    fn template()(cpu in option::of((0u64..1 << 40).prop_map(MilliCpu)), gpu: u32, memory in option::of(any::<u64>().prop_map(Bytes)),
+        custom in btree_map(text(), number(), 0..2), labels in btree_map(text(), text(), 0..2), store: u64) -> NodeTemplate {
+        NodeTemplate { resources: NodeResources { cpu, gpu, memory, custom }, labels, object_store_memory: Bytes(store) }
+    }
+}
+
+prop_compose! {
+    fn incarnation()(id in text(), since in when(), dashboard in text(), agent in text(), ray_version in text(),
+        missing in vec(text(), 0..2), local in option::of((text(), any::<u32>(), any::<[u16; 3]>()))) -> Incarnation {
+        let local = local.map(|(python, head, [gcs_port, dashboard_port, client_port])| LocalNetwork {
+            python, head: Ipv4Addr::from(head), gcs_port, dashboard_port, client_port });
+        Incarnation { id, since, dashboard, agent, ray_version, missing, local }
+    }
+}
+
+fn trouble() -> BoxedStrategy<Trouble> {
+    (any::<u32>(), when(), text(), text())
+        .prop_map(|(count, until, reason, message)| Trouble { count, until, reason, message })
+        .boxed()
+}
+
+fn node_state() -> BoxedStrategy<NodeState> {
+    (0..4, when(), text())
+        .prop_map(|(state, since, cause)| match state {
+            0 => NodeState::Launching { since },
+            1 => NodeState::Ready { since },
+            2 => NodeState::Draining { since, cause },
+            _ => NodeState::Terminating { since, cause },
+        })
+        .boxed()
+}
+
+prop_compose! {
+    fn node()(group in option::of(text()), index: u64, launch in text(), template in template(), state in node_state(),
+        ray in option::of(text().prop_map(RayNodeId)), idle_since in option::of(when())) -> NodeRecord {
+        NodeRecord { group, index, launch: IntentId(launch), template, state, ray, idle_since }
+    }
+}
+
+prop_compose! {
+    fn cluster_record()(incarnation in option::of(incarnation()), ending: bool, nodes in btree_map(text().prop_map(NodeName), node(), 0..3),
+        launched: u64, agent in option::of((text(), when(), any::<bool>())), trouble in option::of(trouble()),
+        unused_since in option::of(when())) -> ClusterRecord {
+        let agent = agent.map(|(submission, since, answered)| AgentRecord { submission, since, answered });
+        ClusterRecord { incarnation, ending, nodes, launched, agent, trouble, unused_since }
+    }
+}
+
+prop_compose! {
+    fn slot()(node in text(), ray in text(), cpu in 0u64..1 << 40, gpu: u32, memory in option::of(any::<u64>().prop_map(Bytes)),
+        custom in btree_map(text(), number(), 0..2), package in option::of(digest()), env in text()) -> SlotSpec {
+        let runtime_env = Map::from_iter([(env.clone(), json!({"pip": [env, 1, null, 0.5]}))]);
+        let resources = WorkerResources { cpu: MilliCpu(cpu), gpu, memory, custom };
+        SlotSpec { node: NodeName(node), ray: RayNodeId(ray), kind: SlotKind { resources, runtime_env, package } }
+    }
+}
+
+fn slots() -> BoxedStrategy<BTreeMap<SlotId, SlotSpec>> {
+    btree_map(text().prop_map(SlotId), slot(), 0..3).boxed()
+}
+
+prop_compose! {
+    fn variable()(name in text(), value in option::of(text()), from in option::of((option::of(text()), option::of(text())))) -> EnvVar {
+        EnvVar { name, value, value_from: from.map(|(env, file)| ValueSource { env, file }) }
+    }
+}
+
+prop_compose! {
+    fn desired()(run: bool, grace in span(), number in group(), ranks in vec(text().prop_map(SlotId), 0..3),
+        entrypoint in option::of(text()), command in option::of(vec(text(), 1..3)), args in vec(text(), 0..3),
+        env in vec(variable(), 0..2), share_path in option::of(text()), restore in option::of(checkpoint_id()),
+        (activate, prepare) in (any::<bool>(), select(vec![Prepare::Full, Prepare::Slots, Prepare::Nothing]))) -> Desired {
+        let program = Program { entrypoint, command, args, env, share_path };
+        match run {
+            true => Desired::Run { group: GroupSpec { number, ranks, program, prepare, restore }, activate },
+            false => Desired::Stop { grace },
+        }
+    }
+}
+
+prop_compose! {
+    fn document()(revision: u64, desired in desired(), slots in slots(), checkpoint_timeout in span(), checkpoint_interval in span(),
+        checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in proptest::collection::btree_set(text().prop_map(RayNodeId), 0..2),
+        fence_until in option::of(when())) -> Document {
+        Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, artifacts, fenced, fence_until }
+    }
+}
+
+prop_compose! {
+    fn job_record()(
+        binding in option::of((key(), text(), option::of((text(), when())))), revision: u64, document in option::of(document()),
+        artifacts in vec((group(), digest()), 0..2), failures: u32, trouble in option::of(trouble()),
+        hints in option::of((group(), any::<u64>(), when(), number())), (started, fence_until) in (option::of(when()), option::of(when())),
+        hints_seen in option::of((group(), any::<u64>())), wanting_since in option::of(when()),
+        (outcome, delivered, noted) in (option::of((text(), text(), when())), any::<bool>(), option::of((text(), any::<u64>())))) -> JobRecord {
+        JobRecord {
+            binding: binding.map(|(cluster, incarnation, bridge)| Binding { cluster, incarnation, bridge }),
+            revision, document, failures, trouble, started, fence_until, hints_seen, wanting_since, delivered, noted,
+            groups: Vec::new(), checkpoints: Vec::new(),
+            artifacts: artifacts.into_iter().map(|(group, digest)| ArtifactsRecord { group, digest }).collect(),
+            hints: hints.map(|(group, number, at, x)| HintsRecord { group, number, at, hints: json!({"perfParams": {"alpha_c": x}}) }),
+            outcome: outcome.map(|(reason, message, at)| JobOutcome { phase: JobPhase::Failed, reason, message, at }),
+        }
+    }
+}
+
+prop_compose! {
+    fn group_record()(number in group(), created in when(), message in text(), program in digest(),
+        reason in select(vec![GroupReason::Started, GroupReason::Resumed, GroupReason::Scaled, GroupReason::ReplicasChanged,
+            GroupReason::SpecChanged, GroupReason::ProgramFailed, GroupReason::WorkerKilled, GroupReason::NodeLost, GroupReason::Retried]),
+        nodes in vec(text().prop_map(NodeName), 0..3), slots in slots(), restored in option::of(checkpoint_id()), timeline in times(),
+        (from_replicas, steps, downtime_ms, lost_steps, spoke_adaptdl) in any::<(u32, u64, Option<u64>, Option<u64>, bool)>(),
+        (last_step, outcome) in (option::of(when()), option::of((text(), text())))) -> GroupRecord {
+        let outcome = outcome.map(|(kind, message)| GroupOutcome { kind, message });
+        GroupRecord { number, created, reason, message, program, nodes, slots, from_replicas, restored, timeline, steps, last_step,
+            downtime_ms, lost_steps, spoke_adaptdl, outcome }
+    }
+}
+
+fn effect() -> BoxedStrategy<Effect> {
+    let parts = (0..14, text(), text(), any::<(bool, u64)>(), template(), checkpoint(), digest());
+    parts
+        .prop_map(|(which, one, other, (head, index), template, checkpoint, digest)| {
+            let (node, job, id, group) =
+                (NodeName(one.clone()), Uid(one.clone()), checkpoint.id, checkpoint.id.group);
+            match which {
+                0 => Effect::OpenCluster { incarnation: one },
+                1 => Effect::CloseCluster { incarnation: one },
+                2 => Effect::LaunchNode { node, head, index, template },
+                3 => Effect::DrainNode { node, ray: RayNodeId(other) },
+                4 => Effect::TerminateNode { node, launch: IntentId(other), index },
+                5 => Effect::SubmitAgent { submission: one },
+                6 => Effect::StopAgent { submission: one },
+                7 => Effect::SendDocument { job, revision: index },
+                8 => Effect::SendCheckpoint { job, id },
+                9 => Effect::RemoveBridge { job },
+                10 => Effect::FetchCheckpoint { job, checkpoint },
+                11 => Effect::FetchArtifacts { job, group, digest, size: Bytes(index) },
+                12 => Effect::DeliverArtifacts { job },
+                _ => Effect::DropCheckpoint { job, id },
+            }
+        })
+        .boxed()
+}
+
+prop_compose! {
+    fn intent()(id in text(), cluster in key(), effect in effect(), created in when(), attempts: u32, not_before in when(),
+        last_error in option::of(text()), which in 0..5, at in when(), incarnation in incarnation(), message in text()) -> Intent {
+        let failed = |kind| IntentState::Failed { at, error: EffectError { kind, message: message.clone() } };
+        let state = match which {
+            0 => IntentState::Pending,
+            1 => IntentState::Done { at, result: EffectResult::Done },
+            2 => IntentState::Done { at, result: EffectResult::Opened(Box::new(incarnation)) },
+            3 => failed(ErrorKind::Unavailable),
+            _ => failed(ErrorKind::Rejected),
+        };
+        Intent { id: IntentId(id), cluster, effect, created, attempts, not_before, last_error, state }
+    }
+}
+
+prop_compose! {
+    fn metadata()(name in text(), namespace in text(), labels in btree_map(text(), text(), 0..3), annotations in btree_map(text(), text(), 0..3),
+        uid in text(), generation: u64, resource_version: u64, creation_timestamp in option::of(when()),
+        deletion_timestamp in option::of(when()), finalizers in vec(text(), 0..2)) -> ObjectMeta {
+        ObjectMeta { name, namespace, labels, annotations, uid: Uid(uid), generation, resource_version, creation_timestamp, deletion_timestamp, finalizers }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn statuses(job in job_status(), cluster in cluster_status(), metadata in metadata()) {
+        is_read_back(&job)?;
+        is_read_back(&cluster)?;
+        is_read_back(&metadata)?;
+    }
+
+    #[test]
+    fn records(cluster in cluster_record(), job in job_record(), group in group_record(), checkpoint in checkpoint()) {
+        is_read_back(&cluster)?;
+        is_read_back(&job)?;
+        is_read_back(&group)?;
+        is_read_back(&checkpoint)?;
+    }
+
+    #[test]
+    fn intents(intent in intent()) {
+        is_read_back(&intent)?;
+    }
+
+    #[test]
+    fn sources(directory in text(), at in when(), objects: u32, errors in vec((text(), text()), 0..3)) {
+        let errors = errors.into_iter().map(|(file, message)| SourceError { file, message }).collect();
+        is_read_back(&SourceStatus { directory, at, objects, errors })?;
+    }
+}

@@ -1,0 +1,167 @@
+"""A slot as its bridge sees it: when its workers are surely gone. Ray is stood in for."""
+
+import asyncio
+import importlib
+import sys
+import types
+import unittest
+from unittest import mock
+
+from support import enter
+
+LEASE_S = 20.0
+
+
+class Lost(Exception):
+    pass
+
+
+class Gone(Lost):
+    pass
+
+
+class BadEnvironment(Lost):
+    pass
+
+
+class Method:
+    def __init__(self, function):
+        self.function = function
+
+    async def remote(self, *arguments):
+        return await self.function(*arguments)
+
+
+class Actor:
+    """A slot that is there, until it is told to fail."""
+
+    def __init__(self):
+        self.error = None
+        self.polls = 0
+        for name in ("describe", "poll", "close"):
+            setattr(self, name, Method(getattr(self, "_" + name)))
+
+    async def _describe(self):
+        if self.error:
+            raise self.error
+        return {"address": "127.0.0.1"}
+
+    async def _poll(self, _seen, wait, _positions, _size):
+        await asyncio.sleep(min(wait, 0.01))
+        if self.error:
+            raise self.error
+        self.polls += 1
+        return {"version": 1, "runs": [], "logs": {}}
+
+    async def _close(self):
+        if self.error:
+            raise self.error
+
+
+class FakeRay(types.ModuleType):
+    """As much of Ray as a reservation uses."""
+
+    def __init__(self, actor):
+        super().__init__("ray")
+        self.actor, self.killed, self.alive = actor, [], ["node"]
+
+    def remote(self, _class):
+        made = types.SimpleNamespace(remote=lambda *_: self.actor)
+        return types.SimpleNamespace(options=lambda **options: setattr(self, "options", options) or made)
+
+    def kill(self, actor):
+        self.killed.append(actor)
+
+    def nodes(self):
+        return [{"NodeID": node, "Alive": True} for node in self.alive]
+
+
+class ReservationTest(unittest.IsolatedAsyncioTestCase):
+    def setUp(self):
+        self.actor = Actor()
+        self.ray = FakeRay(self.actor)
+        exceptions = types.ModuleType("ray.exceptions")
+        exceptions.RayError, exceptions.ActorDiedError = Lost, Gone
+        exceptions.ActorUnschedulableError = exceptions.RayActorError = Gone
+        exceptions.RuntimeEnvSetupError = BadEnvironment
+        strategies = types.ModuleType("ray.util.scheduling_strategies")
+        strategies.NodeAffinitySchedulingStrategy = lambda node, soft: (node, soft)
+        modules = {
+            "ray": self.ray, "ray.exceptions": exceptions, "ray.util": types.ModuleType("ray.util"),
+            "ray.util.scheduling_strategies": strategies, "rayconcile_agent.slot": types.SimpleNamespace(Slot=object),
+        }
+        enter(self, mock.patch.dict(sys.modules, modules))
+        sys.modules.pop("rayconcile_agent.reservation", None)
+        self.module = importlib.import_module("rayconcile_agent.reservation")
+        self.addCleanup(sys.modules.pop, "rayconcile_agent.reservation", None)
+        self.changes = 0
+
+    def reserve(self):
+        def changed():
+            self.changes += 1
+
+        spec = {"node": "node", "resources": {"cpu": 1, "gpu": 0, "memory": 0, "custom": {}}, "environment": {}}
+        return self.module.Reservation("uid", "s0", spec, LEASE_S, None, changed)
+
+    async def until(self, condition):
+        for _ in range(1000):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        self.fail("it never came to that")
+
+    async def test_a_slot_is_opened_followed_and_closed(self):
+        slot = self.reserve()
+        self.assertTrue(await slot.opened())
+        self.assertEqual(self.ray.options["name"], "slot-uid-s0")
+        self.assertEqual(self.ray.options["scheduling_strategy"], ("node", False))
+        self.assertIsNone(self.ray.options["memory"], "0 is no reservation")
+        await self.until(lambda: self.actor.polls > 2)
+        self.assertFalse(slot.surely_gone(set()))
+        await slot.close()
+        self.assertTrue(slot.state == "Closed" and slot.surely_gone(set()))
+        self.assertEqual(self.ray.killed, [self.actor])
+
+    async def test_a_slot_that_cannot_be_had_says_why(self):
+        for error, failure in (
+            (BadEnvironment("no such package"), "RuntimeEnvFailed"),
+            (ValueError("bad"), "RuntimeEnvFailed"),
+            (Gone("no room"), "SlotFailed"),
+        ):
+            self.actor.error = error
+            slot = self.reserve()
+            self.assertFalse(await slot.opened())
+            self.assertEqual((slot.state, slot.failure, slot.message), ("Failed", failure, str(error)))
+            self.assertTrue(slot.surely_gone(set()), "nothing ever ran in it")
+
+    async def test_workers_of_a_lost_slot_are_gone_only_when_that_is_certain(self):
+        slot = self.reserve()
+        await slot.opened()
+        self.actor.error = Gone("its node died")
+        await self.until(lambda: slot.state == "Lost")
+        self.ray.alive = []
+        self.assertFalse(slot.surely_gone(set()), "nobody has seen its processes die")
+        self.assertTrue(slot.surely_gone({"node"}), "the provider says that the node is dead")
+        self.ray.alive = ["node"]
+        self.assertTrue(slot.surely_gone(set()), "its node's raylet lives, and has confirmed the death")
+        self.ray.alive = []
+        slot.last_contact -= LEASE_S + self.module.LEASE_MARGIN_S
+        self.assertTrue(slot.surely_gone(set()), "its lease is over, so it has ended itself")
+
+    async def test_being_out_of_reach_for_a_while_is_not_death(self):
+        self.module.POLL_S = 0.01
+        slot = self.reserve()
+        await slot.opened()
+        self.actor.error = Lost("out of reach")
+        await asyncio.sleep(0.05)
+        self.assertEqual(slot.state, "Ready")
+        self.actor.error = None
+        polls = self.actor.polls
+        await self.until(lambda: self.actor.polls > polls)
+        self.actor.error = Lost("out of reach")
+        await slot.close()
+        self.assertEqual(slot.state, "Lost", "it may live on: nobody has seen it close")
+
+
+if __name__ == "__main__":
+    unittest.main()

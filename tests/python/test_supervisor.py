@@ -1,0 +1,95 @@
+"""The supervisor: who has not the secret is nobody, and what is reported is bounded."""
+
+import http.client
+import threading
+import time
+import unittest
+from unittest import mock
+from urllib.parse import urlsplit
+
+from rayconcile_agent import supervisor
+from support import enter
+
+
+class Slot:
+    """A slot that notes what it is told."""
+
+    def __init__(self):
+        self.released = threading.Event()
+        self.hints, self.joined = [], []
+
+    def await_release(self, _run, hold):
+        return self.released.wait(hold)
+
+    def note_joined(self, run):
+        self.joined.append(run)
+
+    def note_hints(self, run, text):
+        self.hints.append((run, text))
+
+
+class Run:
+    peers = ["127.0.0.1", "127.0.0.2"]
+
+
+class SupervisorTest(unittest.TestCase):
+    def setUp(self):
+        enter(self, mock.patch.object(supervisor, "HOLD_S", 0.2))
+        self.slot, self.run_of_worker = Slot(), Run()
+        self.supervisor = supervisor.Supervisor(self.slot)
+        self.addCleanup(self.supervisor.server.server_close)
+        self.addCleanup(self.supervisor.server.shutdown)
+        self.url = self.supervisor.admit(self.run_of_worker)
+
+    def ask(self, method, path, body=None, headers=None):
+        """The status and the body of an answer to a request below the worker's address."""
+        parts = urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        self.addCleanup(connection.close)
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    def of_worker(self, rest):
+        return f"{urlsplit(self.url).path}/{rest}"
+
+    def test_only_who_was_given_the_secret_is_answered(self):
+        self.slot.released.set()
+        for path in ("/", "", "/release", "/wrong/release", "//release", "/%s/release" % ("x" * 32)):
+            self.assertEqual(self.ask("GET", path or "/")[0], 404, path)
+        self.assertEqual(self.ask("PUT", "/wrong/hints/default/job", b"{}")[0], 404)
+        self.assertEqual(self.ask("GET", self.of_worker("release"))[0], 200)
+        self.assertEqual(self.slot.hints, [])
+        other = self.supervisor.admit(Run())
+        self.assertNotEqual(other, self.url)
+        self.supervisor.dismiss(self.run_of_worker)
+        self.assertEqual(self.ask("GET", self.of_worker("release"))[0], 404, "its run is over")
+
+    def test_discovery_is_held_until_the_group_is_released(self):
+        began = time.monotonic()
+        self.assertEqual(self.ask("GET", self.of_worker("discover/default/job/0")), (408, b""))
+        self.assertGreaterEqual(time.monotonic() - began, 0.2)
+        self.assertEqual(self.slot.joined, [])
+        self.slot.released.set()
+        status, body = self.ask("GET", self.of_worker("discover/default/job/0?replicas=2"))
+        self.assertEqual((status, body), (200, b'["127.0.0.1", "127.0.0.2"]'))
+        self.assertEqual(self.slot.joined, [self.run_of_worker])
+        for rest in ("discover/default/job", "discover", "elsewhere", "release/more"):
+            self.assertEqual(self.ask("GET", self.of_worker(rest))[0], 404, rest)
+
+    def test_hints_are_bounded_and_passed_on_as_text(self):
+        hints = self.of_worker("hints/default/job")
+        self.assertEqual(self.ask("PUT", hints, b'{"a": 1}')[0], 200)
+        self.assertEqual(self.ask("PUT", hints, b"\xff no json")[0], 200)
+        self.assertEqual([text for _, text in self.slot.hints], ['{"a": 1}', "\ufffd no json"])
+        self.assertEqual(self.ask("PUT", hints, b"x" * supervisor.HINTS_BYTES)[0], 200)
+        noted = len(self.slot.hints)
+        for length in (str(supervisor.HINTS_BYTES + 1), "-1", "many", "1e3", ""):
+            self.assertEqual(self.ask("PUT", hints, b"x", {"Content-Length": length})[0], 413, length)
+        self.assertEqual(self.ask("PUT", self.of_worker("hints/default"), b"{}")[0], 404)
+        self.assertEqual(len(self.slot.hints), noted)
+        self.assertEqual(self.ask("GET", self.of_worker("discover/a/b/0"))[0], 408, "others are served as before")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,152 @@
+"""The worker bootstrap: what it mends, and that it is not noticed."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from rayconcile_agent import worker
+from support import enter
+
+PROGRAM = worker.__file__
+
+
+class WorkerTest(unittest.TestCase):
+    def setUp(self):
+        self.directory = enter(self, tempfile.TemporaryDirectory())
+
+    def write(self, name, text):
+        path = os.path.join(self.directory, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return path
+
+    def run_worker(self, **config):
+        """Run a program as a slot's worker is."""
+        control = os.path.join(self.directory, "control")
+        with open(control, "wb") as file:
+            file.truncate(worker.CONTROL_BYTES)
+        config = {
+            "rank": 0,
+            "saves": os.path.join(self.directory, "saves"),
+            "control": control,
+            "releaseUrl": None,
+            "parent": os.getpid(),
+            "cwd": self.directory,
+            "command": None,
+            "args": [],
+            "entrypoint": "main.py",
+            **config,
+        }
+        path = self.write("config.json", json.dumps(config))
+        command = [sys.executable, PROGRAM, path]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def run_script(self, text, **config):
+        self.write("main.py", text)
+        return self.run_worker(**config)
+
+    def good(self, text, **config):
+        """What a script prints that must end well."""
+        ended = self.run_script(text, **config)
+        self.assertEqual((ended.returncode, ended.stderr), (0, ""), ended.stdout)
+        return ended.stdout
+
+    def test_a_script_runs_as_python_runs_it(self):
+        self.write("helper.py", "VALUE = 42")
+        text = (
+            "import os, sys, helper\n"
+            "print(__name__, sys.argv, os.path.basename(__file__), helper.VALUE)\n"
+            "print(sys.modules['__main__'].__dict__ is globals())\n"
+            "import multiprocessing, pickle\n"
+            "class Here: pass\n"
+            "print(type(pickle.loads(pickle.dumps(Here()))) is Here, sys.path[0] == os.path.dirname(__file__))\n"
+        )
+        said = self.good(text, args=["--x", "1"])
+        self.assertEqual(said, "__main__ ['main.py', '--x', '1'] main.py 42\nTrue\nTrue True\n")
+
+    def test_a_failure_is_shown_as_the_scripts_own(self):
+        ended = self.run_script("def f():\n    raise ValueError('mine')\nf()\n")
+        self.assertEqual(ended.returncode, 1)
+        begin = f'Traceback (most recent call last):\n  File "{self.directory}'
+        self.assertTrue(ended.stderr.startswith(begin), ended.stderr)
+        self.assertNotIn("worker.py", ended.stderr)
+        self.assertIn("ValueError: mine", ended.stderr)
+        self.assertEqual(self.run_script("import sys; sys.exit(7)").returncode, 7)
+        ended = self.run_script("def broken(:\n")
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn("SyntaxError", ended.stderr)
+
+    def test_a_command_takes_the_workers_place(self):
+        ended = self.run_worker(command=["sh", "-c", 'echo "$0 $1"'], args=["one", "two"])
+        self.assertEqual((ended.returncode, ended.stdout), (0, "one two\n"))
+        missing = self.run_worker(command=["no-such-program"])
+        self.assertEqual(missing.returncode, 127)
+        self.assertEqual(missing.stderr, "cannot run 'no-such-program': No such file or directory\n")
+        self.write("plain", "")
+        self.assertEqual(self.run_worker(command=["./plain"]).returncode, 126)
+
+    def test_whose_slot_has_gone_does_not_start(self):
+        self.write("main.py", "print('started')")
+        ended = self.run_worker(parent=1)
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+
+    def test_numpys_old_aliases_are_back_for_adaptdl(self):
+        self.write("numpy.py", "int32 = 'int32'\nbool = 'numpy bool'\n")
+        self.write("adaptdl/__init__.py", "")
+        self.write("adaptdl/goodput.py", "import numpy as np\n")
+        text = "import adaptdl.goodput as g\nprint(g.np.int is int, g.np.float is float, g.np.bool)\n"
+        self.assertEqual(self.good(text), "True True numpy bool\n")
+        self.assertEqual(self.good("import numpy\nprint(hasattr(numpy, 'int'))"), "False\n", "nobody else's is touched")
+        self.write("numpy.py", "int = 'its own'\nfloat = 'its own'\n")
+        self.assertEqual(self.good("import adaptdl.goodput as g\nprint(g.np.int, g.np.float)"), "its own its own\n")
+
+    def test_semvers_old_name_is_back(self):
+        self.write("semver.py", "class VersionInfo:\n    @classmethod\n    def is_valid(cls, text): return text == '1'\n")
+        text = "from semver import VersionInfo\nprint(VersionInfo.isvalid('1'), VersionInfo.isvalid('x'))"
+        self.assertEqual(self.good(text), "True False\n")
+        self.write("semver.py", "class VersionInfo:\n    isvalid = 'its own'\n")
+        self.assertEqual(self.good("import semver\nprint(semver.VersionInfo.isvalid)"), "its own\n")
+
+    def test_pkg_resources_is_stood_in_for_only_where_it_is_missing(self):
+        self.write("pkg_resources.py", "get_distribution = 'its own'\n")
+        self.assertEqual(self.good("import pkg_resources\nprint(pkg_resources.get_distribution)"), "its own\n")
+        os.unlink(os.path.join(self.directory, "pkg_resources.py"))
+        hidden = (
+            "import sys\n"
+            "sys.path = [path for path in sys.path if 'site-packages' not in path]\n"
+            "import pkg_resources\n"
+            "from importlib.metadata import PackageNotFoundError\n"
+            "try: pkg_resources.get_distribution('no-such-package')\n"
+            "except PackageNotFoundError as error: print('none', error.name)\n"
+        )
+        self.assertEqual(self.good(hidden), "none no-such-package\n")
+
+    def test_mended_modules_are_like_others(self):
+        self.write("semver.py", "class VersionInfo:\n    is_valid = staticmethod(bool)\n")
+        text = (
+            "import importlib, inspect, semver\n"
+            "print(type(semver.__loader__).__name__, inspect.getsource(semver).startswith('class VersionInfo'))\n"
+            "print(importlib.reload(semver) is semver, semver.VersionInfo.isvalid(1))\n"
+        )
+        self.assertEqual(self.good(text), "SourceFileLoader True\nTrue True\n")
+
+    def test_waiting_for_the_master_is_as_patient_as_before(self):
+        class Module:
+            pass
+
+        worker.mend_reducer(Module, None)
+        slept = []
+        original, worker.time.sleep = worker.time.sleep, slept.append
+        self.addCleanup(setattr, worker.time, "sleep", original)
+        for _ in range(26):
+            Module.time.sleep(5)
+        self.assertTrue(130 < sum(slept) < 170 and slept[0] < 0.1, sum(slept))
+        self.assertGreater(Module.time.monotonic(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
