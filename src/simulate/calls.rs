@@ -66,16 +66,17 @@ impl World {
             () if by_agent && self.faulty(self.faults.late_calls) => Fate::Late,
             () => Fate::Done,
         };
-        self.transcript.say(self.now, || format!("begins {} ({fate:?})", super::tell::effect(&intent.effect)));
+        self.transcript
+            .say(self.now, || format!("begins {} ({fate:?})", super::tell::effect(&intent.effect)));
         let slow = self.faulty(self.faults.slow_calls);
         let lands = match &intent.effect {
             _ if slow => self.random.between(3_000, 30_000),
             Effect::FetchCheckpoint { .. } | Effect::TerminateNode { .. } => self.random.between(50, 2_500),
             _ => self.random.between(20, 400),
         };
-        let serving = incarnation.as_ref().and_then(|incarnation| {
-            Some(self.sites.get(key)?.ray(&incarnation.id)?.serving()?.to_owned())
-        });
+        let serving = incarnation
+            .as_ref()
+            .and_then(|incarnation| Some(self.sites.get(key)?.ray(&incarnation.id)?.serving()?.to_owned()));
         let late = (fate == Fate::Late).then_some(serving);
         let call = Call {
             key: key.clone(),
@@ -170,9 +171,8 @@ impl World {
             self.calls.remove(&id);
         }
         if let IntentState::Failed { error, .. } = &state {
-            self.transcript.say(self.now, || {
-                format!("fails: {}: {error}", super::tell::effect(&intent.effect))
-            });
+            self.transcript
+                .say(self.now, || format!("fails: {}: {error}", super::tell::effect(&intent.effect)));
         }
         self.store.settle(&intent.id, state);
         self.controller.in_flight.remove(&intent.id);
@@ -344,7 +344,8 @@ impl World {
     fn send_checkpoint(&mut self, call: &Call, job: &Uid, id: CheckpointId) -> Result<(), EffectError> {
         let record = call.job.as_ref().ok_or_else(|| error(ErrorKind::Rejected, "the job is not there"))?;
         let checkpoint = record.checkpoints.iter().find(|checkpoint| checkpoint.id == id);
-        let checkpoint = checkpoint.ok_or_else(|| error(ErrorKind::Rejected, "there is no such checkpoint"))?;
+        let checkpoint =
+            checkpoint.ok_or_else(|| error(ErrorKind::Rejected, "there is no such checkpoint"))?;
         let session = self.agent(call)?;
         let file = self.files.get(&checkpoint.path);
         let file = file.ok_or_else(|| error(ErrorKind::NotFound, "the file is not there"))?;
@@ -374,10 +375,10 @@ impl World {
             return Ok(());
         }
         let session = self.agent(call)?;
-        let found = self.in_ray(&call.key, &session, |ray, _| ray.get_blob(job, &checkpoint.digest).map(|_| ()));
+        let found =
+            self.in_ray(&call.key, &session, |ray, _| ray.get_blob(job, &checkpoint.digest).map(|_| ()));
         found.unwrap_or(Ok(()))?;
-        let file = File { digest: checkpoint.digest.clone(), good: true };
-        self.files.insert(checkpoint.path.clone(), file);
+        self.files.insert(checkpoint.path.clone(), File { good: true });
         Ok(())
     }
 

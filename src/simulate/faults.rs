@@ -145,8 +145,10 @@ impl World {
         let Some((key, session)) = self.some_ray() else { return };
         self.in_ray(&key, &session, |ray, env| {
             let nodes = ray.floor.nodes.iter().enumerate();
-            let nodes: Vec<usize> =
-                nodes.filter(|(_, node)| !node.head && node.link == Link::Up).map(|(index, _)| index).collect();
+            let nodes: Vec<usize> = nodes
+                .filter(|(_, node)| !node.head && node.link == Link::Up)
+                .map(|(index, _)| index)
+                .collect();
             if let Some(node) = env.random.pick(&nodes).copied() {
                 ray.floor.cut(node, duration, env);
             }
@@ -160,8 +162,10 @@ impl World {
         }
         self.in_ray(&key, &session, |ray, env| {
             let nodes = ray.floor.nodes.iter().enumerate();
-            let nodes: Vec<usize> =
-                nodes.filter(|(_, node)| !node.head && node.link == Link::Up).map(|(index, _)| index).collect();
+            let nodes: Vec<usize> = nodes
+                .filter(|(_, node)| !node.head && node.link == Link::Up)
+                .map(|(index, _)| index)
+                .collect();
             if let Some(node) = env.random.pick(&nodes).copied() {
                 ray.lose_node(node, env);
             }
@@ -205,7 +209,8 @@ impl World {
 
     fn some_machine(&mut self, head: bool) -> Option<(ObjectKey, IntentId)> {
         let machines = self.sites.iter().flat_map(|(key, site)| {
-            let living = site.machines.iter().filter(|(_, machine)| site.lives(machine) && machine.head == head);
+            let living =
+                site.machines.iter().filter(|(_, machine)| site.lives(machine) && machine.head == head);
             living.map(move |(launch, _)| (key.clone(), launch.clone()))
         });
         let machines: Vec<_> = machines.collect();

@@ -141,7 +141,8 @@ impl World {
         }
         for site in self.sites.values() {
             for ray in site.rays.values() {
-                let others = ray.floor.training().filter(|(slot, worker)| slot.job == *job && worker.group != group);
+                let others =
+                    ray.floor.training().filter(|(slot, worker)| slot.job == *job && worker.group != group);
                 if let Some((slot, worker)) = others.into_iter().next() {
                     let message = format!(
                         "group {group} of {job} begins while rank {} of group {} still trains in slot {}",
@@ -157,7 +158,8 @@ impl World {
     fn check_workers(&self, job: &Uid, group: GroupNumber, workers: usize) -> Result<(), Violation> {
         let Some((min, max)) = self.ledger.bounds(job, group) else { return Ok(()) };
         if workers < min as usize || workers > max as usize {
-            let message = format!("group {group} of {job} has {workers} workers, {min} to {max} were allowed");
+            let message =
+                format!("group {group} of {job} has {workers} workers, {min} to {max} were allowed");
             return broken(Invariant::WithinLimits, message);
         }
         Ok(())
@@ -176,7 +178,8 @@ impl World {
         let best = durable.map(|checkpoint| checkpoint.id).max(on_head);
         if from < best {
             let name = |id: Option<CheckpointId>| id.map_or("nothing".to_owned(), |id| id.to_string());
-            let message = format!("group {group} of {job} begins from {}, there is {}", name(from), name(best));
+            let message =
+                format!("group {group} of {job} begins from {}, there is {}", name(from), name(best));
             return broken(Invariant::CheckpointsLast, message);
         }
         Ok(())
@@ -251,12 +254,12 @@ impl World {
                 head_lives.then(|| format!("node {} is ended while it starts", machine.name))
             }
             Some((ray, node)) if node.link == Link::Up && node.alive && machine.leader && ray.up => {
-                let owned = |owner: &(Uid, u64)| {
-                    ray.bridges.get(&owner.0).is_some_and(|bridge| bridge.id == *owner)
-                };
-                let trains = ray.floor.training().find(|(slot, _)| {
-                    ray.floor.nodes[slot.node].id == node.id && owned(&slot.owner)
-                });
+                let owned =
+                    |owner: &(Uid, u64)| ray.bridges.get(&owner.0).is_some_and(|bridge| bridge.id == *owner);
+                let trains = ray
+                    .floor
+                    .training()
+                    .find(|(slot, _)| ray.floor.nodes[slot.node].id == node.id && owned(&slot.owner));
                 let forced = |job: &Uid| !self.store.jobs.contains_key(job);
                 match trains {
                     Some((slot, worker)) if !forced(&slot.job) => Some(format!(

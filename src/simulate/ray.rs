@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bridge::{Blob, Bridge};
 use super::clock::Ms;
 use super::env::{Env, Exit, RayEvent};
-use super::floor::{Actor, Floor, Link, Node};
+use super::floor::{Actor, Floor, Node};
 use crate::action::{EffectError, ErrorKind};
 use crate::api::ids::{Digest, RayNodeId, Uid};
 use crate::api::observed::{LAUNCH_LABEL, NODE_LABEL};
@@ -60,7 +60,7 @@ impl Ray {
     pub(super) fn new(head: Node) -> Self {
         Self {
             head: head.id.clone(),
-            floor: Floor { nodes: vec![head], ..Floor::default() },
+            floor: Floor::of(head),
             up: true,
             submissions: BTreeMap::new(),
             agent: None,
@@ -291,7 +291,7 @@ impl Ray {
     }
 
     /// Makes a job's bridge, unless there is one.
-    fn make_bridge(&mut self, job: &Uid, revision: u64, env: &mut Env<'_>) -> Result<(), EffectError> {
+    fn make_bridge(&mut self, job: &Uid, env: &mut Env<'_>) -> Result<(), EffectError> {
         if self.agent.as_ref().is_some_and(|agent| agent.dead.contains_key(job)) {
             return Err(rejected("its bridge is dead and has not been removed"));
         }
@@ -301,7 +301,7 @@ impl Ray {
             let inherits = !self.directories.insert(job.clone());
             let fence = if inherits { env.lease + FENCE_MARGIN_MS } else { 0 };
             let id = (job.clone(), self.made);
-            self.bridges.insert(job.clone(), Bridge::new(id, revision, fence));
+            self.bridges.insert(job.clone(), Bridge::new(id, fence));
         }
         Ok(())
     }
@@ -317,7 +317,7 @@ impl Ray {
     ) -> Result<(), EffectError> {
         self.asked(job, document.revision)?;
         match expected {
-            None => self.make_bridge(job, document.revision, env)?,
+            None => self.make_bridge(job, env)?,
             Some(name) if self.bridges.get(job).is_none_or(|bridge| bridge.name() != name) => {
                 return Err(rejected("another bridge is there, or none"));
             }
@@ -338,7 +338,7 @@ impl Ray {
         env: &mut Env<'_>,
     ) -> Result<(), EffectError> {
         self.asked(job, revision)?;
-        self.make_bridge(job, revision, env)?;
+        self.make_bridge(job, env)?;
         if let Some(bridge) = self.bridges.get_mut(job) {
             bridge.add_blob(blob);
         }
@@ -373,10 +373,8 @@ impl Ray {
     pub(super) fn get_blob(&self, job: &Uid, digest: &Digest) -> Result<&Blob, EffectError> {
         self.agent.as_ref().ok_or_else(|| unavailable("no agent answers"))?;
         let blob = self.bridges.get(job).and_then(|bridge| bridge.blob(digest));
-        let blob = blob.ok_or_else(|| EffectError {
-            kind: ErrorKind::NotFound,
-            message: "no such blob".to_owned(),
-        })?;
+        let blob = blob
+            .ok_or_else(|| EffectError { kind: ErrorKind::NotFound, message: "no such blob".to_owned() })?;
         if blob.good { Ok(blob) } else { Err(unavailable("it did not arrive whole")) }
     }
 
@@ -427,11 +425,6 @@ fn describe_node(node: &Node) -> RayNode {
         resources: node.resources.clone(),
         labels: labels.collect(),
     }
-}
-
-/// Whether a node's raylet runs.
-pub(super) fn runs(node: &Node) -> bool {
-    node.link != Link::Gone
 }
 
 fn unavailable(message: &str) -> EffectError {

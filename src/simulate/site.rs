@@ -67,8 +67,10 @@ impl Site {
 
     pub(super) fn foreign_node(&mut self, head: bool, cpus: u32) -> Node {
         let id = self.ray_id();
-        let resources: BTreeMap<String, f64> = [("CPU".to_owned(), f64::from(cpus)), ("memory".to_owned(), 64e9)].into();
-        let total = Capacity { cpu: u64::from(cpus) * 1000, memory: Some(64_000_000_000), ..Capacity::default() };
+        let resources: BTreeMap<String, f64> =
+            [("CPU".to_owned(), f64::from(cpus)), ("memory".to_owned(), 64e9)].into();
+        let total =
+            Capacity { cpu: u64::from(cpus) * 1000, memory: Some(64_000_000_000), ..Capacity::default() };
         Node {
             address: format!("10.0.0.{}", self.made),
             id,

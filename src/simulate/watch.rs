@@ -81,7 +81,8 @@ impl World {
             None if self.now < self.hidden_until(key) => self.random.between(2_000, 20_000),
             None => self.random.between(2, 120),
         };
-        let news = answer.map_or_else(|| News::Silence(self.ended(key, &incarnation, submission)), News::State);
+        let news =
+            answer.map_or_else(|| News::Silence(self.ended(key, &incarnation, submission)), News::State);
         let Some(watch) = self.controller.watches.get_mut(key) else { return };
         watch.asking = false;
         watch.arrives = (self.now + lag).max(watch.arrives + 1);
@@ -139,7 +140,8 @@ impl World {
                     None => watch.ended.fail(now, "no answer".to_owned()),
                 }
                 let same = before.0
-                    && before.1.fresh().map(|(_, ended)| ended) == watch.ended.fresh().map(|(_, ended)| ended);
+                    && before.1.fresh().map(|(_, ended)| ended)
+                        == watch.ended.fresh().map(|(_, ended)| ended);
                 if !watch.asking {
                     watch.asking = true;
                     let retry = self.now + self.random.between(500, 3_000);

@@ -16,7 +16,7 @@ use super::transcript::Transcript;
 use super::watch::News;
 use super::{Options, Probe};
 use crate::action::IntentState;
-use crate::api::ids::{Digest, IntentId, Uid};
+use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::plan::{Plan, Snapshot};
@@ -64,7 +64,6 @@ pub enum UserAction {
 
 /// A file in durable storage.
 pub(super) struct File {
-    pub(super) digest: Digest,
     /// Whether it still is what its digest says.
     pub(super) good: bool,
 }
@@ -272,8 +271,9 @@ fn changed(object: &AnyObject) -> String {
     match object {
         AnyObject::Cluster(cluster) => {
             let groups = cluster.spec.worker_groups.iter();
-            let groups: Vec<String> =
-                groups.map(|group| format!("{} {}..{}", group.name, group.min_nodes, group.max_nodes)).collect();
+            let groups: Vec<String> = groups
+                .map(|group| format!("{} {}..{}", group.name, group.min_nodes, group.max_nodes))
+                .collect();
             format!("suspend {}, groups [{}]", cluster.spec.suspend, groups.join(", "))
         }
         AnyObject::Job(job) => {

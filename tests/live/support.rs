@@ -257,14 +257,17 @@ impl World {
             .map(|(_, what)| what)
             .collect();
         assert!(left.is_empty(), "processes were left behind: {left:#?}");
-        let left: Vec<PathBuf> = self.temporary_directories().into_iter().filter(|path| path.exists()).collect();
+        let left: Vec<PathBuf> =
+            self.temporary_directories().into_iter().filter(|path| path.exists()).collect();
         assert!(left.is_empty(), "directories were left behind: {left:#?}");
     }
 
     /// The temporary directory of every cluster that this world's controllers have opened.
     fn temporary_directories(&self) -> BTreeSet<PathBuf> {
         let log = self.log();
-        let opened = log.lines().filter_map(|line| line.split("OpenCluster { incarnation: \"").nth(1)?.split('"').next());
+        let opened = log
+            .lines()
+            .filter_map(|line| line.split("OpenCluster { incarnation: \"").nth(1)?.split('"').next());
         opened.map(|id| PathBuf::from(format!("/tmp/rc-{}/{id}", nix::unistd::geteuid()))).collect()
     }
 

@@ -145,7 +145,12 @@ impl Bridge {
         }))
     }
 
-    fn start_beside(&mut self, number: GroupNumber, floor: &mut Floor, env: &mut Env<'_>) -> Option<Preparing> {
+    fn start_beside(
+        &mut self,
+        number: GroupNumber,
+        floor: &mut Floor,
+        env: &mut Env<'_>,
+    ) -> Option<Preparing> {
         let prepare = self.groups.get(&number).map(|group| group.spec.prepare);
         if prepare != Some(Prepare::Full) && self.current.is_some() {
             return None;
@@ -170,8 +175,10 @@ impl Bridge {
         group.started = true;
         group.phase = GroupPhase::Starting;
         group.times.insert("started", env.now);
-        for slot in group.slots.iter().filter_map(|id| self.slots.get_mut(id)) {
-            slot.listen(floor, env.now);
+        for id in &group.slots {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.listen(floor, env.now);
+            }
         }
     }
 

@@ -291,7 +291,12 @@ impl Seen<'_> {
             Exit::Code(code) => (Some(code), None),
             Exit::Signal(signal) => (None, Some(signal.to_owned())),
         };
-        Outcome::Failed { rank: u32::try_from(rank).unwrap_or(0), code, signal, tail: "it fails\n".to_owned() }
+        Outcome::Failed {
+            rank: u32::try_from(rank).unwrap_or(0),
+            code,
+            signal,
+            tail: "it fails\n".to_owned(),
+        }
     }
 
     pub(super) fn describe_ranks(&self) -> Vec<RankReport> {
