@@ -70,7 +70,12 @@ impl<'a> JobDraft<'a> {
 
     /// The bridge's report, if the bridge lives.
     pub(super) fn living_bridge(&self) -> Option<&'a BridgeReport> {
-        self.bridge.filter(|bridge| bridge.phase != BridgePhase::Dead)
+        self.bridge.filter(|_| !self.is_dead())
+    }
+
+    /// Whether the job has a bridge that is known to be dead.
+    pub(super) fn is_dead(&self) -> bool {
+        self.bridge.is_some_and(|bridge| bridge.phase == BridgePhase::Dead)
     }
 
     pub(super) fn wait(&mut self, waiting: Waiting) {
@@ -160,6 +165,12 @@ impl<'a> Draft<'a> {
     /// The unsettled intent on a target.
     pub(super) fn pending(&self, target: &Target) -> Option<&Intent> {
         self.intents.values().find(|intent| intent.effect.target() == *target)
+    }
+
+    /// The removal of a job's bridge, if one is under way.
+    pub(super) fn removal_of(&self, job: &Uid) -> Option<Effect> {
+        let pending = self.pending(&Target::Bridge(job.clone()))?;
+        matches!(pending.effect, Effect::RemoveBridge { .. }).then(|| pending.effect.clone())
     }
 
     /// Whether it is not known what came of a launch.

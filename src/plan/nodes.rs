@@ -46,7 +46,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, cluster: &RayCluster, allocation: &All
         let wanted = wanted_nodes(draft, group, &workers) + allocation.new_nodes(&group.name);
         let wanted = wanted.clamp(group.min_nodes, group.max_nodes);
         draft.report.cluster.desired_nodes += wanted;
-        launch_missing(draft, cluster, group, wanted);
+        launch_missing(draft, cluster, group, wanted, &workers);
         give_back_idle(draft, group, wanted, &workers);
     }
     for name in nodes_of_no_group(draft, cluster) {
@@ -98,23 +98,40 @@ pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
 /// How many nodes of a group are kept: those with workers, and those that are not idle for long enough.
 fn wanted_nodes(draft: &Draft<'_>, group: &WorkerGroup, workers: &BTreeMap<NodeName, u32>) -> u32 {
     let limit = draft.now - group.idle_timeout.signed();
-    let kept = draft.record.nodes.iter().filter(|(name, node)| {
-        node.group.as_ref() == Some(&group.name)
-            && node.state.is_wanted()
-            && node.template == group.template
-            && (workers.contains_key(*name) || node.idle_since.is_none_or(|since| since > limit))
+    let nodes = draft.record.nodes.iter().filter(|(name, node)| is_of_use(group, workers, name, node));
+    let kept = nodes.filter(|(name, node)| {
+        workers.contains_key(*name) || node.idle_since.is_none_or(|since| since > limit)
     });
     u32::try_from(kept.count()).unwrap_or(u32::MAX)
 }
 
-fn launch_missing(draft: &mut Draft<'_>, cluster: &RayCluster, group: &WorkerGroup, wanted: u32) {
+/// Whether a node counts as one that a group should have: one of an outdated template does while it has workers.
+fn is_of_use(
+    group: &WorkerGroup,
+    workers: &BTreeMap<NodeName, u32>,
+    name: &NodeName,
+    node: &NodeRecord,
+) -> bool {
+    node.group.as_ref() == Some(&group.name)
+        && node.state.is_wanted()
+        && (node.template == group.template || workers.contains_key(name))
+}
+
+fn launch_missing(
+    draft: &mut Draft<'_>,
+    cluster: &RayCluster,
+    group: &WorkerGroup,
+    wanted: u32,
+    workers: &BTreeMap<NodeName, u32>,
+) {
     // The head's control service must be there; the agent is submitted through it.
     if draft.record.agent.is_none() {
         return;
     }
     let count = |draft: &Draft<'_>, every: bool| {
-        let nodes = draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
-        let nodes = nodes.filter(|node| every || (node.state.is_wanted() && node.template == group.template));
+        let nodes = draft.record.nodes.iter().filter(|(name, node)| {
+            (every && node.group.as_ref() == Some(&group.name)) || is_of_use(group, workers, name, node)
+        });
         u32::try_from(nodes.count()).unwrap_or(u32::MAX)
     };
     let every = draft.guarded(Guard::EveryNodeCounts);
@@ -175,7 +192,7 @@ fn give_back_idle(
         if node.group.as_ref() != Some(&group.name) || !node.state.is_wanted() {
             continue;
         }
-        kept += 1;
+        kept += u32::from(is_of_use(group, workers, &name, node));
         let ready = matches!(node.state, NodeState::Ready { .. });
         if workers.contains_key(&name) || !ready {
             node.idle_since = None;

@@ -62,6 +62,8 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             if let Some(record) = job_record(draft, job) {
                 record.binding = None;
                 record.document = None;
+                // What was asked of that bridge, and may still arrive, is older than whatever comes now.
+                record.revision += 1;
             }
         }
         Effect::FetchCheckpoint { job, checkpoint } => {

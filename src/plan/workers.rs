@@ -186,9 +186,15 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
         wait(draft, index, Waiting::blocked("Unreachable", message));
         return None;
     }
-    if job.bridge.is_some_and(|bridge| bridge.phase == BridgePhase::Dead) {
+    if job.is_dead() {
         draft.intend(Effect::RemoveBridge { job: uid });
         wait(draft, index, Waiting::going_on("BridgeDied", "its bridge died; another is being made"));
+        return None;
+    }
+    // A removal that was begun is finished: nobody knows how far it is.
+    if let Some(removal) = draft.removal_of(&uid) {
+        draft.intend(removal);
+        wait(draft, index, Waiting::going_on("Stopping", "its bridge is being ended"));
         return None;
     }
     let bridge = job.living_bridge();

@@ -292,15 +292,15 @@ impl World {
         let (key, launch) = (&call.key, &call.intent.id);
         let incarnation =
             call.incarnation.as_ref().ok_or_else(|| error(ErrorKind::Rejected, "the cluster is not open"))?;
-        if self.site(key).hopeless && !head {
+        let site = self.site(key);
+        if site.machines.get(launch).is_some_and(|machine| site.lives(machine)) {
+            return Ok(());
+        }
+        if site.hopeless && !head {
             return Err(error(ErrorKind::Rejected, "there is no capacity"));
         }
         if self.faulty(self.faults.rejected_launches) {
             return Err(error(ErrorKind::Rejected, "it cannot be started now"));
-        }
-        let site = self.site(key);
-        if site.machines.get(launch).is_some_and(|machine| site.lives(machine)) {
-            return Ok(());
         }
         let group = self.store.records.get(key).and_then(|record| record.nodes.get(node)?.group.clone());
         let sound = !self.faulty(self.faults.bad_machines);
@@ -333,12 +333,9 @@ impl World {
         let told = record.document.as_ref().filter(|document| document.revision == revision);
         let Some(told) = told else { return Ok(()) }; // A newer one has taken its place.
         let fence = told.fence_until.map_or(0, |until| moment(until).saturating_sub(self.now));
-        let expected = record.binding.as_ref().and_then(|binding| binding.bridge.as_ref());
-        let expected = expected.map(|(name, _)| name.as_str());
         let session = self.agent(call)?;
         let told: &Document = told;
-        self.in_ray(&call.key, &session, |ray, env| ray.put_document(job, told, fence, expected, env))
-            .unwrap_or(Ok(()))
+        self.in_ray(&call.key, &session, |ray, env| ray.put_document(job, told, fence, env)).unwrap_or(Ok(()))
     }
 
     fn send_checkpoint(&mut self, call: &Call, job: &Uid, id: CheckpointId) -> Result<(), EffectError> {

@@ -265,8 +265,9 @@ impl World {
     fn stray(&self, key: &ObjectKey) -> Option<String> {
         let site = self.sites.get(key)?;
         let record = self.store.records.get(key);
-        let known =
-            |launch: &IntentId| record.is_some_and(|record| record.nodes.values().any(|node| node.launch == *launch));
+        let known = |launch: &IntentId| {
+            record.is_some_and(|record| record.nodes.values().any(|node| node.launch == *launch))
+        };
         let stray = site.machines.iter().find(|(launch, machine)| site.lives(machine) && !known(launch));
         stray.map(|(_, machine)| format!("node {} runs, and nobody knows it", machine.name))
     }

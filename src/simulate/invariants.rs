@@ -248,6 +248,9 @@ impl World {
         let ray_up = site.rays.get(&machine.incarnation).is_some_and(|ray| ray.up);
         let age = self.now - machine.launched;
         let joins_in_time = age < self.options.settings.join_timeout.millis;
+        // A head that has never been heard is not known to have joined, sound or not.
+        let agent = self.store.records.get(key).and_then(|record| record.agent.as_ref());
+        let unheard = !joins_in_time && agent.is_none_or(|agent| !agent.answered);
         let message = match site.node_of(machine) {
             None if machine.sound && machine.leader && joins_in_time && wanted && unchanged => {
                 let head_lives = machine.head || ray_up;
@@ -266,7 +269,9 @@ impl World {
                         "node {} is ended while group {} of {} trains on it",
                         machine.name, worker.group, slot.job
                     )),
-                    _ if machine.head && wanted => Some("the head is ended though it is sound".to_owned()),
+                    _ if machine.head && wanted && !unheard => {
+                        Some("the head is ended though it is sound".to_owned())
+                    }
                     _ => None,
                 }
             }

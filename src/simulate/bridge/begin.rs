@@ -247,11 +247,11 @@ impl Bridge {
     // --- Switching -----------------------------------------------------------------------------------------------
 
     /// From the running group, if any, to a prepared one.
-    pub(super) fn switch(&mut self, number: GroupNumber, env: &mut Env<'_>) {
+    pub(super) fn switch(&mut self, number: GroupNumber, floor: &mut Floor, env: &mut Env<'_>) {
         let grace = self.document.as_ref().map_or(0, |document| document.checkpoint_timeout.millis);
         match self.current {
             Some(old) => self.begin_halt(old, grace, Then::Switch(number), env),
-            None => self.doing = Doing::Switching(Switching { number, stage: Stage::Reserving }),
+            None => self.switch_now(number, floor, env),
         }
     }
 

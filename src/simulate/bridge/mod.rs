@@ -269,7 +269,7 @@ impl Bridge {
         }
         let prepared = self.groups.get(&number).is_some_and(|group| group.phase == GroupPhase::Prepared);
         if self.next == Some(number) && prepared && activate {
-            self.switch(number, env);
+            self.switch(number, floor, env);
             return true;
         }
         false

@@ -49,7 +49,8 @@ impl Plot {
         let mut clusters = Vec::new();
         let foreign = random.f64() < 0.25;
         if foreign {
-            clusters.push((FOREIGN, spec(json!({"provider": {"existing": {"address": "http://head:8265"}}}))));
+            clusters
+                .push((FOREIGN, spec(json!({"provider": {"existing": {"address": "http://head:8265"}}}))));
         }
         let built_in = random.f64() < 0.2;
         let own = random.usize(usize::from(!foreign && !built_in)..=2);
@@ -117,7 +118,9 @@ impl Plot {
             6 => spec.resources.cpu = MilliCpu(random.u64(1..=2) * 1000),
             7 => {
                 spec.runtime_env = match random.f64() {
-                    share if share < 0.3 => [(BROKEN_ENVIRONMENT.to_owned(), json!(true))].into_iter().collect(),
+                    share if share < 0.3 => {
+                        [(BROKEN_ENVIRONMENT.to_owned(), json!(true))].into_iter().collect()
+                    }
                     share => [("version".to_owned(), json!((share * 10.0) as u32))].into_iter().collect(),
                 };
             }
@@ -130,6 +133,7 @@ impl Plot {
                 spec.checkpoint.keep = random.u32(2..=4);
             }
         }
+        admit(spec);
         Some(UserAction::Apply(job(name, spec.clone())))
     }
 
@@ -270,7 +274,14 @@ fn some_job(random: &mut Rng, clusters: &[&'static str]) -> AdaptDLJobSpec {
         spec.artifacts.paths = vec!["model.pt".to_owned()];
         spec.artifacts.destination = random.bool().then(|| "/models".to_owned());
     }
+    admit(&mut spec);
     spec
+}
+
+/// Other manifests are refused.
+fn admit(spec: &mut AdaptDLJobSpec) {
+    let bounds = spec.min_replicas.max(1)..=spec.max_replicas;
+    spec.scaling.replicas = spec.scaling.replicas.map(|it| it.clamp(*bounds.start(), *bounds.end()));
 }
 
 fn args(random: &mut Rng) -> Vec<String> {

@@ -27,12 +27,15 @@ fn doubt_job(snapshot: &Snapshot, plan: &Plan, view: &JobView) -> Result<(), Str
         return Ok(()); // It is told of by the cluster that it still is on.
     }
     let status = job_status(snapshot, &view.job, record, report);
-    let fail = |claim: &str| Err(format!("{} claims {claim}: {status:?}", view.job.metadata.name));
+    let fail = |claim: &str| {
+        Err(format!("{} claims {claim}, {}: {}", view.job.metadata.name, status.phase, status.message))
+    };
     let heard = snapshot.seen.agent.fresh().and_then(|(_, agent)| agent.jobs.get(uid));
     let training = |bridge: &BridgeReport| {
-        let groups = bridge.groups.iter().filter(|group| {
-            matches!(group.phase, GroupPhase::Running) && Some(group.number) == status.group
-        });
+        let groups = bridge
+            .groups
+            .iter()
+            .filter(|group| matches!(group.phase, GroupPhase::Running) && Some(group.number) == status.group);
         groups.count() == 1
     };
     if status.phase == JobPhase::Running && !heard.is_some_and(training) {
