@@ -72,6 +72,13 @@ pub(super) struct Slot {
     orphan: bool,
 }
 
+impl Slot {
+    /// When its bridge asked it last, as it does all the time.
+    pub(super) fn asked_last(&self, now: Ms) -> Ms {
+        self.alone_since.unwrap_or(now)
+    }
+}
+
 /// What a slot does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {

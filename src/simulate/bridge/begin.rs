@@ -2,7 +2,7 @@
 
 use super::end::Then;
 use super::group::{Known, Reservation, Training};
-use super::{Bridge, Doing, Seen};
+use super::{Blob, Bridge, Doing, Seen};
 use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, Digest, GroupNumber};
 use crate::api::record::Prepare;
@@ -320,7 +320,9 @@ impl Bridge {
 
     /// The newest good checkpoint for a group.
     fn restore(&mut self, number: GroupNumber) -> Result<Option<(CheckpointId, Digest)>, Outcome> {
-        while let Some(index) = self.blobs.iter().rposition(|blob| blob.kind == BlobKind::Checkpoint) {
+        let least = self.groups.get(&number).and_then(|group| group.spec.restore);
+        let newest = |blob: &Blob| blob.kind == BlobKind::Checkpoint && Some(blob.id) >= least;
+        while let Some(index) = self.blobs.iter().rposition(newest) {
             if self.blobs[index].good {
                 return Ok(Some((self.blobs[index].id, self.blobs[index].digest.clone())));
             }
@@ -328,11 +330,13 @@ impl Bridge {
             let message = format!("the checkpoint of group {} does not match its digest", blob.id.group);
             self.note(EventType::Warning, "CheckpointUnreadable", message);
         }
-        if self.groups.get(&number).is_some_and(|group| group.spec.restore.is_some()) {
-            let message = "no good checkpoint is left on the cluster".to_owned();
-            return Err(Outcome::NoCheckpoint { message });
+        match least {
+            Some(least) => {
+                let message = format!("no good checkpoint from {least} on is left on the cluster");
+                Err(Outcome::NoCheckpoint { message })
+            }
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// Lets a group's workers train.

@@ -52,6 +52,9 @@ impl Reservation {
         let Some(slot) = floor.slots.get(&self.actor) else { return };
         let node = &floor.nodes[slot.node];
         let waiting = matches!(self.state, Known::Pending | Known::Ready);
+        if waiting {
+            self.last_contact = slot.asked_last(now);
+        }
         if !waiting || (node.link != Link::Up && node.alive) {
             return;
         }
@@ -63,7 +66,6 @@ impl Reservation {
             SlotState::Ended => self.state = gone,
             SlotState::Open => {
                 self.state = Known::Ready;
-                self.last_contact = now;
                 for worker in &slot.workers {
                     let run = Run { arrived: worker.arrived, released: worker.released, exit: worker.exit };
                     self.runs.insert(worker.group, run);
