@@ -397,16 +397,10 @@ fn ended(
             begin(draft, index, Some(bridge), nodes, reason, message);
         }
         Some(training) if is_as_wanted(draft, index, training.number, nodes) => keep(draft, index, training),
-        Some(_) => match trouble(draft, index) {
-            Some(waiting) => wait(draft, index, waiting),
-            None => want(
-                draft,
-                index,
-                nodes,
-                GroupReason::Retried,
-                "the group before could not be had".to_owned(),
-            ),
-        },
+        Some(_) => {
+            let message = "the group before could not be had".to_owned();
+            replace(draft, index, nodes, GroupReason::Retried, message);
+        }
     }
 }
 
@@ -436,20 +430,13 @@ fn keep(draft: &mut Draft<'_>, index: usize, training: &GroupReport) {
 fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, nodes: &[NodeName]) {
     let job = &draft.jobs[index];
     let Some(group) = job.record.target().cloned() else { return };
-    if nodes.is_empty() {
-        return wait(
-            draft,
-            index,
-            Waiting::blocked("WaitingForNodes", "there are no nodes to move its workers to"),
-        );
-    }
     if group.program != program_digest(&job.job.spec) {
         let message = "the manifest wants another program, environment or resources".to_owned();
-        return retry_or_want(draft, index, nodes, GroupReason::SpecChanged, message);
+        return replace(draft, index, nodes, GroupReason::SpecChanged, message);
     }
     if !same_nodes(&group.nodes, nodes) {
         let (reason, message) = why_moved(job, allocated, nodes);
-        return retry_or_want(draft, index, nodes, reason, message);
+        return replace(draft, index, nodes, reason, message);
     }
     if !allocated.complete {
         let message = format!("more nodes are being started for {} workers", allocated.decision.replicas);
@@ -458,13 +445,12 @@ fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, 
     refresh(draft, index);
 }
 
-fn retry_or_want(
-    draft: &mut Draft<'_>,
-    index: usize,
-    nodes: &[NodeName],
-    reason: GroupReason,
-    message: String,
-) {
+/// Wants another group in the place of the one that trains, as soon as there is any sense in trying.
+fn replace(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
+    if nodes.is_empty() {
+        let message = "there are no nodes to move its workers to";
+        return wait(draft, index, Waiting::blocked("WaitingForNodes", message));
+    }
     match trouble(draft, index) {
         Some(waiting) => wait(draft, index, waiting),
         None => want(draft, index, nodes, reason, message),

@@ -17,6 +17,8 @@ pub(super) struct Watch {
     /// Which watch it is: what another asked for is not for it.
     serial: u64,
     pub(super) agent: Observed<AgentState>,
+    /// What of that is more than progress.
+    essence: Option<AgentState>,
     pub(super) ended: Observed<Option<String>>,
     /// Whether the agent will soon be asked.
     asking: bool,
@@ -125,12 +127,17 @@ impl World {
         };
         match news {
             News::State(state) => {
-                watch.agent = Observed::seen(now, state);
-                if watch.progress <= self.now {
+                let essence = state.essence();
+                let news = watch.agent.fresh().is_none() || watch.essence.as_ref() != Some(&essence);
+                (watch.agent, watch.essence) = (Observed::seen(now, state), Some(essence));
+                let progress = watch.progress <= self.now;
+                if progress {
                     watch.progress = next;
                     self.queue.push(next, Event::Asks(key.clone(), serial));
                 }
-                self.wake(key.clone(), 0);
+                if news || progress {
+                    self.wake(key.clone(), 0);
+                }
             }
             News::Silence(ended) => {
                 let before = (watch.agent.error.is_some(), watch.ended.clone());

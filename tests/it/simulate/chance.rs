@@ -22,7 +22,7 @@ const JOBS: [&str; 3] = ["ada", "bob", "cy"];
 /// Puts a history into a world; says when its troubles are over.
 pub(super) fn plot(seed: u64, world: &mut Simulation) -> u64 {
     let mut plot = Plot::new(seed);
-    let end = plot.random.u64(3..=14) * MINUTE;
+    let end = plot.random.u64(2..=9) * MINUTE;
     plot.begin(world);
     for _ in 0..plot.random.u32(0..=7) {
         plot.edit(world, end);
@@ -129,7 +129,7 @@ impl Plot {
                 spec.cluster_ref = some_cluster(random, &names);
             }
             _ => {
-                spec.checkpoint.interval = Span::from_secs(random.u64(0..=200));
+                spec.checkpoint.interval = Span::from_secs(interval(random));
                 spec.checkpoint.keep = random.u32(2..=4);
             }
         }
@@ -260,7 +260,7 @@ fn some_job(random: &mut Rng, clusters: &[&'static str]) -> AdaptDLJobSpec {
     spec.resources.cpu = MilliCpu(random.u64(1..=2) * 1000);
     spec.backoff_limit = random.u32(1..=20);
     spec.checkpoint.timeout = Span::from_secs(random.u64(5..=60));
-    spec.checkpoint.interval = Span::from_secs(random.u64(0..=200));
+    spec.checkpoint.interval = Span::from_secs(interval(random));
     spec.rescale.timeout = Span::from_secs(random.u64(0..=60));
     spec.rescale.overlap = random.f64() < 0.8;
     if random.f64() < 0.3 {
@@ -290,4 +290,8 @@ fn args(random: &mut Rng) -> Vec<String> {
         1 => vec![FAIL_IN_TRAINING.to_owned()],
         number => vec![format!("--number={number}")],
     }
+}
+
+fn interval(random: &mut Rng) -> u64 {
+    if random.f64() < 0.2 { 0 } else { random.u64(20..=200) }
 }
