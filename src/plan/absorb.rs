@@ -71,7 +71,10 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                 draft.cluster_event(EventType::Normal, "NodeReady", format!("node {name} has joined"));
             }
             NodeState::Launching { since } if cause.is_none() => {
-                let limit = *since + draft.snapshot.settings.join_timeout.signed();
+                // Only through the agent is a head known to have joined: it cannot be before that was submitted.
+                let submitted = draft.record.agent.as_ref().filter(|_| head).map(|agent| agent.since);
+                let since = submitted.map_or(*since, |submitted| submitted.max(*since));
+                let limit = since + draft.snapshot.settings.join_timeout.signed();
                 // A controller that has just started has not asked yet.
                 let asked = draft.agent().is_some() || (head && cannot_be_asked(draft));
                 if asked && draft.is_due(limit) {

@@ -1,6 +1,6 @@
 //! A cluster's life: when it is opened, when its head and its agent are started, and when it is given back.
 
-use super::draft::{Draft, more_trouble};
+use super::draft::{Draft, JobDraft, more_trouble};
 use super::nodes;
 use super::report::Waiting;
 use super::snapshot::Removal;
@@ -62,7 +62,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
 /// There is no cluster of this name: the built-in one is made, any other is waited for.
 fn provide(draft: &mut Draft<'_>) {
     let key = draft.snapshot.key.clone();
-    let needed = draft.jobs.iter().any(|job| job.record.outcome.is_none() && !job.job.metadata.is_deleting());
+    let needed = draft.jobs.iter().any(JobDraft::is_to_run);
     if key.namespace == DEFAULT_NAMESPACE && key.name == LOCAL_CLUSTER && needed {
         draft.creations.push(AnyObject::Cluster(Box::new(built_in(draft))));
     }

@@ -322,6 +322,7 @@ fn begin(
         return wait(draft, index, waiting);
     }
     if nodes.is_empty() {
+        make_room(draft, index);
         return wait(
             draft,
             index,
@@ -346,13 +347,26 @@ fn want(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupRe
     let waiting = match want_group(draft, index, NewGroup { nodes, reason, message }) {
         Ok(number) => Waiting::going_on("Preparing", format!("group {number} is wanted")),
         Err(NoRoom::TakenBy(jobs)) => {
+            make_room(draft, index);
             Waiting::going_on("WaitingForRoom", format!("{jobs} still has its room"))
         }
         Err(NoRoom::NodeGone(node)) => {
+            make_room(draft, index);
             Waiting::going_on("WaitingForNodes", format!("node {node} is not there yet"))
         }
     };
     wait(draft, index, waiting);
+}
+
+/// A job that has to wait and has nothing that runs gives back its slots: others may be waiting for them.
+fn make_room(draft: &mut Draft<'_>, index: usize) {
+    let job = &draft.jobs[index];
+    let active = job.living_bridge().is_some_and(|bridge| {
+        bridge.groups.iter().any(|group| matches!(group.phase, GroupPhase::Running | GroupPhase::Stopping))
+    });
+    if !active && job.record.target().is_some() {
+        stop(draft, index, Span::from_secs(0));
+    }
 }
 
 /// The newest durable checkpoint, if the bridge has none as new.

@@ -11,6 +11,7 @@ use crate::api::ids::{CheckpointId, GroupNumber, IntentId, Uid};
 use crate::api::job::AdaptDLJobSpec;
 use crate::api::meta::{FORCE_DELETE, ObjectKey};
 use crate::api::object::RayCluster;
+use crate::api::record::NodeState;
 use crate::api::status::JobPhase;
 use crate::plan::{Plan, Snapshot};
 
@@ -63,6 +64,8 @@ pub(super) struct Ledger {
     decided: BTreeMap<(Uid, GroupNumber), Ms>,
     /// The newest group of each job that began.
     begun: BTreeMap<Uid, GroupNumber>,
+    /// The heads that were given up because they were not heard in time, sound or not.
+    given_up: BTreeSet<IntentId>,
     /// The jobs of which a durable checkpoint was spoilt: one is enough, for two are kept.
     spoilt: BTreeSet<Uid>,
     /// The jobs whose programs have done their work.
@@ -93,6 +96,16 @@ impl Ledger {
             if let Some(group) = record.groups.last() {
                 let at = (uid.clone(), group.number);
                 self.decided.entry(at).or_insert_with(|| moment(snapshot.now));
+            }
+        }
+        for node in plan.record.nodes.values().filter(|node| node.group.is_none()) {
+            let before = snapshot.record.nodes.values().find(|before| before.launch == node.launch);
+            let since = before.filter(|before| matches!(before.state, NodeState::Launching { .. }));
+            let limit = since.map(|before| before.state.since() + snapshot.settings.join_timeout.signed());
+            if matches!(node.state, NodeState::Terminating { .. })
+                && limit.is_some_and(|at| at <= snapshot.now)
+            {
+                self.given_up.insert(node.launch.clone());
             }
         }
     }
@@ -235,6 +248,12 @@ impl World {
     pub(super) fn check_termination(&mut self, key: &ObjectKey, launch: &IntentId) {
         let Some(site) = self.sites.get(key) else { return };
         let Some(machine) = site.machines.get(launch).filter(|machine| site.lives(machine)) else { return };
+        let given_up = |head: &IntentId| {
+            site.machines.get(head).is_some_and(|head| head.incarnation == machine.incarnation)
+        };
+        if self.ledger.given_up.iter().any(given_up) {
+            return;
+        }
         let cluster = self.store.clusters.get(key);
         let wanted = cluster.is_some_and(|cluster| !cluster.metadata.is_deleting() && !cluster.spec.suspend);
         let unchanged = cluster.is_some_and(|cluster| match &machine.group {
@@ -248,9 +267,6 @@ impl World {
         let ray_up = site.rays.get(&machine.incarnation).is_some_and(|ray| ray.up);
         let age = self.now - machine.launched;
         let joins_in_time = age < self.options.settings.join_timeout.millis;
-        // A head that has never been heard is not known to have joined, sound or not.
-        let agent = self.store.records.get(key).and_then(|record| record.agent.as_ref());
-        let unheard = !joins_in_time && agent.is_none_or(|agent| !agent.answered);
         let message = match site.node_of(machine) {
             None if machine.sound && machine.leader && joins_in_time && wanted && unchanged => {
                 let head_lives = machine.head || ray_up;
@@ -269,9 +285,7 @@ impl World {
                         "node {} is ended while group {} of {} trains on it",
                         machine.name, worker.group, slot.job
                     )),
-                    _ if machine.head && wanted && !unheard => {
-                        Some("the head is ended though it is sound".to_owned())
-                    }
+                    _ if machine.head && wanted => Some("the head is ended though it is sound".to_owned()),
                     _ => None,
                 }
             }
