@@ -45,7 +45,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
             .report
             .cluster
             .waiting
-            .push(Waiting::going_on("Rebuilding", "the head is lost; the rest is being ended"));
+            .push(Waiting::going_on("Rebuilding", "it has no head any more; the rest is being ended"));
         return close_when_empty(draft);
     }
     match draft.record.incarnation.clone() {
@@ -112,6 +112,12 @@ fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
     if jobs > 0 {
         let message = format!("{jobs} of its jobs are being stopped");
         draft.report.cluster.waiting.push(Waiting::going_on("StoppingJobs", message));
+        // Only through the agent can they be stopped; with the head they have ended.
+        match draft.record.incarnation.clone() {
+            _ if draft.record.ending => close_when_empty(draft),
+            Some(incarnation) => ensure_agent(draft, &incarnation),
+            None => {}
+        }
         return;
     }
     if let (false, Some(agent)) = (is_ours(cluster), draft.record.agent.clone()) {

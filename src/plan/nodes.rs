@@ -86,6 +86,8 @@ pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
     for node in draft.record.nodes.values_mut() {
         let ending = matches!(node.state, NodeState::Terminating { .. });
         if !ending && (node.group.is_some() || workers == 0) {
+            // Without its head a cluster is over, even if it is wanted again before all of it has ended.
+            draft.record.ending |= node.group.is_none();
             node.state = NodeState::Terminating { since: draft.now, cause: cause.to_owned() };
         }
     }

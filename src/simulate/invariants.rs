@@ -64,7 +64,7 @@ pub(super) struct Ledger {
     decided: BTreeMap<(Uid, GroupNumber), Ms>,
     /// The newest group of each job that began.
     begun: BTreeMap<Uid, GroupNumber>,
-    /// The heads that were given up because they were not heard in time, sound or not.
+    /// The heads that were given up, sound or not: they were not heard in time, or not wanted for a moment.
     given_up: BTreeSet<IntentId>,
     /// The jobs of which a durable checkpoint was spoilt: one is enough, for two are kept.
     spoilt: BTreeSet<Uid>,
@@ -102,8 +102,12 @@ impl Ledger {
             let before = snapshot.record.nodes.values().find(|before| before.launch == node.launch);
             let since = before.filter(|before| matches!(before.state, NodeState::Launching { .. }));
             let limit = since.map(|before| before.state.since() + snapshot.settings.join_timeout.signed());
+            let leaving = snapshot
+                .cluster
+                .as_ref()
+                .is_none_or(|cluster| cluster.metadata.is_deleting() || cluster.spec.suspend);
             if matches!(node.state, NodeState::Terminating { .. })
-                && limit.is_some_and(|at| at <= snapshot.now)
+                && (leaving || limit.is_some_and(|at| at <= snapshot.now))
             {
                 self.given_up.insert(node.launch.clone());
             }

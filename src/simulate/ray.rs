@@ -286,24 +286,22 @@ impl Ray {
             return Err(rejected("it was asked for something newer before"));
         }
         *newest = call;
-        match agent.dead.get(job) {
-            Some(Death::Unnoticed(..)) => Err(unavailable("the bridge does not answer")),
-            _ => Ok(agent),
-        }
+        Ok(agent)
     }
 
     /// A job's bridge, which is made if there is none.
-    fn bridge(&mut self, job: &Uid, env: &Env<'_>) -> &mut Bridge {
-        if let Some(agent) = &mut self.agent {
-            agent.dead.remove(job);
+    fn bridge(&mut self, job: &Uid, env: &Env<'_>) -> Result<&mut Bridge, EffectError> {
+        // What was meant for one that has died, maybe long ago, is not for another.
+        if self.agent.as_ref().is_some_and(|agent| agent.dead.contains_key(job)) {
+            return Err(rejected("its bridge has died and has not been removed"));
         }
-        self.bridges.entry(job.clone()).or_insert_with(|| {
+        Ok(self.bridges.entry(job.clone()).or_insert_with(|| {
             self.made += 1;
             // Whatever a bridge left that was never removed may still train.
             let inherits = !self.directories.insert(job.clone());
             let fence = if inherits { env.lease + FENCE_MARGIN_MS } else { 0 };
             Bridge::new((job.clone(), self.made), fence)
-        })
+        }))
     }
 
     /// Tells a job's bridge what is wanted.
@@ -315,7 +313,7 @@ impl Ray {
         env: &mut Env<'_>,
     ) -> Result<(), EffectError> {
         self.ask(job, (document.revision, false))?;
-        self.bridge(job, env);
+        self.bridge(job, env)?;
         if let Some(bridge) = self.bridges.get_mut(job) {
             bridge.apply(document, fence, &mut self.floor, env);
         }
@@ -331,7 +329,7 @@ impl Ray {
         env: &mut Env<'_>,
     ) -> Result<(), EffectError> {
         self.ask(job, (revision, false))?;
-        self.bridge(job, env).add_blob(blob);
+        self.bridge(job, env)?.add_blob(blob);
         Ok(())
     }
 
