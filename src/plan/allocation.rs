@@ -95,10 +95,7 @@ pub(super) fn allocate(draft: &Draft<'_>) -> Allocation {
     };
     let mut rooms = rooms(draft, cluster);
     let mut order: Vec<&JobDraft<'_>> = draft.jobs.iter().filter(|job| job.is_to_run()).collect();
-    order.sort_by_key(|job| {
-        let meta = &job.job.metadata;
-        (std::cmp::Reverse(job.job.spec.priority), meta.creation_timestamp, meta.key())
-    });
+    order.sort_by_key(|job| job.turn());
     let mut guaranteed: BTreeMap<&Uid, Vec<Place>> = BTreeMap::new();
     for job in &order {
         let current = job.current_nodes();

@@ -25,8 +25,8 @@ pub(super) struct NewGroup<'p> {
 
 /// Why a new group cannot be had now.
 pub(super) enum NoRoom {
-    /// Another job still has slots where this one shall be.
-    TakenBy(String),
+    /// Other jobs, these, still have slots where this one shall be.
+    TakenBy(Vec<usize>),
     /// A node has gone in the meantime.
     NodeGone(NodeName),
 }
@@ -284,13 +284,13 @@ fn room_for(draft: &Draft<'_>, index: usize, needed: &BTreeMap<NodeName, Needed>
             let held = job.slots(draft).iter().filter(|(node, _)| node == name).count();
             free.take(&job.need(), held as u32);
             if held > 0 {
-                others.push(draft.jobs[other].job.metadata.key().to_string());
+                others.push(other);
             }
         }
         let job = &draft.jobs[index];
         let need = job.need();
         if free.fits(&need) < needed.all {
-            return Err(NoRoom::TakenBy(others.join(", ")));
+            return Err(NoRoom::TakenBy(others));
         }
         for (_, slot) in job.slots(draft).iter().filter(|(node, _)| node == name) {
             free.take(&need_of_slot(job, slot), 1);

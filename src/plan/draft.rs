@@ -1,5 +1,6 @@
 //! A plan in the making: the records as they change, and what each stage asks for.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -48,6 +49,8 @@ pub(super) struct JobDraft<'a> {
     pub(super) bridge: Option<&'a BridgeReport>,
     /// When the bridge was heard.
     pub(super) heard_at: Timestamp,
+    /// The jobs that have slots where its next group shall be.
+    pub(super) waits_for: Vec<usize>,
 }
 
 impl<'a> JobDraft<'a> {
@@ -61,11 +64,18 @@ impl<'a> JobDraft<'a> {
             report: JobReport::default(),
             bridge,
             heard_at: heard.map_or(snapshot.now, |(at, _)| at),
+            waits_for: Vec::new(),
         }
     }
 
     pub(super) fn uid(&self) -> &'a Uid {
         &self.job.metadata.uid
+    }
+
+    /// When it is its turn to be served: the smallest is the first.
+    pub(super) fn turn(&self) -> impl Ord + use<> {
+        let meta = &self.job.metadata;
+        (Reverse(self.job.spec.priority), meta.creation_timestamp, meta.key())
     }
 
     /// The bridge's report, if the bridge lives.

@@ -1,5 +1,7 @@
 //! Jobs' workers: from what is wanted and what the bridge reports to the next document, one step at a time.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::allocation::{Allocation, JobAllocation};
@@ -32,6 +34,33 @@ pub(super) fn plan(draft: &mut Draft<'_>, allocation: &Allocation) {
         judge(draft, index);
         plan_job(draft, index, allocated);
     }
+    stand_aside(draft);
+}
+
+/// Jobs that wait for each other's room would wait for ever: the one that is served last gives its own up.
+fn stand_aside(draft: &mut Draft<'_>) {
+    let in_circle = (0..draft.jobs.len()).filter(|index| waits_for_itself(draft, *index));
+    let last = in_circle.max_by_key(|index| {
+        let job = &draft.jobs[*index];
+        (job.job.spec.preemptible, job.turn())
+    });
+    if let Some(index) = last {
+        let grace = draft.jobs[index].job.spec.checkpoint.timeout;
+        stop(draft, index, grace);
+        let message = "others that it waits for wait for its room: its workers save and end";
+        wait(draft, index, Waiting::going_on("StandingAside", message));
+    }
+}
+
+fn waits_for_itself(draft: &Draft<'_>, index: usize) -> bool {
+    let mut reached = BTreeSet::new();
+    let mut open = draft.jobs[index].waits_for.clone();
+    while let Some(job) = open.pop() {
+        if reached.insert(job) {
+            open.extend(&draft.jobs[job].waits_for);
+        }
+    }
+    reached.contains(&index)
 }
 
 /// Why a job's workers are to be stopped, and how long they may take.
@@ -217,6 +246,12 @@ fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) 
     if draft.agent().is_none() {
         return wait(draft, index, Waiting::going_on("WaitingForCluster", "its cluster cannot be heard yet"));
     }
+    // What is left of an earlier bridge, or was not yet seen to be gone, must not be taken for the new one.
+    let uid = draft.jobs[index].uid().clone();
+    if draft.agent().is_some_and(|(_, agent)| agent.jobs.contains_key(&uid)) {
+        draft.intend(Effect::RemoveBridge { job: uid });
+        return wait(draft, index, Waiting::going_on("Stopping", "its old bridge is being ended"));
+    }
     if let Some(waiting) = trouble(draft, index) {
         return wait(draft, index, waiting);
     }
@@ -343,12 +378,25 @@ fn begin(
     want(draft, index, nodes, reason, message);
 }
 
+/// Wants a group on these nodes, if they are enough for one.
 fn want(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
+    if nodes.len() < draft.jobs[index].job.spec.min_replicas.max(1) as usize {
+        make_room(draft, index);
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
+        );
+    }
     let waiting = match want_group(draft, index, NewGroup { nodes, reason, message }) {
         Ok(number) => Waiting::going_on("Preparing", format!("group {number} is wanted")),
         Err(NoRoom::TakenBy(jobs)) => {
             make_room(draft, index);
-            Waiting::going_on("WaitingForRoom", format!("{jobs} still has its room"))
+            let names: Vec<String> =
+                jobs.iter().map(|job| draft.jobs[*job].job.metadata.key().to_string()).collect();
+            draft.jobs[index].waits_for = jobs;
+            let have = if names.len() == 1 { "has" } else { "have" };
+            Waiting::going_on("WaitingForRoom", format!("{} still {have} its room", names.join(", ")))
         }
         Err(NoRoom::NodeGone(node)) => {
             make_room(draft, index);
@@ -461,10 +509,6 @@ fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, 
 
 /// Wants another group in the place of the one that trains, as soon as there is any sense in trying.
 fn replace(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
-    if nodes.is_empty() {
-        let message = "there are no nodes to move its workers to";
-        return wait(draft, index, Waiting::blocked("WaitingForNodes", message));
-    }
     match trouble(draft, index) {
         Some(waiting) => wait(draft, index, waiting),
         None => want(draft, index, nodes, reason, message),
