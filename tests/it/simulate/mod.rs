@@ -14,6 +14,7 @@ use rayconcile::simulate::Options;
 use serde_json::json;
 
 mod chance;
+mod guards;
 mod histories;
 mod honest;
 
