@@ -467,7 +467,12 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
     let launching =
         record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. })).count();
     if launching > 0 {
-        return Finding::new(KIND, false, "StartingNodes", format!("{launching} nodes are being started"));
+        return Finding::new(
+            KIND,
+            false,
+            "StartingNodes",
+            format!("{launching} {} being started", if launching == 1 { "node is" } else { "nodes are" }),
+        );
     }
     if !incarnation.missing.is_empty() {
         let missing = incarnation.missing.join(" and ");

@@ -131,7 +131,7 @@ fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, rooms: &[Room]) -> JobAll
         places.dedup();
         Some(count(places.len()))
     };
-    let decision = decide(&Question {
+    let mut decision = decide(&Question {
         spec: &job.job.spec,
         hints: hints.as_ref(),
         current: count(current.len()),
@@ -140,6 +140,13 @@ fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, rooms: &[Room]) -> JobAll
         now: draft.now,
         nodes: &nodes_for,
     });
+    // Of a cluster without any nodes more can be said than that there is no room.
+    if decision.replicas == 0 && draft.nodes().is_empty() {
+        let first = draft.report.cluster.waiting.first().map(|waiting| waiting.message.as_str());
+        if let Some(why) = draft.cluster_trouble().or(first) {
+            decision.message = format!("its cluster has no nodes: {why}");
+        }
+    }
     let places = place_of(decision.replicas).unwrap_or_default();
     let is_ready = |place: &Place| rooms.iter().any(|room| room.place == *place && room.ready);
     let complete = places.iter().all(is_ready);

@@ -4,6 +4,7 @@ use super::draft::{Draft, JobDraft, more_trouble};
 use super::nodes;
 use super::report::Waiting;
 use super::snapshot::Removal;
+use super::words::count_are;
 use crate::action::{Effect, Target};
 use crate::api::cluster::{LocalProvider, NodeResources, NodeTemplate, Provider, RayClusterSpec};
 use crate::api::event::EventType;
@@ -110,7 +111,7 @@ fn give_back_unused(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
 fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
     let jobs = draft.jobs.iter().filter(|job| job.record.binding.is_some()).count();
     if jobs > 0 {
-        let message = format!("{jobs} of its jobs are being stopped");
+        let message = format!("{} being stopped", count_are(jobs, "job"));
         draft.report.cluster.waiting.push(Waiting::going_on("StoppingJobs", message));
         // Only through the agent can they be stopped; with the head they have ended.
         match draft.record.incarnation.clone() {

@@ -6,6 +6,7 @@ use super::allocation::JobAllocation;
 use super::capacity::Capacity;
 use super::draft::{Draft, JobDraft};
 use super::guards::Guard;
+use super::words::count;
 use crate::action::Effect;
 use crate::api::event::EventType;
 use crate::api::ids::{Digest, GroupNumber, NodeName, RayNodeId, SlotId};
@@ -171,8 +172,8 @@ pub(super) fn want_group(
     job.record.started.get_or_insert(now);
     job.record.wanting_since = None;
     let message = format!(
-        "group {number}: {from_replicas} → {} workers ({:?}): {}",
-        wanted.nodes.len(),
+        "group {number}: {from_replicas} → {} ({:?}): {}",
+        count(wanted.nodes.len(), "worker"),
         wanted.reason,
         wanted.message
     );
@@ -357,7 +358,8 @@ pub(super) fn why_moved(
         false => format!("{} (not all of the nodes that it needs are there)", allocation.decision.message),
     };
     if from != to && (!allowed.contains(&from) || allocation.decision.reason == "Fixed") {
-        let bounds = format!("the manifest allows {} to {} workers", spec.min_replicas, spec.max_replicas);
+        let bounds =
+            format!("the manifest allows {} to {}", spec.min_replicas, count(spec.max_replicas, "worker"));
         return (GroupReason::ReplicasChanged, format!("{bounds}; {message}"));
     }
     if from == to {

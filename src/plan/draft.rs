@@ -124,6 +124,14 @@ impl<'a> Draft<'a> {
         self.snapshot.guards.on(guard)
     }
 
+    /// What keeps the cluster from having nodes, if anything that does not go away by itself does.
+    pub(super) fn cluster_trouble(&self) -> Option<&str> {
+        let blocked = self.report.cluster.waiting.iter().find(|waiting| waiting.blocked);
+        // While it is tried again it is not known to have gone away.
+        let before = || self.record.trouble.as_ref().map(|trouble| trouble.message.as_str());
+        blocked.map(|waiting| waiting.message.as_str()).or_else(before)
+    }
+
     /// Plans again at a time, unless something happens before.
     pub(super) fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));

@@ -6,6 +6,7 @@ use super::allocation::Allocation;
 use super::draft::Draft;
 use super::guards::Guard;
 use super::report::Waiting;
+use super::words::count_are;
 use crate::action::Effect;
 use crate::api::cluster::{NodeTemplate, WorkerGroup};
 use crate::api::event::EventType;
@@ -92,7 +93,7 @@ pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
         }
     }
     if !draft.record.nodes.is_empty() {
-        let message = format!("{} nodes are being ended", draft.record.nodes.len());
+        let message = format!("{} being ended", count_are(draft.record.nodes.len(), "node"));
         draft.report.cluster.waiting.push(Waiting::going_on("EndingNodes", message));
     }
 }
@@ -255,7 +256,7 @@ fn wait_for_launches(draft: &mut Draft<'_>) {
         draft.record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. }));
     let count = launching.filter(|node| node.group.is_some()).count();
     if count > 0 {
-        let message = format!("{count} nodes are being started");
+        let message = format!("{} being started", count_are(count, "node"));
         draft.report.cluster.waiting.push(Waiting::going_on("StartingNodes", message));
     }
 }

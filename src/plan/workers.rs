@@ -12,6 +12,7 @@ use super::documents::{
 use super::draft::Draft;
 use super::guards::Guard;
 use super::report::Waiting;
+use super::words::count;
 use crate::action::Effect;
 use crate::api::condition::Finding;
 use crate::api::event::EventType;
@@ -147,7 +148,8 @@ fn note_decision(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllo
     job.report.scheduled = match (decision.replicas, allocated.complete) {
         (0, _) => Some(Finding::new("Scheduled", false, "NoRoom", decision.message.clone())),
         (_, false) => {
-            let message = format!("{} of {} workers have a node", allocated.ready.len(), decision.replicas);
+            let message =
+                format!("{} of {} have a node", allocated.ready.len(), count(decision.replicas, "worker"));
             Some(Finding::new("Scheduled", false, "WaitingForNodes", message))
         }
         (_, true) => None,
@@ -184,11 +186,11 @@ fn judge(draft: &mut Draft<'_>, index: usize) {
     } else if job.record.failures > spec.backoff_limit {
         let message =
             last.and_then(|group| group.outcome.as_ref()).map_or("", |outcome| outcome.message.as_str());
-        let times = job.record.failures;
+        let times = count(job.record.failures, "time");
         Some(outcome(
             JobPhase::Failed,
             "BackoffLimitExceeded",
-            format!("its program failed {times} times: {message}"),
+            format!("its program failed {times}: {message}"),
         ))
     } else {
         let limit = spec.active_deadline.unwrap_or_default();
@@ -241,7 +243,8 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
 /// A job without a bridge gets one when it can be heard and there is a place for its workers.
 fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
     let Some(incarnation) = draft.record.incarnation.clone().filter(|_| !draft.record.ending) else {
-        return wait(draft, index, Waiting::going_on("WaitingForCluster", "its cluster is being started"));
+        let waiting = waiting_for_cluster(draft);
+        return wait(draft, index, waiting);
     };
     if draft.agent().is_none() {
         return wait(draft, index, Waiting::going_on("WaitingForCluster", "its cluster cannot be heard yet"));
@@ -256,16 +259,29 @@ fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) 
         return wait(draft, index, waiting);
     }
     if allocated.is_none_or(|allocated| wanted_nodes(draft, index, allocated).is_empty()) {
-        return wait(
-            draft,
-            index,
-            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
-        );
+        let waiting = waiting_for_nodes(draft);
+        return wait(draft, index, waiting);
     }
     let binding = Binding { cluster: draft.snapshot.key.clone(), incarnation: incarnation.id, bridge: None };
     draft.jobs[index].record.binding = Some(binding);
     draft.jobs[index].record.document = None;
     run_step(draft, index, None, allocated);
+}
+
+fn waiting_for_cluster(draft: &Draft<'_>) -> Waiting {
+    const REASON: &str = "WaitingForCluster";
+    match draft.cluster_trouble() {
+        Some(why) => Waiting::blocked(REASON, format!("its cluster cannot be started: {why}")),
+        None => Waiting::going_on(REASON, "its cluster is being started"),
+    }
+}
+
+fn waiting_for_nodes(draft: &Draft<'_>) -> Waiting {
+    const REASON: &str = "WaitingForNodes";
+    match draft.cluster_trouble() {
+        Some(why) => Waiting::blocked(REASON, format!("the nodes for its workers cannot be started: {why}")),
+        None => Waiting::going_on(REASON, "the nodes for its workers are being started"),
+    }
 }
 
 /// The time until the next try, after something failed.
@@ -358,11 +374,8 @@ fn begin(
     }
     if nodes.is_empty() {
         make_room(draft, index);
-        return wait(
-            draft,
-            index,
-            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
-        );
+        let waiting = waiting_for_nodes(draft);
+        return wait(draft, index, waiting);
     }
     if let Some(id) = missing_checkpoint(draft, index, bridge)
         && draft.guarded(Guard::CheckpointIsThere)
@@ -382,11 +395,8 @@ fn begin(
 fn want(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
     if nodes.len() < draft.jobs[index].job.spec.min_replicas.max(1) as usize {
         make_room(draft, index);
-        return wait(
-            draft,
-            index,
-            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
-        );
+        let waiting = waiting_for_nodes(draft);
+        return wait(draft, index, waiting);
     }
     let waiting = match want_group(draft, index, NewGroup { nodes, reason, message }) {
         Ok(number) => Waiting::going_on("Preparing", format!("group {number} is wanted")),
@@ -501,7 +511,8 @@ fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, 
         return replace(draft, index, nodes, reason, message);
     }
     if !allocated.complete {
-        let message = format!("more nodes are being started for {} workers", allocated.decision.replicas);
+        let message =
+            format!("more nodes are being started for {}", count(allocated.decision.replicas, "worker"));
         wait(draft, index, Waiting::going_on("WaitingForNodes", message));
     }
     refresh(draft, index);

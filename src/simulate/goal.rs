@@ -18,7 +18,7 @@ use crate::plan::{Capacity, Plan, Snapshot, plan};
 /// How often it is looked whether everything is as wanted.
 const LOOK_MS: Ms = 10_000;
 /// For how long everything must have stayed as wanted: hints, cooldowns and idle nodes have had their say by then.
-const CALM_MS: Ms = 180_000;
+const CALM_MS: Ms = 150_000;
 
 impl World {
     /// Lets time pass until everything is as wanted and has stayed so for a while.

@@ -27,6 +27,8 @@ pub use invariants::{Invariant, Violation};
 pub use program::{BROKEN_ENVIRONMENT, FAIL_AT_START, FAIL_IN_TRAINING, Workload};
 pub use world::UserAction;
 
+use std::collections::BTreeSet;
+
 use crate::api::ids::NodeName;
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
@@ -203,6 +205,11 @@ impl Simulation {
     /// The nodes on which workers of a job truly train, by rank.
     pub fn training(&self, job: &ObjectKey) -> Vec<NodeName> {
         self.world.training(job)
+    }
+
+    /// The clusters that there is anything to plan for.
+    pub fn domains(&self) -> BTreeSet<ObjectKey> {
+        self.world.store.domains()
     }
 
     /// What a plan of a cluster would be made from at this moment.

@@ -20,7 +20,7 @@ const FOREIGN: &str = "lent";
 const JOBS: [&str; 3] = ["ada", "bob", "cy"];
 
 /// Puts a history into a world; says when its troubles are over.
-pub(super) fn plot(seed: u64, world: &mut Simulation) -> u64 {
+pub(crate) fn plot(seed: u64, world: &mut Simulation) -> u64 {
     let mut plot = Plot::new(seed);
     let end = plot.random.u64(2..=9) * MINUTE;
     plot.begin(world);

@@ -13,7 +13,7 @@ use rayconcile::plan::snapshot::{Machine, Settings};
 use rayconcile::simulate::Options;
 use serde_json::json;
 
-mod chance;
+pub(crate) mod chance;
 mod guards;
 mod histories;
 mod honest;
