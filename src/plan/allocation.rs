@@ -94,8 +94,7 @@ pub(super) fn allocate(draft: &Draft<'_>) -> Allocation {
         return Allocation::default();
     };
     let mut rooms = rooms(draft, cluster);
-    let mut order: Vec<&JobDraft<'_>> = draft.jobs.iter().filter(|job| job.is_to_run()).collect();
-    order.sort_by_key(|job| job.turn());
+    let order: Vec<&JobDraft<'_>> = draft.jobs.iter().filter(|job| job.is_to_run()).collect();
     let mut guaranteed: BTreeMap<&Uid, Vec<Place>> = BTreeMap::new();
     for job in &order {
         let current = job.current_nodes();

@@ -95,11 +95,15 @@ impl<'a> JobDraft<'a> {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        let mut jobs: Vec<JobDraft<'_>> =
+            snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect();
+        // Of two that want the same room the first gets it.
+        jobs.sort_by_key(JobDraft::turn);
         Self {
             snapshot,
             now: snapshot.now,
             record: snapshot.record.clone(),
-            jobs: snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect(),
+            jobs,
             report: Report::default(),
             creations: Vec::new(),
             deletions: Vec::new(),

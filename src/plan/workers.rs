@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::guards::Guard;
 use super::report::Waiting;
 use super::words::count;
-use crate::action::Effect;
+use crate::action::{Effect, Target};
 use crate::api::condition::Finding;
 use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
@@ -233,7 +233,11 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
     let taken = bridge.and_then(|bridge| bridge.revision);
     if told.is_some() && taken < told && draft.guarded(Guard::DocumentIsTaken) {
         let revision = job.record.revision;
-        draft.intend(Effect::SendDocument { job: uid, revision });
+        // What was heard before it was sent does not tell whether it has arrived.
+        let heard = job.record.sent.is_none_or(|(sent, at)| sent != revision || job.heard_at > at);
+        if heard || draft.pending(&Target::Bridge(uid.clone())).is_some() {
+            draft.intend(Effect::SendDocument { job: uid, revision });
+        }
         wait(draft, index, Waiting::going_on("Telling", "the bridge is being told what is wanted"));
         return None;
     }

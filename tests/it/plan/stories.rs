@@ -1,5 +1,6 @@
 //! Stories: what the planner does in a world where everything takes its usual time, told line by line.
 
+use rayconcile::api::cluster::RayClusterSpec;
 use rayconcile::api::job::AdaptDLJobSpec;
 use rayconcile::api::object::{AnyObject, Kind};
 use rayconcile::simulate::{Fault, Options, Simulation, Workload};
@@ -32,7 +33,7 @@ impl Story {
     }
 
     fn cluster(&mut self, name: &str, spec: &str) {
-        let mut spec: rayconcile::api::cluster::RayClusterSpec = serde_yaml::from_str(spec).unwrap();
+        let mut spec: RayClusterSpec = read(spec);
         spec.fill_defaults();
         self.world.apply(cluster(name, spec));
     }
@@ -67,8 +68,12 @@ impl Story {
 }
 
 fn job_of(name: &str, spec: &str) -> AnyObject {
-    let spec: AdaptDLJobSpec = serde_yaml::from_str(spec).unwrap();
-    job(name, spec)
+    job(name, read::<AdaptDLJobSpec>(spec))
+}
+
+fn read<T: serde::de::DeserializeOwned>(yaml: &str) -> T {
+    let value: serde_json::Value = serde_yaml::from_str(yaml).unwrap();
+    serde_json::from_value(value).unwrap()
 }
 
 /// Without what differs from one version of the program to the next: ids made from digests.
