@@ -10,4 +10,5 @@ pub mod manifest;
 pub mod plan;
 pub mod provider;
 pub mod server;
+pub mod simulate;
 pub mod store;

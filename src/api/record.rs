@@ -194,6 +194,8 @@ pub struct JobRecord {
     pub revision: u64,
     /// What the bridge was told last.
     pub document: Option<Document>,
+    /// Which revision of it was sent last, and when that was done.
+    pub sent: Option<(u64, Timestamp)>,
     /// Its groups, oldest first. The store keeps them in a table of their own.
     #[serde(skip)]
     pub groups: Vec<GroupRecord>,

@@ -29,6 +29,30 @@ pub struct AgentState {
     pub jobs: BTreeMap<Uid, BridgeReport>,
 }
 
+impl AgentState {
+    /// What a plan could act on: all but how far training and output are.
+    pub fn essence(&self) -> Self {
+        let mut state = Self { version: 0, ..self.clone() };
+        for job in state.jobs.values_mut() {
+            job.age_ms = 0.0;
+            for log in &mut job.logs {
+                log.end = log.end.min(1);
+            }
+            for blob in &mut job.blobs {
+                blob.at = 0.0;
+            }
+            for group in &mut job.groups {
+                group.times.values_mut().for_each(|age| *age = 0.0);
+                group.steps = group.steps.min(1);
+                group.first_step = group.first_step.map(|_| 0.0);
+                group.last_step = None;
+                group.progress = None;
+            }
+        }
+        state
+    }
+}
+
 /// A node as Ray sees it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -106,7 +106,10 @@ pub(super) async fn execute(context: &Context, intent: &Intent) -> Result<Effect
         Effect::StopAgent { submission } => context.clients()?.0.stop(submission).await?,
         Effect::SendDocument { job, revision } => send_document(context, job, *revision).await?,
         Effect::SendCheckpoint { job, id } => send_checkpoint(context, job, *id).await?,
-        Effect::RemoveBridge { job } => context.clients()?.1.delete_job(job).await?,
+        Effect::RemoveBridge { job } => {
+            let revision = context.job(job)?.record.revision;
+            context.clients()?.1.delete_job(job, revision).await?;
+        }
         Effect::FetchCheckpoint { job, checkpoint } => {
             let path = context.directories.resolve(&checkpoint.path);
             context.clients()?.1.fetch_blob(job, &checkpoint.digest, &path).await?;
@@ -189,7 +192,8 @@ async fn send_checkpoint(context: &Context, uid: &Uid, id: CheckpointId) -> Resu
         .find(|checkpoint| checkpoint.id == id)
         .ok_or_else(|| rejected(format!("there is no checkpoint {id}")))?;
     let path = context.directories.resolve(&checkpoint.path);
-    context.clients()?.1.put_checkpoint(uid, &job.metadata.key(), checkpoint, &path).await
+    let agent = context.clients()?.1;
+    agent.put_checkpoint(uid, &job.metadata.key(), record.revision, checkpoint, &path).await
 }
 
 fn artifacts_path(job_directory: &Path, digest: &Digest) -> PathBuf {

@@ -131,7 +131,7 @@ impl Listener {
     fn note(&self, state: AgentState) -> bool {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let news = match watched.agent.fresh() {
-            Some((_, before)) => essence(before) != essence(&state),
+            Some((_, before)) => before.essence() != state.essence(),
             None => true,
         };
         watched.agent = Observed::seen(Timestamp::now(), state);
@@ -174,28 +174,6 @@ impl Listener {
         let message = job.message.unwrap_or(job.status);
         Ok(Some(format!("{}\n{output}", message.trim())))
     }
-}
-
-/// What a plan could act on: all but how far training and output are.
-fn essence(state: &AgentState) -> AgentState {
-    let mut state = AgentState { version: 0, ..state.clone() };
-    for job in state.jobs.values_mut() {
-        job.age_ms = 0.0;
-        for log in &mut job.logs {
-            log.end = log.end.min(1);
-        }
-        for blob in &mut job.blobs {
-            blob.at = 0.0;
-        }
-        for group in &mut job.groups {
-            group.times.values_mut().for_each(|age| *age = 0.0);
-            group.steps = group.steps.min(1);
-            group.first_step = group.first_step.map(|_| 0.0);
-            group.last_step = None;
-            group.progress = None;
-        }
-    }
-    state
 }
 
 /// Wakes the planner when a main process of a node has gone.

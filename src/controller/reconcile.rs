@@ -31,7 +31,9 @@ impl Controller {
         let snapshot = self.snapshot(key, rows, in_flight).await;
         let plan = plan(&snapshot);
         let wake_at = plan.wake_at;
-        self.keep(&snapshot, plan).await?;
+        if !self.keep(&snapshot, plan).await? {
+            return Ok(Some(Timestamp::now()));
+        }
         crash_point("kept");
         let rows = self.rows(key).await?;
         self.listen(key, &rows);
@@ -103,10 +105,14 @@ impl Controller {
         observed
     }
 
-    /// Writes a plan down, all of it or nothing.
-    async fn keep(&self, snapshot: &Snapshot, plan: Plan) -> Result<(), StoreError> {
+    /// Writes a plan down, all of it or nothing; says which.
+    async fn keep(&self, snapshot: &Snapshot, plan: Plan) -> Result<bool, StoreError> {
         let snapshot = snapshot.clone();
-        self.inner.store.write(move |tx| keep(tx, &snapshot, &plan)).await
+        let work = move |tx: &Tx<'_>| match is_current(tx, &snapshot, &plan)? {
+            true => keep(tx, &snapshot, &plan).map(|()| true),
+            false => Ok(false),
+        };
+        self.inner.store.write(work).await
     }
 
     /// Listens to the cluster's agent where it now is.
@@ -184,6 +190,21 @@ impl Controller {
         lock(&self.inner.in_flight).remove(&intent.id);
         self.inner.queue.wake(context.key.clone());
     }
+}
+
+/// Whether the jobs that a plan changes are still as they were: one that is being moved is planned by two clusters.
+fn is_current(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<bool, StoreError> {
+    let changed =
+        |view: &&JobView| plan.jobs.get(&view.job.metadata.uid).is_some_and(|record| *record != view.record);
+    let changed: Vec<&JobView> = snapshot.jobs.iter().filter(changed).collect();
+    if changed.is_empty() {
+        return Ok(true);
+    }
+    let rows = tx.domain(&snapshot.key)?;
+    Ok(changed.iter().all(|view| {
+        let row = rows.jobs.iter().find(|row| row.job.metadata.uid == view.job.metadata.uid);
+        row.is_some_and(|row| row.record == view.record)
+    }))
 }
 
 fn keep(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), StoreError> {

@@ -54,7 +54,7 @@ pub fn job_status(
         replicas: u32::try_from(at_work).unwrap_or(u32::MAX),
         desired_replicas: view.desired_replicas(report),
         scaling: report.scaling.clone().or_else(|| before.scaling.clone()),
-        group: record.groups.last().map(|group| group.number),
+        group: running.map(|group| group.number).or(record.groups.last().map(|group| group.number)),
         workers,
         progress: view.progress(before.progress.as_ref()),
         checkpoint: record.checkpoints.last().map(|checkpoint| CheckpointStatus {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
-use crate::action::{Effect, Target};
+use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
 use crate::api::ids::{GroupNumber, NodeName};
 use crate::api::object::Kind;
@@ -71,9 +71,12 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                 draft.cluster_event(EventType::Normal, "NodeReady", format!("node {name} has joined"));
             }
             NodeState::Launching { since } if cause.is_none() => {
-                let limit = *since + draft.snapshot.settings.join_timeout.signed();
+                // Only through the agent is a head known to have joined: it cannot be before that was submitted.
+                let submitted = draft.record.agent.as_ref().filter(|_| head).map(|agent| agent.since);
+                let since = submitted.map_or(*since, |submitted| submitted.max(*since));
+                let limit = since + draft.snapshot.settings.join_timeout.signed();
                 // A controller that has just started has not asked yet.
-                let asked = draft.agent().is_some() || (head && draft.snapshot.seen.agent.error.is_some());
+                let asked = draft.agent().is_some() || (head && cannot_be_asked(draft));
                 if asked && draft.is_due(limit) {
                     let cause = format!("it did not join within {}", draft.snapshot.settings.join_timeout);
                     lose(draft, &name, head, "NodeNotJoined", cause);
@@ -89,19 +92,25 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                     format!("it ended before it had joined: {output}"),
                 );
             }
-            NodeState::Ready { .. } | NodeState::Draining { .. } if cause.is_some() => {
+            NodeState::Ready { .. } if cause.is_some() => {
                 lose(draft, &name, head, "NodeLost", "its processes are gone".to_owned());
             }
             NodeState::Ready { .. } if left => {
                 lose(draft, &name, head, "NodeLost", "Ray has lost it".to_owned());
             }
-            NodeState::Draining { cause, .. } if left => {
-                let state = NodeState::Terminating { since: now, cause: cause.clone() };
-                record.state = state;
+            // Ray ends a node that is drained when nothing is on it any more.
+            NodeState::Draining { cause: why, .. } if left || cause.is_some() => {
+                record.state = NodeState::Terminating { since: now, cause: why.clone() };
             }
             _ => {}
         }
     }
+}
+
+/// Whether the agent was looked for, and does not answer or cannot even be submitted.
+fn cannot_be_asked(draft: &Draft<'_>) -> bool {
+    let submission = draft.pending(&Target::Agent);
+    draft.snapshot.seen.agent.error.is_some() || submission.is_some_and(|intent| intent.last_error.is_some())
 }
 
 /// What is known of a node; `None` while it is not known what came of its launch.
@@ -164,9 +173,7 @@ fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     let fence = draft.snapshot.settings.lease.signed() + FENCE_MARGIN;
     let fenced = draft.guarded(Guard::DeadBridgeIsFenced);
     let heard = draft.agent().is_some();
-    let target = Target::Bridge(draft.jobs[index].uid().clone());
-    let removing =
-        draft.pending(&target).is_some_and(|intent| matches!(intent.effect, Effect::RemoveBridge { .. }));
+    let removing = draft.removal_of(draft.jobs[index].uid()).is_some();
     let job = &mut draft.jobs[index];
     let Some(binding) = job.record.binding.clone().filter(|binding| binding.cluster == key) else {
         job.bridge = None;
@@ -182,12 +189,16 @@ fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     }
     let known = binding.bridge.as_ref().map(|(known, _)| known.as_str());
     let living = job.living_bridge();
-    // A bridge that was seen, and is now another, dead or absent, has died, unless we are just removing it.
-    if heard && !removing && known.is_some() && living.map(|bridge| bridge.bridge.as_str()) != known {
+    // A bridge that was seen, and is now another, dead or absent, has died, unless we are just removing it. So has
+    // one that is only heard of when it is dead already.
+    let vanished = known.is_some() && living.map(|bridge| bridge.bridge.as_str()) != known;
+    if heard && !removing && (vanished || job.is_dead()) {
         let message = job.bridge.and_then(|bridge| bridge.message.clone());
         end_groups(job, now, "Lost", message.as_deref().unwrap_or("its bridge died"));
         job.record.fence_until = fenced.then_some(now + fence);
         job.record.binding = Some(Binding { bridge: None, ..binding.clone() });
+        // What it was told is not for another, which must first be told of the fence.
+        job.record.document = None;
     }
     let Some(bridge) = living else { return };
     let moment = job.heard_at - SignedDuration::from_millis(bridge.age_ms.clamp(0.0, 1e9) as i64);

@@ -1,7 +1,7 @@
 //! Which workers go where: a decision over all jobs of a cluster, from real nodes and from those that could be
 //! had. Jobs are served by priority, then by age; every job's minimum comes before anybody's more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 
@@ -94,18 +94,14 @@ pub(super) fn allocate(draft: &Draft<'_>) -> Allocation {
         return Allocation::default();
     };
     let mut rooms = rooms(draft, cluster);
-    let mut order: Vec<&JobDraft<'_>> = draft.jobs.iter().filter(|job| job.is_to_run()).collect();
-    order.sort_by_key(|job| {
-        let meta = &job.job.metadata;
-        (std::cmp::Reverse(job.job.spec.priority), meta.creation_timestamp, meta.key())
-    });
+    let order: Vec<&JobDraft<'_>> = draft.jobs.iter().filter(|job| job.is_to_run()).collect();
     let mut guaranteed: BTreeMap<&Uid, Vec<Place>> = BTreeMap::new();
     for job in &order {
         let current = job.current_nodes();
         let pinned = !job.job.spec.preemptible && !current.is_empty();
         let least = if pinned { count(current.len()) } else { job.job.spec.min_replicas };
         let least = least.min(job.job.spec.max_replicas);
-        let places = place(&rooms, &current, &job.need(), least).unwrap_or_default();
+        let places = place(&rooms, &job.kept_nodes(), &job.need(), least).unwrap_or_default();
         occupy(&mut rooms, &places, &job.need(), true);
         guaranteed.insert(job.uid(), places);
     }
@@ -121,19 +117,20 @@ pub(super) fn allocate(draft: &Draft<'_>) -> Allocation {
 
 fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, rooms: &[Room]) -> JobAllocation {
     let (current, need) = (job.current_nodes(), job.need());
+    let kept = job.kept_nodes();
     let anchor = |replicas: u32| job.preparing_nodes().filter(|nodes| count(nodes.len()) == replicas);
     let hints: Option<Hints> =
         job.record.hints.as_ref().and_then(|record| serde_json::from_value(record.hints.clone()).ok());
     let place_of = |replicas: u32| {
-        let current = anchor(replicas).unwrap_or_else(|| current.clone());
-        place(rooms, &current, &need, replicas)
+        let kept = anchor(replicas).unwrap_or_else(|| kept.clone());
+        place(rooms, &kept, &need, replicas)
     };
     let nodes_for = |replicas: u32| {
         let mut places = place_of(replicas)?;
         places.dedup();
         Some(count(places.len()))
     };
-    let decision = decide(&Question {
+    let mut decision = decide(&Question {
         spec: &job.job.spec,
         hints: hints.as_ref(),
         current: count(current.len()),
@@ -142,11 +139,17 @@ fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, rooms: &[Room]) -> JobAll
         now: draft.now,
         nodes: &nodes_for,
     });
+    // Of a cluster without any nodes more can be said than that there is no room.
+    if decision.replicas == 0 && draft.nodes().is_empty() {
+        let first = draft.report.cluster.waiting.first().map(|waiting| waiting.message.as_str());
+        if let Some(why) = draft.cluster_trouble().or(first) {
+            decision.message = format!("its cluster has no nodes: {why}");
+        }
+    }
     let places = place_of(decision.replicas).unwrap_or_default();
     let is_ready = |place: &Place| rooms.iter().any(|room| room.place == *place && room.ready);
     let complete = places.iter().all(is_ready);
-    let ready =
-        if complete { places.clone() } else { place_ready(rooms, &current, &need, decision.replicas) };
+    let ready = if complete { places.clone() } else { place_ready(rooms, &kept, &need, decision.replicas) };
     let name = |place: Place| match place {
         Place::Node(name) => Some(name),
         Place::New(..) => None,
@@ -276,15 +279,36 @@ impl Draft<'_> {
                 .iter()
                 .any(|known| known.name == *group && known.template == *template),
         };
+        let surplus = self.surplus(cluster);
         let nodes = self.record.nodes.iter().map(|(name, node)| NodeView {
             name: name.clone(),
             ray: node.ray.clone(),
             capacity: Capacity::of_template(&node.template),
             // A node of an outdated template keeps the workers it has, but is given no more: see `place`.
-            usable: node.state.is_wanted() && (known(&node.template, &node.group) || self.has_slots(name)),
+            usable: node.state.is_wanted()
+                && (known(&node.template, &node.group) || self.has_slots(name))
+                && !surplus.contains(name),
             ready: matches!(node.state, NodeState::Ready { .. }) && node.ray.is_some(),
         });
         nodes.collect()
+    }
+
+    /// The nodes beyond what their groups may have since somebody lowered that. Those with workers go last, the
+    /// newest first.
+    fn surplus(&self, cluster: &RayCluster) -> BTreeSet<NodeName> {
+        let mut surplus = BTreeSet::new();
+        for group in &cluster.spec.worker_groups {
+            let nodes = self.record.nodes.iter();
+            let mut nodes: Vec<_> = nodes
+                .filter(|(_, node)| node.group.as_ref() == Some(&group.name) && node.state.is_wanted())
+                .collect();
+            let most = group.max_nodes as usize;
+            if nodes.len() > most {
+                nodes.sort_by_key(|(name, node)| (!self.has_slots(name), node.index));
+                surplus.extend(nodes.split_off(most).into_iter().map(|(name, _)| name.clone()));
+            }
+        }
+        surplus
     }
 
     fn foreign_nodes(&self) -> Vec<NodeView> {
@@ -320,6 +344,15 @@ impl JobDraft<'_> {
     pub(super) fn current_nodes(&self) -> Vec<NodeName> {
         let running = self.running_group().map(|group| group.nodes.clone());
         running.or_else(|| self.preparing_nodes()).unwrap_or_default()
+    }
+
+    /// The nodes that it has, to train on or to try again: it is not moved without need.
+    fn kept_nodes(&self) -> Vec<NodeName> {
+        let current = self.current_nodes();
+        if !current.is_empty() {
+            return current;
+        }
+        self.record.target().map(|group| group.nodes.clone()).unwrap_or_default()
     }
 
     /// The nodes of the group that is being prepared. A plan is not changed while it is carried out unless it must

@@ -1,9 +1,10 @@
 //! A cluster's life: when it is opened, when its head and its agent are started, and when it is given back.
 
-use super::draft::{Draft, more_trouble};
+use super::draft::{Draft, JobDraft, more_trouble};
 use super::nodes;
 use super::report::Waiting;
 use super::snapshot::Removal;
+use super::words::count_are;
 use crate::action::{Effect, Target};
 use crate::api::cluster::{LocalProvider, NodeResources, NodeTemplate, Provider, RayClusterSpec};
 use crate::api::event::EventType;
@@ -45,7 +46,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
             .report
             .cluster
             .waiting
-            .push(Waiting::going_on("Rebuilding", "the head is lost; the rest is being ended"));
+            .push(Waiting::going_on("Rebuilding", "it has no head any more; the rest is being ended"));
         return close_when_empty(draft);
     }
     match draft.record.incarnation.clone() {
@@ -62,7 +63,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
 /// There is no cluster of this name: the built-in one is made, any other is waited for.
 fn provide(draft: &mut Draft<'_>) {
     let key = draft.snapshot.key.clone();
-    let needed = draft.jobs.iter().any(|job| job.record.outcome.is_none() && !job.job.metadata.is_deleting());
+    let needed = draft.jobs.iter().any(JobDraft::is_to_run);
     if key.namespace == DEFAULT_NAMESPACE && key.name == LOCAL_CLUSTER && needed {
         draft.creations.push(AnyObject::Cluster(Box::new(built_in(draft))));
     }
@@ -110,8 +111,14 @@ fn give_back_unused(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
 fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
     let jobs = draft.jobs.iter().filter(|job| job.record.binding.is_some()).count();
     if jobs > 0 {
-        let message = format!("{jobs} of its jobs are being stopped");
+        let message = format!("{} being stopped", count_are(jobs, "job"));
         draft.report.cluster.waiting.push(Waiting::going_on("StoppingJobs", message));
+        // Only through the agent can they be stopped; with the head they have ended.
+        match draft.record.incarnation.clone() {
+            _ if draft.record.ending => close_when_empty(draft),
+            Some(incarnation) => ensure_agent(draft, &incarnation),
+            None => {}
+        }
         return;
     }
     if let (false, Some(agent)) = (is_ours(cluster), draft.record.agent.clone()) {

@@ -6,6 +6,7 @@ use super::allocation::JobAllocation;
 use super::capacity::Capacity;
 use super::draft::{Draft, JobDraft};
 use super::guards::Guard;
+use super::words::count;
 use crate::action::Effect;
 use crate::api::event::EventType;
 use crate::api::ids::{Digest, GroupNumber, NodeName, RayNodeId, SlotId};
@@ -25,8 +26,8 @@ pub(super) struct NewGroup<'p> {
 
 /// Why a new group cannot be had now.
 pub(super) enum NoRoom {
-    /// Another job still has slots where this one shall be.
-    TakenBy(String),
+    /// Other jobs, these, still have slots where this one shall be.
+    TakenBy(Vec<usize>),
     /// A node has gone in the meantime.
     NodeGone(NodeName),
 }
@@ -171,8 +172,8 @@ pub(super) fn want_group(
     job.record.started.get_or_insert(now);
     job.record.wanting_since = None;
     let message = format!(
-        "group {number}: {from_replicas} → {} workers ({:?}): {}",
-        wanted.nodes.len(),
+        "group {number}: {from_replicas} → {} ({:?}): {}",
+        count(wanted.nodes.len(), "worker"),
         wanted.reason,
         wanted.message
     );
@@ -284,13 +285,13 @@ fn room_for(draft: &Draft<'_>, index: usize, needed: &BTreeMap<NodeName, Needed>
             let held = job.slots(draft).iter().filter(|(node, _)| node == name).count();
             free.take(&job.need(), held as u32);
             if held > 0 {
-                others.push(draft.jobs[other].job.metadata.key().to_string());
+                others.push(other);
             }
         }
         let job = &draft.jobs[index];
         let need = job.need();
         if free.fits(&need) < needed.all {
-            return Err(NoRoom::TakenBy(others.join(", ")));
+            return Err(NoRoom::TakenBy(others));
         }
         for (_, slot) in job.slots(draft).iter().filter(|(node, _)| node == name) {
             free.take(&need_of_slot(job, slot), 1);
@@ -357,7 +358,8 @@ pub(super) fn why_moved(
         false => format!("{} (not all of the nodes that it needs are there)", allocation.decision.message),
     };
     if from != to && (!allowed.contains(&from) || allocation.decision.reason == "Fixed") {
-        let bounds = format!("the manifest allows {} to {} workers", spec.min_replicas, spec.max_replicas);
+        let bounds =
+            format!("the manifest allows {} to {}", spec.min_replicas, count(spec.max_replicas, "worker"));
         return (GroupReason::ReplicasChanged, format!("{bounds}; {message}"));
     }
     if from == to {

@@ -1,5 +1,6 @@
 //! A plan in the making: the records as they change, and what each stage asks for.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -48,6 +49,8 @@ pub(super) struct JobDraft<'a> {
     pub(super) bridge: Option<&'a BridgeReport>,
     /// When the bridge was heard.
     pub(super) heard_at: Timestamp,
+    /// The jobs that have slots where its next group shall be.
+    pub(super) waits_for: Vec<usize>,
 }
 
 impl<'a> JobDraft<'a> {
@@ -61,6 +64,7 @@ impl<'a> JobDraft<'a> {
             report: JobReport::default(),
             bridge,
             heard_at: heard.map_or(snapshot.now, |(at, _)| at),
+            waits_for: Vec::new(),
         }
     }
 
@@ -68,9 +72,20 @@ impl<'a> JobDraft<'a> {
         &self.job.metadata.uid
     }
 
+    /// When it is its turn to be served: the smallest is the first.
+    pub(super) fn turn(&self) -> impl Ord + use<> {
+        let meta = &self.job.metadata;
+        (Reverse(self.job.spec.priority), meta.creation_timestamp, meta.key())
+    }
+
     /// The bridge's report, if the bridge lives.
     pub(super) fn living_bridge(&self) -> Option<&'a BridgeReport> {
-        self.bridge.filter(|bridge| bridge.phase != BridgePhase::Dead)
+        self.bridge.filter(|_| !self.is_dead())
+    }
+
+    /// Whether the job has a bridge that is known to be dead.
+    pub(super) fn is_dead(&self) -> bool {
+        self.bridge.is_some_and(|bridge| bridge.phase == BridgePhase::Dead)
     }
 
     pub(super) fn wait(&mut self, waiting: Waiting) {
@@ -80,11 +95,15 @@ impl<'a> JobDraft<'a> {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        let mut jobs: Vec<JobDraft<'_>> =
+            snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect();
+        // Of two that want the same room the first gets it.
+        jobs.sort_by_key(JobDraft::turn);
         Self {
             snapshot,
             now: snapshot.now,
             record: snapshot.record.clone(),
-            jobs: snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect(),
+            jobs,
             report: Report::default(),
             creations: Vec::new(),
             deletions: Vec::new(),
@@ -107,6 +126,14 @@ impl<'a> Draft<'a> {
 
     pub(super) fn guarded(&self, guard: Guard) -> bool {
         self.snapshot.guards.on(guard)
+    }
+
+    /// What keeps the cluster from having nodes, if anything that does not go away by itself does.
+    pub(super) fn cluster_trouble(&self) -> Option<&str> {
+        let blocked = self.report.cluster.waiting.iter().find(|waiting| waiting.blocked);
+        // While it is tried again it is not known to have gone away.
+        let before = || self.record.trouble.as_ref().map(|trouble| trouble.message.as_str());
+        blocked.map(|waiting| waiting.message.as_str()).or_else(before)
     }
 
     /// Plans again at a time, unless something happens before.
@@ -160,6 +187,12 @@ impl<'a> Draft<'a> {
     /// The unsettled intent on a target.
     pub(super) fn pending(&self, target: &Target) -> Option<&Intent> {
         self.intents.values().find(|intent| intent.effect.target() == *target)
+    }
+
+    /// The removal of a job's bridge, if one is under way.
+    pub(super) fn removal_of(&self, job: &Uid) -> Option<Effect> {
+        let pending = self.pending(&Target::Bridge(job.clone()))?;
+        matches!(pending.effect, Effect::RemoveBridge { .. }).then(|| pending.effect.clone())
     }
 
     /// Whether it is not known what came of a launch.

@@ -17,6 +17,7 @@ pub mod scaling;
 mod settle;
 pub mod snapshot;
 mod transfers;
+mod words;
 mod workers;
 
 pub use capacity::Capacity;

@@ -6,6 +6,7 @@ use super::allocation::Allocation;
 use super::draft::Draft;
 use super::guards::Guard;
 use super::report::Waiting;
+use super::words::count_are;
 use crate::action::Effect;
 use crate::api::cluster::{NodeTemplate, WorkerGroup};
 use crate::api::event::EventType;
@@ -46,7 +47,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, cluster: &RayCluster, allocation: &All
         let wanted = wanted_nodes(draft, group, &workers) + allocation.new_nodes(&group.name);
         let wanted = wanted.clamp(group.min_nodes, group.max_nodes);
         draft.report.cluster.desired_nodes += wanted;
-        launch_missing(draft, cluster, group, wanted);
+        launch_missing(draft, cluster, group, wanted, &workers);
         give_back_idle(draft, group, wanted, &workers);
     }
     for name in nodes_of_no_group(draft, cluster) {
@@ -86,11 +87,13 @@ pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
     for node in draft.record.nodes.values_mut() {
         let ending = matches!(node.state, NodeState::Terminating { .. });
         if !ending && (node.group.is_some() || workers == 0) {
+            // Without its head a cluster is over, even if it is wanted again before all of it has ended.
+            draft.record.ending |= node.group.is_none();
             node.state = NodeState::Terminating { since: draft.now, cause: cause.to_owned() };
         }
     }
     if !draft.record.nodes.is_empty() {
-        let message = format!("{} nodes are being ended", draft.record.nodes.len());
+        let message = format!("{} being ended", count_are(draft.record.nodes.len(), "node"));
         draft.report.cluster.waiting.push(Waiting::going_on("EndingNodes", message));
     }
 }
@@ -98,23 +101,40 @@ pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
 /// How many nodes of a group are kept: those with workers, and those that are not idle for long enough.
 fn wanted_nodes(draft: &Draft<'_>, group: &WorkerGroup, workers: &BTreeMap<NodeName, u32>) -> u32 {
     let limit = draft.now - group.idle_timeout.signed();
-    let kept = draft.record.nodes.iter().filter(|(name, node)| {
-        node.group.as_ref() == Some(&group.name)
-            && node.state.is_wanted()
-            && node.template == group.template
-            && (workers.contains_key(*name) || node.idle_since.is_none_or(|since| since > limit))
+    let nodes = draft.record.nodes.iter().filter(|(name, node)| is_of_use(group, workers, name, node));
+    let kept = nodes.filter(|(name, node)| {
+        workers.contains_key(*name) || node.idle_since.is_none_or(|since| since > limit)
     });
     u32::try_from(kept.count()).unwrap_or(u32::MAX)
 }
 
-fn launch_missing(draft: &mut Draft<'_>, cluster: &RayCluster, group: &WorkerGroup, wanted: u32) {
+/// Whether a node counts as one that a group should have: one of an outdated template does while it has workers.
+fn is_of_use(
+    group: &WorkerGroup,
+    workers: &BTreeMap<NodeName, u32>,
+    name: &NodeName,
+    node: &NodeRecord,
+) -> bool {
+    node.group.as_ref() == Some(&group.name)
+        && node.state.is_wanted()
+        && (node.template == group.template || workers.contains_key(name))
+}
+
+fn launch_missing(
+    draft: &mut Draft<'_>,
+    cluster: &RayCluster,
+    group: &WorkerGroup,
+    wanted: u32,
+    workers: &BTreeMap<NodeName, u32>,
+) {
     // The head's control service must be there; the agent is submitted through it.
     if draft.record.agent.is_none() {
         return;
     }
     let count = |draft: &Draft<'_>, every: bool| {
-        let nodes = draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
-        let nodes = nodes.filter(|node| every || (node.state.is_wanted() && node.template == group.template));
+        let nodes = draft.record.nodes.iter().filter(|(name, node)| {
+            (every && node.group.as_ref() == Some(&group.name)) || is_of_use(group, workers, name, node)
+        });
         u32::try_from(nodes.count()).unwrap_or(u32::MAX)
     };
     let every = draft.guarded(Guard::EveryNodeCounts);
@@ -175,7 +195,7 @@ fn give_back_idle(
         if node.group.as_ref() != Some(&group.name) || !node.state.is_wanted() {
             continue;
         }
-        kept += 1;
+        kept += u32::from(is_of_use(group, workers, &name, node));
         let ready = matches!(node.state, NodeState::Ready { .. });
         if workers.contains_key(&name) || !ready {
             node.idle_since = None;
@@ -236,7 +256,7 @@ fn wait_for_launches(draft: &mut Draft<'_>) {
         draft.record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. }));
     let count = launching.filter(|node| node.group.is_some()).count();
     if count > 0 {
-        let message = format!("{count} nodes are being started");
+        let message = format!("{} being started", count_are(count, "node"));
         draft.report.cluster.waiting.push(Waiting::going_on("StartingNodes", message));
     }
 }

@@ -6,6 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::words::count;
 use crate::api::job::{AdaptDLJobSpec, ScalingPolicy};
 use crate::api::units::Span;
 use crate::goodput::{Hints, ReplicaLimit, SpeedupModel};
@@ -56,7 +57,7 @@ pub fn decide(question: &Question<'_>) -> Decision {
     let least = spec.min_replicas.max(1);
     let room = (1..=spec.max_replicas).take_while(|replicas| (question.nodes)(*replicas).is_some()).last();
     let Some(room) = room.filter(|room| *room >= least) else {
-        let message = format!("there is no room for {least} workers");
+        let message = format!("there is no room for {}", count(least, "worker"));
         return Decision { replicas: 0, reason: "NoRoom", message, until: None };
     };
     if spec.scaling.policy == ScalingPolicy::Fixed {
@@ -81,9 +82,9 @@ fn fixed(spec: &AdaptDLJobSpec, room: u32) -> Decision {
     let wanted = spec.scaling.replicas.unwrap_or(spec.min_replicas).clamp(1, spec.max_replicas);
     let replicas = wanted.min(room);
     let (reason, message) = if replicas < wanted {
-        ("NoRoom", format!("the manifest wants {wanted} workers, but there is room for {room}"))
+        ("NoRoom", format!("the manifest wants {}, but there is room for {room}", count(wanted, "worker")))
     } else {
-        ("Fixed", format!("the manifest wants {wanted} workers"))
+        ("Fixed", format!("the manifest wants {}", count(wanted, "worker")))
     };
     Decision { replicas, reason, message, until: None }
 }
@@ -116,12 +117,17 @@ fn best(question: &Question<'_>, model: &SpeedupModel, least: u32, upper: u32) -
     best
 }
 
+/// `1 worker brings`, `2 workers bring`.
+fn bring(workers: u32) -> String {
+    format!("{} {}", count(workers, "worker"), if workers == 1 { "brings" } else { "bring" })
+}
+
 /// Compares the best with what there is.
 fn weigh(question: &Question<'_>, model: &SpeedupModel, best: u32, upper: u32) -> Decision {
     let current = question.current;
     let describe = |replicas: u32| {
         let (gain, share) = (speedup(question, model, replicas), efficiency(question, model, replicas));
-        format!("{replicas} workers bring {gain:.2} times the goodput of one (efficiency {share:.2})")
+        format!("{} {gain:.2} times the goodput of one (efficiency {share:.2})", bring(replicas))
     };
     let at = |replicas, reason, message| Decision { replicas, reason, message, until: None };
     if best == current || current == 0 || current > upper {
@@ -147,7 +153,8 @@ fn weigh(question: &Question<'_>, model: &SpeedupModel, best: u32, upper: u32) -
             format!("{}, less than {wanted:.2} each", describe(current))
         } else {
             format!(
-                "{current} workers bring no more than {best} ({now:.2} against {then:.2} times the goodput of one)"
+                "{} no more than {best} ({now:.2} against {then:.2} times the goodput of one)",
+                bring(current)
             )
         };
         return at(best, "Shrink", why);
@@ -161,14 +168,17 @@ fn stay(question: &Question<'_>, model: &SpeedupModel, best: u32, upper: u32) ->
     let one_more = (best < upper).then(|| (best + 1, speedup(question, model, best + 1)));
     let message = match one_more {
         Some((more, then)) if then <= gain => {
-            format!("{more} workers would bring {then:.2} times the goodput of one, {best} bring {gain:.2}")
+            format!(
+                "{more} workers would bring {then:.2} times the goodput of one, {best} {} {gain:.2}",
+                if best == 1 { "brings" } else { "bring" }
+            )
         }
         Some((more, then)) => format!(
             "{more} workers would bring only {:.2} of a worker's goodput each, {:.2} is wanted",
             then / f64::from(more),
             question.spec.scaling.min_efficiency
         ),
-        None => format!("{best} workers bring {gain:.2} times the goodput of one (efficiency {share:.2})"),
+        None => format!("{} {gain:.2} times the goodput of one (efficiency {share:.2})", bring(best)),
     };
     Decision { replicas: best, reason: "Best", message, until: None }
 }

@@ -52,7 +52,12 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
                 draft.cluster_event(EventType::Normal, "NodeTerminated", format!("node {node} is gone"));
             }
         }
-        Effect::DrainNode { .. } | Effect::SendDocument { .. } | Effect::SendCheckpoint { .. } => {}
+        Effect::DrainNode { .. } | Effect::SendCheckpoint { .. } => {}
+        Effect::SendDocument { job, revision } => {
+            if let Some(record) = job_record(draft, job) {
+                record.sent = Some((*revision, at));
+            }
+        }
         Effect::SubmitAgent { submission } => {
             draft.record.agent =
                 Some(AgentRecord { submission: submission.clone(), since: at, answered: false });
@@ -62,6 +67,8 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             if let Some(record) = job_record(draft, job) {
                 record.binding = None;
                 record.document = None;
+                // What was asked of that bridge, and may still arrive, is older than whatever comes now.
+                record.revision += 1;
             }
         }
         Effect::FetchCheckpoint { job, checkpoint } => {

@@ -1,5 +1,7 @@
 //! Jobs' workers: from what is wanted and what the bridge reports to the next document, one step at a time.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::allocation::{Allocation, JobAllocation};
@@ -10,7 +12,8 @@ use super::documents::{
 use super::draft::Draft;
 use super::guards::Guard;
 use super::report::Waiting;
-use crate::action::Effect;
+use super::words::count;
+use crate::action::{Effect, Target};
 use crate::api::condition::Finding;
 use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
@@ -32,6 +35,33 @@ pub(super) fn plan(draft: &mut Draft<'_>, allocation: &Allocation) {
         judge(draft, index);
         plan_job(draft, index, allocated);
     }
+    stand_aside(draft);
+}
+
+/// Jobs that wait for each other's room would wait for ever: the one that is served last gives its own up.
+fn stand_aside(draft: &mut Draft<'_>) {
+    let in_circle = (0..draft.jobs.len()).filter(|index| waits_for_itself(draft, *index));
+    let last = in_circle.max_by_key(|index| {
+        let job = &draft.jobs[*index];
+        (job.job.spec.preemptible, job.turn())
+    });
+    if let Some(index) = last {
+        let grace = draft.jobs[index].job.spec.checkpoint.timeout;
+        stop(draft, index, grace);
+        let message = "others that it waits for wait for its room: its workers save and end";
+        wait(draft, index, Waiting::going_on("StandingAside", message));
+    }
+}
+
+fn waits_for_itself(draft: &Draft<'_>, index: usize) -> bool {
+    let mut reached = BTreeSet::new();
+    let mut open = draft.jobs[index].waits_for.clone();
+    while let Some(job) = open.pop() {
+        if reached.insert(job) {
+            open.extend(&draft.jobs[job].waits_for);
+        }
+    }
+    reached.contains(&index)
 }
 
 /// Why a job's workers are to be stopped, and how long they may take.
@@ -118,7 +148,8 @@ fn note_decision(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllo
     job.report.scheduled = match (decision.replicas, allocated.complete) {
         (0, _) => Some(Finding::new("Scheduled", false, "NoRoom", decision.message.clone())),
         (_, false) => {
-            let message = format!("{} of {} workers have a node", allocated.ready.len(), decision.replicas);
+            let message =
+                format!("{} of {} have a node", allocated.ready.len(), count(decision.replicas, "worker"));
             Some(Finding::new("Scheduled", false, "WaitingForNodes", message))
         }
         (_, true) => None,
@@ -155,11 +186,11 @@ fn judge(draft: &mut Draft<'_>, index: usize) {
     } else if job.record.failures > spec.backoff_limit {
         let message =
             last.and_then(|group| group.outcome.as_ref()).map_or("", |outcome| outcome.message.as_str());
-        let times = job.record.failures;
+        let times = count(job.record.failures, "time");
         Some(outcome(
             JobPhase::Failed,
             "BackoffLimitExceeded",
-            format!("its program failed {times} times: {message}"),
+            format!("its program failed {times}: {message}"),
         ))
     } else {
         let limit = spec.active_deadline.unwrap_or_default();
@@ -186,9 +217,15 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
         wait(draft, index, Waiting::blocked("Unreachable", message));
         return None;
     }
-    if job.bridge.is_some_and(|bridge| bridge.phase == BridgePhase::Dead) {
+    if job.is_dead() {
         draft.intend(Effect::RemoveBridge { job: uid });
         wait(draft, index, Waiting::going_on("BridgeDied", "its bridge died; another is being made"));
+        return None;
+    }
+    // A removal that was begun is finished: nobody knows how far it is.
+    if let Some(removal) = draft.removal_of(&uid) {
+        draft.intend(removal);
+        wait(draft, index, Waiting::going_on("Stopping", "its bridge is being ended"));
         return None;
     }
     let bridge = job.living_bridge();
@@ -196,7 +233,11 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
     let taken = bridge.and_then(|bridge| bridge.revision);
     if told.is_some() && taken < told && draft.guarded(Guard::DocumentIsTaken) {
         let revision = job.record.revision;
-        draft.intend(Effect::SendDocument { job: uid, revision });
+        // What was heard before it was sent does not tell whether it has arrived.
+        let heard = job.record.sent.is_none_or(|(sent, at)| sent != revision || job.heard_at > at);
+        if heard || draft.pending(&Target::Bridge(uid.clone())).is_some() {
+            draft.intend(Effect::SendDocument { job: uid, revision });
+        }
         wait(draft, index, Waiting::going_on("Telling", "the bridge is being told what is wanted"));
         return None;
     }
@@ -206,25 +247,45 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
 /// A job without a bridge gets one when it can be heard and there is a place for its workers.
 fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
     let Some(incarnation) = draft.record.incarnation.clone().filter(|_| !draft.record.ending) else {
-        return wait(draft, index, Waiting::going_on("WaitingForCluster", "its cluster is being started"));
+        let waiting = waiting_for_cluster(draft);
+        return wait(draft, index, waiting);
     };
     if draft.agent().is_none() {
         return wait(draft, index, Waiting::going_on("WaitingForCluster", "its cluster cannot be heard yet"));
+    }
+    // What is left of an earlier bridge, or was not yet seen to be gone, must not be taken for the new one.
+    let uid = draft.jobs[index].uid().clone();
+    if draft.agent().is_some_and(|(_, agent)| agent.jobs.contains_key(&uid)) {
+        draft.intend(Effect::RemoveBridge { job: uid });
+        return wait(draft, index, Waiting::going_on("Stopping", "its old bridge is being ended"));
     }
     if let Some(waiting) = trouble(draft, index) {
         return wait(draft, index, waiting);
     }
     if allocated.is_none_or(|allocated| wanted_nodes(draft, index, allocated).is_empty()) {
-        return wait(
-            draft,
-            index,
-            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
-        );
+        let waiting = waiting_for_nodes(draft);
+        return wait(draft, index, waiting);
     }
     let binding = Binding { cluster: draft.snapshot.key.clone(), incarnation: incarnation.id, bridge: None };
     draft.jobs[index].record.binding = Some(binding);
     draft.jobs[index].record.document = None;
     run_step(draft, index, None, allocated);
+}
+
+fn waiting_for_cluster(draft: &Draft<'_>) -> Waiting {
+    const REASON: &str = "WaitingForCluster";
+    match draft.cluster_trouble() {
+        Some(why) => Waiting::blocked(REASON, format!("its cluster cannot be started: {why}")),
+        None => Waiting::going_on(REASON, "its cluster is being started"),
+    }
+}
+
+fn waiting_for_nodes(draft: &Draft<'_>) -> Waiting {
+    const REASON: &str = "WaitingForNodes";
+    match draft.cluster_trouble() {
+        Some(why) => Waiting::blocked(REASON, format!("the nodes for its workers cannot be started: {why}")),
+        None => Waiting::going_on(REASON, "the nodes for its workers are being started"),
+    }
 }
 
 /// The time until the next try, after something failed.
@@ -316,11 +377,9 @@ fn begin(
         return wait(draft, index, waiting);
     }
     if nodes.is_empty() {
-        return wait(
-            draft,
-            index,
-            Waiting::going_on("WaitingForNodes", "the nodes for its workers are being started"),
-        );
+        make_room(draft, index);
+        let waiting = waiting_for_nodes(draft);
+        return wait(draft, index, waiting);
     }
     if let Some(id) = missing_checkpoint(draft, index, bridge)
         && draft.guarded(Guard::CheckpointIsThere)
@@ -336,17 +395,40 @@ fn begin(
     want(draft, index, nodes, reason, message);
 }
 
+/// Wants a group on these nodes, if they are enough for one.
 fn want(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
+    if nodes.len() < draft.jobs[index].job.spec.min_replicas.max(1) as usize {
+        make_room(draft, index);
+        let waiting = waiting_for_nodes(draft);
+        return wait(draft, index, waiting);
+    }
     let waiting = match want_group(draft, index, NewGroup { nodes, reason, message }) {
         Ok(number) => Waiting::going_on("Preparing", format!("group {number} is wanted")),
         Err(NoRoom::TakenBy(jobs)) => {
-            Waiting::going_on("WaitingForRoom", format!("{jobs} still has its room"))
+            make_room(draft, index);
+            let names: Vec<String> =
+                jobs.iter().map(|job| draft.jobs[*job].job.metadata.key().to_string()).collect();
+            draft.jobs[index].waits_for = jobs;
+            let have = if names.len() == 1 { "has" } else { "have" };
+            Waiting::going_on("WaitingForRoom", format!("{} still {have} its room", names.join(", ")))
         }
         Err(NoRoom::NodeGone(node)) => {
+            make_room(draft, index);
             Waiting::going_on("WaitingForNodes", format!("node {node} is not there yet"))
         }
     };
     wait(draft, index, waiting);
+}
+
+/// A job that has to wait and has nothing that runs gives back its slots: others may be waiting for them.
+fn make_room(draft: &mut Draft<'_>, index: usize) {
+    let job = &draft.jobs[index];
+    let active = job.living_bridge().is_some_and(|bridge| {
+        bridge.groups.iter().any(|group| matches!(group.phase, GroupPhase::Running | GroupPhase::Stopping))
+    });
+    if !active && job.record.target().is_some() {
+        stop(draft, index, Span::from_secs(0));
+    }
 }
 
 /// The newest durable checkpoint, if the bridge has none as new.
@@ -391,16 +473,10 @@ fn ended(
             begin(draft, index, Some(bridge), nodes, reason, message);
         }
         Some(training) if is_as_wanted(draft, index, training.number, nodes) => keep(draft, index, training),
-        Some(_) => match trouble(draft, index) {
-            Some(waiting) => wait(draft, index, waiting),
-            None => want(
-                draft,
-                index,
-                nodes,
-                GroupReason::Retried,
-                "the group before could not be had".to_owned(),
-            ),
-        },
+        Some(_) => {
+            let message = "the group before could not be had".to_owned();
+            replace(draft, index, nodes, GroupReason::Retried, message);
+        }
     }
 }
 
@@ -430,35 +506,24 @@ fn keep(draft: &mut Draft<'_>, index: usize, training: &GroupReport) {
 fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, nodes: &[NodeName]) {
     let job = &draft.jobs[index];
     let Some(group) = job.record.target().cloned() else { return };
-    if nodes.is_empty() {
-        return wait(
-            draft,
-            index,
-            Waiting::blocked("WaitingForNodes", "there are no nodes to move its workers to"),
-        );
-    }
     if group.program != program_digest(&job.job.spec) {
         let message = "the manifest wants another program, environment or resources".to_owned();
-        return retry_or_want(draft, index, nodes, GroupReason::SpecChanged, message);
+        return replace(draft, index, nodes, GroupReason::SpecChanged, message);
     }
     if !same_nodes(&group.nodes, nodes) {
         let (reason, message) = why_moved(job, allocated, nodes);
-        return retry_or_want(draft, index, nodes, reason, message);
+        return replace(draft, index, nodes, reason, message);
     }
     if !allocated.complete {
-        let message = format!("more nodes are being started for {} workers", allocated.decision.replicas);
+        let message =
+            format!("more nodes are being started for {}", count(allocated.decision.replicas, "worker"));
         wait(draft, index, Waiting::going_on("WaitingForNodes", message));
     }
     refresh(draft, index);
 }
 
-fn retry_or_want(
-    draft: &mut Draft<'_>,
-    index: usize,
-    nodes: &[NodeName],
-    reason: GroupReason,
-    message: String,
-) {
+/// Wants another group in the place of the one that trains, as soon as there is any sense in trying.
+fn replace(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
     match trouble(draft, index) {
         Some(waiting) => wait(draft, index, waiting),
         None => want(draft, index, nodes, reason, message),

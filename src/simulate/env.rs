@@ -7,6 +7,7 @@ use super::floor::Actor;
 use super::program::Workload;
 use super::transcript::Transcript;
 use crate::api::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, Uid};
+use crate::api::wire::ExitReport;
 
 /// What is at hand while something happens in a Ray cluster.
 pub(super) struct Env<'a> {
@@ -95,6 +96,16 @@ pub(super) type BridgeId = (Uid, u64);
 pub(super) enum Exit {
     Code(i32),
     Signal(&'static str),
+}
+
+impl Exit {
+    /// As it is reported.
+    pub(super) fn report(self) -> ExitReport {
+        match self {
+            Self::Code(code) => ExitReport { code: Some(code), signal: None },
+            Self::Signal(signal) => ExitReport { code: None, signal: Some(signal.to_owned()) },
+        }
+    }
 }
 
 /// What happened that somebody who sees everything must judge.

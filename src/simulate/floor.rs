@@ -36,6 +36,8 @@ pub(super) struct Node {
     pub(super) launch: Option<(NodeName, IntentId)>,
     pub(super) head: bool,
     pub(super) total: Capacity,
+    /// The same as Ray says it; of our own nodes nobody asks.
+    pub(super) resources: BTreeMap<String, f64>,
     /// Whether Ray takes it for alive.
     pub(super) alive: bool,
     /// Whether Ray starts nothing more on it.
@@ -70,6 +72,12 @@ pub(super) struct Slot {
     orphan: bool,
 }
 
+impl Slot {
+    /// When its bridge asked it last, as it does all the time.
+    pub(super) fn asked_last(&self, now: Ms) -> Ms {
+        self.alone_since.unwrap_or(now)
+    }
+}
 
 /// What a slot does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +112,11 @@ impl Worker {
 }
 
 impl Floor {
+    /// A cluster that has only a head.
+    pub(super) fn of(head: Node) -> Self {
+        Self { nodes: vec![head], ..Self::default() }
+    }
+
     // --- What is there -----------------------------------------------------------------------------------------
 
     pub(super) fn index(&self, id: &RayNodeId) -> Option<usize> {
@@ -116,9 +129,9 @@ impl Floor {
 
     /// Whether a slot can be asked.
     pub(super) fn reaches(&self, actor: Actor) -> bool {
-        self.slots.get(&actor).is_some_and(|slot| {
-            self.nodes[slot.node].link == Link::Up && slot.state == SlotState::Open
-        })
+        self.slots
+            .get(&actor)
+            .is_some_and(|slot| self.nodes[slot.node].link == Link::Up && slot.state == SlotState::Open)
     }
 
     pub(super) fn worker(&self, actor: Actor, group: GroupNumber) -> Option<&Worker> {
@@ -131,11 +144,13 @@ impl Floor {
 
     /// The workers that train: the job, whose bridge's, the group, the node.
     pub(super) fn training(&self) -> impl Iterator<Item = (&Slot, &Worker)> {
-        let pairs = self.slots.values().flat_map(|slot| slot.workers.iter().map(move |worker| (slot, worker)));
+        let pairs =
+            self.slots.values().flat_map(|slot| slot.workers.iter().map(move |worker| (slot, worker)));
         pairs.filter(|(_, worker)| worker.trains())
     }
 
-    fn free(&self, node: usize) -> Capacity {
+    /// What is not reserved on a node.
+    pub(super) fn free(&self, node: usize) -> Capacity {
         let mut free = self.nodes[node].total.clone();
         for slot in self.slots.values().filter(|slot| slot.node == node) {
             if matches!(slot.state, SlotState::Opening | SlotState::Open) {
@@ -201,8 +216,7 @@ impl Floor {
         let Some(slot) = self.slots.get_mut(&actor) else { return };
         let node = slot.node;
         if slot.state == SlotState::Opening && self.nodes[node].link == Link::Up {
-            slot.state =
-                if slot.buildable { SlotState::Open } else { SlotState::Failed("RuntimeEnvFailed") };
+            slot.state = if slot.buildable { SlotState::Open } else { SlotState::Failed("RuntimeEnvFailed") };
             self.admit(node, env);
         }
     }
@@ -374,9 +388,8 @@ impl Floor {
     }
 
     fn leave_if_drained(&mut self, node: usize) {
-        let busy = |slot: &&Slot| {
-            slot.node == node && matches!(slot.state, SlotState::Opening | SlotState::Open)
-        };
+        let busy =
+            |slot: &&Slot| slot.node == node && matches!(slot.state, SlotState::Opening | SlotState::Open);
         let at = &self.nodes[node];
         if at.draining && at.link == Link::Up && !self.slots.values().any(|slot| busy(&slot)) {
             self.nodes[node].link = Link::Gone;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bridge::{Blob, Bridge};
 use super::clock::Ms;
 use super::env::{Env, Exit, RayEvent};
-use super::floor::{Actor, Floor, Link, Node};
+use super::floor::{Actor, Floor, Node};
 use crate::action::{EffectError, ErrorKind};
 use crate::api::ids::{Digest, RayNodeId, Uid};
 use crate::api::observed::{LAUNCH_LABEL, NODE_LABEL};
@@ -44,9 +44,8 @@ struct Agent {
     version: i64,
     /// Bridges that died while this agent followed them, and what it knows of that.
     dead: BTreeMap<Uid, Death>,
-    /// The newest revision that anything was asked for with, for each job, and the newest that was removed.
-    newest: BTreeMap<Uid, u64>,
-    closed: BTreeMap<Uid, u64>,
+    /// The newest that was asked for, for each job: a revision, and whether its bridge was to be removed then.
+    newest: BTreeMap<Uid, (u64, bool)>,
 }
 
 /// What an agent knows of a bridge's death.
@@ -60,7 +59,7 @@ impl Ray {
     pub(super) fn new(head: Node) -> Self {
         Self {
             head: head.id.clone(),
-            floor: Floor { nodes: vec![head], ..Floor::default() },
+            floor: Floor::of(head),
             up: true,
             submissions: BTreeMap::new(),
             agent: None,
@@ -227,8 +226,8 @@ impl Ray {
         if let Some(older) = self.agent.take() {
             self.submissions.insert(older.submission, Submission::Ended("it lost its claim".to_owned()));
         }
-        let (dead, newest, closed) = Default::default();
-        self.agent = Some(Agent { submission, version: 0, dead, newest, closed });
+        let (dead, newest) = Default::default();
+        self.agent = Some(Agent { submission, version: 0, dead, newest });
     }
 
     /// The agent ends.
@@ -279,50 +278,42 @@ impl Ray {
 
     // --- What the agent is asked -------------------------------------------------------------------------------
 
-    /// The agent, unless the call is older than what it was asked before.
-    fn asked(&mut self, job: &Uid, revision: u64) -> Result<&mut Agent, EffectError> {
+    /// Refuses a call that is older than what was asked before: it was given up, and something newer is under way.
+    fn ask(&mut self, job: &Uid, call: (u64, bool)) -> Result<&mut Agent, EffectError> {
         let agent = self.agent.as_mut().ok_or_else(|| unavailable("no agent answers"))?;
         let newest = agent.newest.entry(job.clone()).or_default();
-        if revision < *newest || agent.closed.get(job).is_some_and(|closed| revision <= *closed) {
+        if call < *newest {
             return Err(rejected("it was asked for something newer before"));
         }
-        *newest = revision;
+        *newest = call;
         Ok(agent)
     }
 
-    /// Makes a job's bridge, unless there is one.
-    fn make_bridge(&mut self, job: &Uid, revision: u64, env: &mut Env<'_>) -> Result<(), EffectError> {
+    /// A job's bridge, which is made if there is none.
+    fn bridge(&mut self, job: &Uid, env: &Env<'_>) -> Result<&mut Bridge, EffectError> {
+        // What was meant for one that has died, maybe long ago, is not for another.
         if self.agent.as_ref().is_some_and(|agent| agent.dead.contains_key(job)) {
-            return Err(rejected("its bridge is dead and has not been removed"));
+            return Err(rejected("its bridge has died and has not been removed"));
         }
-        if !self.bridges.contains_key(job) {
+        Ok(self.bridges.entry(job.clone()).or_insert_with(|| {
             self.made += 1;
             // Whatever a bridge left that was never removed may still train.
             let inherits = !self.directories.insert(job.clone());
             let fence = if inherits { env.lease + FENCE_MARGIN_MS } else { 0 };
-            let id = (job.clone(), self.made);
-            self.bridges.insert(job.clone(), Bridge::new(id, revision, fence));
-        }
-        Ok(())
+            Bridge::new((job.clone(), self.made), fence)
+        }))
     }
 
-    /// Tells a job's bridge what is wanted. It is made only if the controller has seen none.
+    /// Tells a job's bridge what is wanted.
     pub(super) fn put_document(
         &mut self,
         job: &Uid,
         document: &Document,
         fence: Ms,
-        expected: Option<&str>,
         env: &mut Env<'_>,
     ) -> Result<(), EffectError> {
-        self.asked(job, document.revision)?;
-        match expected {
-            None => self.make_bridge(job, document.revision, env)?,
-            Some(name) if self.bridges.get(job).is_none_or(|bridge| bridge.name() != name) => {
-                return Err(rejected("another bridge is there, or none"));
-            }
-            Some(_) => {}
-        }
+        self.ask(job, (document.revision, false))?;
+        self.bridge(job, env)?;
         if let Some(bridge) = self.bridges.get_mut(job) {
             bridge.apply(document, fence, &mut self.floor, env);
         }
@@ -337,11 +328,8 @@ impl Ray {
         blob: Blob,
         env: &mut Env<'_>,
     ) -> Result<(), EffectError> {
-        self.asked(job, revision)?;
-        self.make_bridge(job, revision, env)?;
-        if let Some(bridge) = self.bridges.get_mut(job) {
-            bridge.add_blob(blob);
-        }
+        self.ask(job, (revision, false))?;
+        self.bridge(job, env)?.add_blob(blob);
         Ok(())
     }
 
@@ -352,8 +340,7 @@ impl Ray {
         revision: u64,
         env: &mut Env<'_>,
     ) -> Result<Ms, EffectError> {
-        let agent = self.asked(job, revision)?;
-        agent.closed.insert(job.clone(), revision);
+        let agent = self.ask(job, (revision, true))?;
         agent.dead.remove(job);
         let Some(bridge) = self.bridges.get_mut(job) else {
             self.directories.remove(job);
@@ -373,10 +360,8 @@ impl Ray {
     pub(super) fn get_blob(&self, job: &Uid, digest: &Digest) -> Result<&Blob, EffectError> {
         self.agent.as_ref().ok_or_else(|| unavailable("no agent answers"))?;
         let blob = self.bridges.get(job).and_then(|bridge| bridge.blob(digest));
-        let blob = blob.ok_or_else(|| EffectError {
-            kind: ErrorKind::NotFound,
-            message: "no such blob".to_owned(),
-        })?;
+        let blob = blob
+            .ok_or_else(|| EffectError { kind: ErrorKind::NotFound, message: "no such blob".to_owned() })?;
         if blob.good { Ok(blob) } else { Err(unavailable("it did not arrive whole")) }
     }
 
@@ -427,11 +412,6 @@ fn describe_node(node: &Node) -> RayNode {
         resources: node.resources.clone(),
         labels: labels.collect(),
     }
-}
-
-/// Whether a node's raylet runs.
-pub(super) fn runs(node: &Node) -> bool {
-    node.link != Link::Gone
 }
 
 fn unavailable(message: &str) -> EffectError {

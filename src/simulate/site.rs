@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::clock::Ms;
-use super::env::Env;
 use super::floor::{Link, Node};
 use super::ray::Ray;
 use crate::api::cluster::NodeTemplate;
@@ -11,15 +10,14 @@ use crate::api::ids::{IntentId, NodeName, RayNodeId};
 use crate::api::observed::{LocalNode, Processes};
 use crate::plan::Capacity;
 
-/// The name of the one Ray cluster of a site that is not ours.
-pub(super) const FOREIGN: &str = "foreign";
-
 /// One cluster, as it really is.
 #[derive(Default)]
 pub(super) struct Site {
     pub(super) machines: BTreeMap<IntentId, Machine>,
-    /// By incarnation.
+    /// By incarnation; those that are not ours by how often somebody started them.
     pub(super) rays: BTreeMap<String, Ray>,
+    /// The one that runs now, if it is not ours.
+    foreign: Option<String>,
     /// Until when nothing there can be reached by the controller.
     pub(super) cut_until: Ms,
     /// Until when the agent does not answer, though it runs.
@@ -61,13 +59,18 @@ impl Site {
             let node = self.foreign_node(false, cpus);
             ray.join(node);
         }
-        self.rays.insert(FOREIGN.to_owned(), ray);
+        let session = format!("foreign-{}", self.made);
+        self.rays.clear();
+        self.rays.insert(session.clone(), ray);
+        self.foreign = Some(session);
     }
 
     pub(super) fn foreign_node(&mut self, head: bool, cpus: u32) -> Node {
         let id = self.ray_id();
-        let resources: BTreeMap<String, f64> = [("CPU".to_owned(), f64::from(cpus)), ("memory".to_owned(), 64e9)].into();
-        let total = Capacity { cpu: u64::from(cpus) * 1000, memory: Some(64_000_000_000), ..Capacity::default() };
+        let resources: BTreeMap<String, f64> =
+            [("CPU".to_owned(), f64::from(cpus)), ("memory".to_owned(), 64e9)].into();
+        let total =
+            Capacity { cpu: u64::from(cpus) * 1000, memory: Some(64_000_000_000), ..Capacity::default() };
         Node {
             address: format!("10.0.0.{}", self.made),
             id,
@@ -86,10 +89,17 @@ impl Site {
         RayNodeId(format!("ray{:04}", self.made))
     }
 
-    /// The Ray cluster of an incarnation.
-    pub(super) fn ray(&mut self, incarnation: &str) -> Option<&mut Ray> {
-        let name = if self.rays.contains_key(FOREIGN) { FOREIGN } else { incarnation };
-        self.rays.get_mut(name)
+    /// The Ray cluster that is found where that of an incarnation is or was.
+    pub(super) fn session<'a>(&'a self, incarnation: &'a str) -> &'a str {
+        self.foreign.as_deref().unwrap_or(incarnation)
+    }
+
+    pub(super) fn ray(&self, incarnation: &str) -> Option<&Ray> {
+        self.rays.get(self.session(incarnation))
+    }
+
+    pub(super) fn is_foreign(&self) -> bool {
+        self.foreign.is_some()
     }
 
     // --- Machines ------------------------------------------------------------------------------------------------
@@ -134,22 +144,6 @@ impl Site {
     /// Whether anything of a machine lives.
     pub(super) fn lives(&self, machine: &Machine) -> bool {
         machine.leader || self.node_of(machine).is_some_and(|(_, node)| node.link != Link::Gone)
-    }
-
-    /// Ends every process of a machine.
-    pub(super) fn end_machine(&mut self, launch: &IntentId, env: &mut Env<'_>) {
-        let Some(machine) = self.machines.get_mut(launch) else { return };
-        machine.leader = false;
-        self.end_node(launch, env);
-    }
-
-    /// Ends a machine's raylet and what runs under it.
-    pub(super) fn end_node(&mut self, launch: &IntentId, env: &mut Env<'_>) {
-        let Some(machine) = self.machines.get(launch) else { return };
-        let Some(ray) = self.rays.get_mut(&machine.incarnation) else { return };
-        if let Some(index) = machine.node.as_ref().and_then(|id| ray.floor.index(id)) {
-            ray.lose_node(index, env);
-        }
     }
 
     /// What the processes of this machine show of some launches.

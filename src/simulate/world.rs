@@ -9,13 +9,14 @@ use super::env::{Env, Fact, RayEvent, Saves};
 use super::faults::{Fault, Faults};
 use super::invariants::{Ledger, Violation};
 use super::program::Workload;
+use super::ray::Ray;
 use super::site::Site;
 use super::store::Store;
 use super::transcript::Transcript;
 use super::watch::News;
 use super::{Options, Probe};
 use crate::action::IntentState;
-use crate::api::ids::{Digest, IntentId, Uid};
+use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::plan::{Plan, Snapshot};
@@ -63,7 +64,6 @@ pub enum UserAction {
 
 /// A file in durable storage.
 pub(super) struct File {
-    pub(super) digest: Digest,
     /// Whether it still is what its digest says.
     pub(super) good: bool,
 }
@@ -128,7 +128,9 @@ impl World {
 
     fn happens(&mut self, event: Event) {
         match event {
-            Event::Ray(key, ray, event) => self.in_ray(&key, &ray, |ray, env| ray.happens(event, env)),
+            Event::Ray(key, session, event) => {
+                self.in_ray(&key, &session, |ray, env| ray.happens(event, env));
+            }
             Event::Joins(key, launch) => self.join(&key, &launch),
             Event::LeaderEnds(key, launch) => {
                 if let Some(machine) = self.site(&key).machines.get_mut(&launch) {
@@ -185,24 +187,15 @@ impl World {
         self.sites.entry(key.clone()).or_default()
     }
 
-    /// Does something in a Ray cluster, with all that comes of it.
-    pub(super) fn in_ray(
+    /// Does something in a Ray cluster, with all that comes of it. Without that cluster nothing is done.
+    pub(super) fn in_ray<R>(
         &mut self,
         key: &ObjectKey,
-        incarnation: &str,
-        work: impl FnOnce(&mut super::ray::Ray, &mut Env<'_>),
-    ) {
-        self.in_site(key, |site, env| {
-            if let Some(ray) = site.ray(incarnation) {
-                work(ray, env);
-            }
-        });
-    }
-
-    /// Does something at a site, with all that comes of it.
-    pub(super) fn in_site<R>(&mut self, key: &ObjectKey, work: impl FnOnce(&mut Site, &mut Env<'_>) -> R) -> R {
+        session: &str,
+        work: impl FnOnce(&mut Ray, &mut Env<'_>) -> R,
+    ) -> Option<R> {
         let (mut timers, mut facts) = (Vec::new(), Vec::new());
-        let site = self.sites.entry(key.clone()).or_default();
+        let ray = self.sites.get_mut(key)?.rays.get_mut(session)?;
         let mut env = Env {
             now: self.now,
             lease: self.options.settings.lease.millis,
@@ -213,19 +206,35 @@ impl World {
             workloads: &self.loads,
             saves: &mut self.saves,
         };
-        let result = work(site, &mut env);
-        // One site has one Ray cluster at a time that anything can happen in.
-        let current = site.rays.iter().next_back().map(|(incarnation, _)| incarnation.clone());
+        let result = work(ray, &mut env);
         for (at, event) in timers {
-            if let Some(incarnation) = &current {
-                self.queue.push(at, Event::Ray(key.clone(), incarnation.clone(), event));
-            }
+            self.queue.push(at, Event::Ray(key.clone(), session.to_owned(), event));
         }
         for fact in facts {
             self.judge(fact);
         }
         self.news(key);
-        result
+        Some(result)
+    }
+
+    /// Ends every process of a machine at once.
+    pub(super) fn end_machine(&mut self, key: &ObjectKey, launch: &IntentId) {
+        if let Some(machine) = self.site(key).machines.get_mut(launch) {
+            machine.leader = false;
+        }
+        self.end_raylet(key, launch);
+        self.glance(key);
+    }
+
+    /// Ends a machine's raylet and what runs under it.
+    pub(super) fn end_raylet(&mut self, key: &ObjectKey, launch: &IntentId) {
+        let Some(machine) = self.site(key).machines.get(launch) else { return };
+        let (incarnation, node) = (machine.incarnation.clone(), machine.node.clone());
+        self.in_ray(key, &incarnation, |ray, env| {
+            if let Some(index) = node.and_then(|id| ray.floor.index(&id)) {
+                ray.lose_node(index, env);
+            }
+        });
     }
 
     fn judge(&mut self, fact: Fact) {
@@ -262,8 +271,9 @@ fn changed(object: &AnyObject) -> String {
     match object {
         AnyObject::Cluster(cluster) => {
             let groups = cluster.spec.worker_groups.iter();
-            let groups: Vec<String> =
-                groups.map(|group| format!("{} {}..{}", group.name, group.min_nodes, group.max_nodes)).collect();
+            let groups: Vec<String> = groups
+                .map(|group| format!("{} {}..{}", group.name, group.min_nodes, group.max_nodes))
+                .collect();
             format!("suspend {}, groups [{}]", cluster.spec.suspend, groups.join(", "))
         }
         AnyObject::Job(job) => {

@@ -94,7 +94,7 @@ pub(crate) fn elastic_story(world: &mut World, cluster: &str) {
         assert!(text.contains("2 → 1 workers") && text.contains("stood still"), "{verb:?}:\n{text}");
     }
     let events = world.ok(&["events", "--for", "job/grow"]);
-    for words in ["0 → 1 workers (Started)", "1 → 2 workers (Scaled)", "2 → 1 workers (ReplicasChanged)"]
+    for words in ["0 → 1 worker (Started)", "1 → 2 workers (Scaled)", "2 → 1 worker (ReplicasChanged)"]
     {
         assert!(events.contains(words), "{words} is not in\n{events}");
     }

@@ -48,6 +48,8 @@ class Agent:
         self.version, self.news = 0, asyncio.Event()
         self.nodes = []
         self.bridges, self.reports, self.watchers = {}, {}, {}
+        # The newest that was asked for, for each job: a revision, and whether its bridge was to be removed then.
+        self.newest = {}
         context = ray.get_runtime_context()
         self.head = context.get_node_id()
         session = ray._private.worker._global_node.get_session_dir_path()
@@ -124,9 +126,19 @@ class Agent:
 
     # --- What is asked ---------------------------------------------------------------------------------------
 
+    def ask(self, uid, revision, removal=False):
+        """Refuse what is older than something before it: it was given up, and arrives too late."""
+        if (revision, removal) < self.newest.get(uid, (0, False)):
+            raise web.HTTPConflict(text="something newer was asked for before")
+        self.newest[uid] = revision, removal
+
     def bridge(self, uid, job=None):
         """A job's bridge, made if a job is given."""
         if uid not in self.bridges and job:
+            # What was meant for one that has died, maybe long ago, is not for another.
+            if self.reports.get(uid, {}).get("phase") == "Dead":
+                raise web.HTTPConflict(text="its bridge has died and has not been removed")
+            directory = os.path.join(self.directory, uid)
             actor = (
                 ray.remote(Bridge)
                 .options(
@@ -138,7 +150,7 @@ class Agent:
                     max_concurrency=1000,
                     scheduling_strategy=NodeAffinitySchedulingStrategy(self.head, soft=False),
                 )
-                .remote(job, os.path.join(self.directory, uid), self.settings["leaseS"])
+                .remote(job, directory, self.settings["leaseS"], os.path.isdir(directory))
             )
             self.follow(uid, actor)
         return self.bridges.get(uid)
@@ -146,11 +158,13 @@ class Agent:
     async def put_job(self, request):
         uid = request.match_info["uid"]
         document = await request.json()
+        self.ask(uid, document["revision"])
         bridge = self.bridge(uid, document["job"])
         return web.json_response({"revision": await bridge.apply.remote(document)})
 
     async def delete_job(self, request):
         uid = request.match_info["uid"]
+        self.ask(uid, int(request.query["revision"]), removal=True)
         if bridge := self.bridge(uid):
             try:
                 await bridge.shut_down.remote()
@@ -184,6 +198,7 @@ class Agent:
         directory, path = self.blob_path(request)
         query, digest = request.query, request.match_info["digest"]
         job = {key: query[key] for key in ("uid", "namespace", "name")}
+        self.ask(query["uid"], int(query["revision"]))
         bridge = self.bridge(query["uid"], job)
         if not os.path.exists(path):
             receiver = blobs.Receiver(directory, digest)

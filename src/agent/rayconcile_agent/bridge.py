@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from .group import Group
 from .logs import Spools
 from .report import describe
-from .reservation import Reservation, slot_name
+from .reservation import LEASE_MARGIN_S, Reservation, slot_name
 from .store import ARTIFACTS, CHECKPOINT, BlobStore
 
 # How long a group that is prepared beside a running one may take to come where AdaptDL has it wait.
@@ -29,6 +29,8 @@ PREPARE_S = 300.0
 SETTLE_S = 2.0
 # After rank 0 has finished or saved, how long the others may take to leave.
 LEAVE_S = 30.0
+# While a bridge shuts down, how often it looks whether all its slots have ended.
+SHUT_DOWN_WATCH_S = 0.2
 KEEP_GROUPS = 20
 KEEP_NOTES = 50
 
@@ -44,8 +46,10 @@ class Unavailable(Exception):
 class Bridge:
     """The actor. The agent calls its public methods; everything else happens in `_drive`."""
 
-    def __init__(self, job, directory, lease_s):
+    def __init__(self, job, directory, lease_s, inherits):
         self.job, self.directory, self.lease_s = job, directory, lease_s
+        # Whatever an earlier bridge left that was never removed may still train, until its lease is over.
+        self.inherited_s = lease_s + LEASE_MARGIN_S if inherits else 0.0
         self.incarnation = uuid.uuid4().hex
         self.document = None
         self.slots, self.groups = {}, {}
@@ -93,6 +97,9 @@ class Bridge:
         if self.preparation:
             self.preparation.cancel()
         await asyncio.gather(*(slot.close() for slot in self.slots.values()))
+        # What cannot be reached ends with its lease. Until then no other bridge may take this one's place.
+        while not all(slot.surely_gone(set()) for slot in self.slots.values()):
+            await asyncio.sleep(SHUT_DOWN_WATCH_S)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # --- Driving ---------------------------------------------------------------------------------------------
@@ -143,8 +150,9 @@ class Bridge:
                     ray.kill(ray.get_actor(name))
                 except ValueError:
                     pass  # Gone in between.
-        # Those that could not be reached end with their lease; the controller knows how much of it is left.
-        await asyncio.sleep(self.document["fenceMs"] / 1000)
+        # Those that could not be reached end with their lease. If the controller saw the earlier bridge die it
+        # knows how much of that is left.
+        await asyncio.sleep(max(self.document["fenceMs"] / 1000, self.inherited_s))
 
     async def _step(self):
         """Bring what is nearer to what is wanted. Long steps are waited for: a switch is never left half done."""
@@ -271,8 +279,11 @@ class Bridge:
         self._tell()
 
     async def _restore(self, group):
-        """Give every rank the newest good checkpoint."""
+        """Give every rank the newest good checkpoint, but none older than one that the controller has."""
+        least = group.spec["restore"]
         for blob in self.store.newest_first():
+            if least and (blob["group"], blob["number"]) < (least["group"], least["number"]):
+                break
             digest = blob["digest"]
             sending = (slot.send(self.store.path(digest), digest) for slot in group.slots)
             if all(await asyncio.gather(*sending)):
@@ -286,8 +297,8 @@ class Bridge:
                 "CheckpointUnreadable",
                 f"the checkpoint of group {blob['group']} does not match its digest; the one before is used",
             )
-        if group.spec["restore"]:
-            raise Unavailable("NoCheckpoint", "no good checkpoint is left on the cluster")
+        if least:
+            raise Unavailable("NoCheckpoint", "none of the newest checkpoints that are left on the cluster is good")
 
     async def _give_up(self, group, error):
         """End a group that never trained."""

@@ -82,7 +82,8 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
     let launching =
         record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. })).count();
     if launching > 0 {
-        return Finding::new(KIND, false, "StartingNodes", format!("{launching} nodes are being started"));
+        let nodes = if launching == 1 { "1 node is".to_owned() } else { format!("{launching} nodes are") };
+        return Finding::new(KIND, false, "StartingNodes", format!("{nodes} being started"));
     }
     if !incarnation.missing.is_empty() {
         let missing = incarnation.missing.join(" and ");

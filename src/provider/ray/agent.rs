@@ -90,12 +90,13 @@ impl AgentClient {
         send(request).await.map(|_| ())
     }
 
-    /// Ends a job's bridge and everything of it.
+    /// Ends a job's bridge and everything of it, unless something newer than a revision was asked of it.
     ///
     /// # Errors
     /// If it cannot be ended.
-    pub async fn delete_job(&self, uid: &Uid) -> Result<(), RayError> {
-        let request = self.request(Method::DELETE, &format!("/v1/jobs/{uid}")).timeout(2 * TIMEOUT);
+    pub async fn delete_job(&self, uid: &Uid, revision: u64) -> Result<(), RayError> {
+        let request = self.request(Method::DELETE, &format!("/v1/jobs/{uid}"));
+        let request = request.query(&[("revision", revision.to_string())]).timeout(2 * TIMEOUT);
         send(request).await.map(|_| ())
     }
 
@@ -164,6 +165,7 @@ impl AgentClient {
         &self,
         uid: &Uid,
         job: &ObjectKey,
+        revision: u64,
         checkpoint: &CheckpointRecord,
         path: &Path,
     ) -> Result<(), EffectError> {
@@ -174,6 +176,7 @@ impl AgentClient {
         let file = tokio::fs::File::open(path).await.map_err(missing)?;
         let query = [
             ("uid", uid.to_string()),
+            ("revision", revision.to_string()),
             ("namespace", job.namespace.clone()),
             ("name", job.name.clone()),
             ("group", checkpoint.id.group.to_string()),

@@ -2,7 +2,7 @@
 
 use super::end::Then;
 use super::group::{Known, Reservation, Training};
-use super::{Bridge, Doing, Seen};
+use super::{Blob, Bridge, Doing, Seen};
 use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, Digest, GroupNumber};
 use crate::api::record::Prepare;
@@ -145,7 +145,12 @@ impl Bridge {
         }))
     }
 
-    fn start_beside(&mut self, number: GroupNumber, floor: &mut Floor, env: &mut Env<'_>) -> Option<Preparing> {
+    fn start_beside(
+        &mut self,
+        number: GroupNumber,
+        floor: &mut Floor,
+        env: &mut Env<'_>,
+    ) -> Option<Preparing> {
         let prepare = self.groups.get(&number).map(|group| group.spec.prepare);
         if prepare != Some(Prepare::Full) && self.current.is_some() {
             return None;
@@ -170,8 +175,10 @@ impl Bridge {
         group.started = true;
         group.phase = GroupPhase::Starting;
         group.times.insert("started", env.now);
-        for slot in group.slots.iter().filter_map(|id| self.slots.get_mut(id)) {
-            slot.listen(floor, env.now);
+        for id in &group.slots {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.listen(floor, env.now);
+            }
         }
     }
 
@@ -240,11 +247,11 @@ impl Bridge {
     // --- Switching -----------------------------------------------------------------------------------------------
 
     /// From the running group, if any, to a prepared one.
-    pub(super) fn switch(&mut self, number: GroupNumber, env: &mut Env<'_>) {
+    pub(super) fn switch(&mut self, number: GroupNumber, floor: &mut Floor, env: &mut Env<'_>) {
         let grace = self.document.as_ref().map_or(0, |document| document.checkpoint_timeout.millis);
         match self.current {
             Some(old) => self.begin_halt(old, grace, Then::Switch(number), env),
-            None => self.doing = Doing::Switching(Switching { number, stage: Stage::Reserving }),
+            None => self.switch_now(number, floor, env),
         }
     }
 
@@ -313,7 +320,9 @@ impl Bridge {
 
     /// The newest good checkpoint for a group.
     fn restore(&mut self, number: GroupNumber) -> Result<Option<(CheckpointId, Digest)>, Outcome> {
-        while let Some(index) = self.blobs.iter().rposition(|blob| blob.kind == BlobKind::Checkpoint) {
+        let least = self.groups.get(&number).and_then(|group| group.spec.restore);
+        let newest = |blob: &Blob| blob.kind == BlobKind::Checkpoint && Some(blob.id) >= least;
+        while let Some(index) = self.blobs.iter().rposition(newest) {
             if self.blobs[index].good {
                 return Ok(Some((self.blobs[index].id, self.blobs[index].digest.clone())));
             }
@@ -321,11 +330,13 @@ impl Bridge {
             let message = format!("the checkpoint of group {} does not match its digest", blob.id.group);
             self.note(EventType::Warning, "CheckpointUnreadable", message);
         }
-        if self.groups.get(&number).is_some_and(|group| group.spec.restore.is_some()) {
-            let message = "no good checkpoint is left on the cluster".to_owned();
-            return Err(Outcome::NoCheckpoint { message });
+        match least {
+            Some(least) => {
+                let message = format!("no good checkpoint from {least} on is left on the cluster");
+                Err(Outcome::NoCheckpoint { message })
+            }
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// Lets a group's workers train.

@@ -52,6 +52,9 @@ impl Reservation {
         let Some(slot) = floor.slots.get(&self.actor) else { return };
         let node = &floor.nodes[slot.node];
         let waiting = matches!(self.state, Known::Pending | Known::Ready);
+        if waiting {
+            self.last_contact = slot.asked_last(now);
+        }
         if !waiting || (node.link != Link::Up && node.alive) {
             return;
         }
@@ -63,7 +66,6 @@ impl Reservation {
             SlotState::Ended => self.state = gone,
             SlotState::Open => {
                 self.state = Known::Ready;
-                self.last_contact = now;
                 for worker in &slot.workers {
                     let run = Run { arrived: worker.arrived, released: worker.released, exit: worker.exit };
                     self.runs.insert(worker.group, run);
@@ -291,7 +293,12 @@ impl Seen<'_> {
             Exit::Code(code) => (Some(code), None),
             Exit::Signal(signal) => (None, Some(signal.to_owned())),
         };
-        Outcome::Failed { rank: u32::try_from(rank).unwrap_or(0), code, signal, tail: "it fails\n".to_owned() }
+        Outcome::Failed {
+            rank: u32::try_from(rank).unwrap_or(0),
+            code,
+            signal,
+            tail: "it fails\n".to_owned(),
+        }
     }
 
     pub(super) fn describe_ranks(&self) -> Vec<RankReport> {

@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::clock::Ms;
 use super::env::{BridgeId, Env, Exit, Fact, GroupEvent, RayEvent};
 use super::floor::{Actor, Floor};
+use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, SlotId, Uid};
 use crate::api::record::{Desired, Document, GroupSpec};
 use crate::api::wire::{BlobKind, BridgePhase, GroupPhase, NoteReport};
-use crate::api::event::EventType;
 use begin::{Preparing, Switching};
 use end::{Ending, Then};
 use group::{Group, Known, Reservation, Seen};
@@ -39,8 +39,6 @@ pub(super) struct Bridge {
     fenced: BTreeSet<RayNodeId>,
     /// When it looks whether a save is due.
     save_at: Ms,
-    /// The revision of the call that made it.
-    pub(super) born: u64,
     /// How long what an earlier bridge left may still be alive.
     fence: Ms,
 }
@@ -74,7 +72,7 @@ enum Doing {
 }
 
 impl Bridge {
-    pub(super) fn new(id: BridgeId, born: u64, fence: Ms) -> Self {
+    pub(super) fn new(id: BridgeId, fence: Ms) -> Self {
         Self {
             id,
             document: None,
@@ -89,7 +87,6 @@ impl Bridge {
             notes: Vec::new(),
             fenced: BTreeSet::new(),
             save_at: 0,
-            born,
             fence,
         }
     }
@@ -272,7 +269,7 @@ impl Bridge {
         }
         let prepared = self.groups.get(&number).is_some_and(|group| group.phase == GroupPhase::Prepared);
         if self.next == Some(number) && prepared && activate {
-            self.switch(number, env);
+            self.switch(number, floor, env);
             return true;
         }
         false
@@ -297,8 +294,10 @@ impl Bridge {
     fn trim(&mut self, floor: &mut Floor, env: &mut Env<'_>) {
         let Some(document) = &self.document else { return };
         let groups = [self.current, self.next].into_iter().flatten();
-        let mut wanted: BTreeSet<SlotId> =
-            groups.filter_map(|number| self.groups.get(&number)).flat_map(|group| group.slots.clone()).collect();
+        let mut wanted: BTreeSet<SlotId> = groups
+            .filter_map(|number| self.groups.get(&number))
+            .flat_map(|group| group.slots.clone())
+            .collect();
         if self.current.is_none() || self.next.is_some() {
             wanted.extend(document.slots.keys().cloned());
         }

@@ -1,0 +1,238 @@
+//! What goes wrong.
+
+use super::clock::Ms;
+use super::floor::Link;
+use super::world::World;
+use crate::api::ids::{IntentId, Uid};
+use crate::api::meta::ObjectKey;
+
+/// How often small things go wrong, as shares of all cases, and until when.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Until when, in milliseconds from the beginning.
+    pub until_ms: u64,
+    /// Effects that are done, but of which no reply comes.
+    pub lost_replies: f64,
+    /// Effects that never get there.
+    pub lost_calls: f64,
+    /// Calls that are given up, and take place later.
+    pub late_calls: f64,
+    /// Effects that take long.
+    pub slow_calls: f64,
+    /// States of the agent that arrive late.
+    pub slow_news: f64,
+    /// Looks at processes that fail.
+    pub blind: f64,
+    /// Looks at processes that show what was before.
+    pub stale: f64,
+    /// Launches that are refused.
+    pub rejected_launches: f64,
+    /// Machines that never join.
+    pub bad_machines: f64,
+}
+
+/// One thing that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The controller dies, and is down for so many milliseconds.
+    ControllerDies(u64),
+    /// A whole node dies at once.
+    NodeDies,
+    /// A node's raylet dies, and its main process soon after.
+    RayletDies,
+    /// A node cannot be reached from the head for so many milliseconds.
+    NodeCut(u64),
+    /// The head dies.
+    HeadDies,
+    /// The controller cannot reach a cluster for so many milliseconds.
+    ClusterCut(u64),
+    /// The agent runs, but does not answer for so many milliseconds.
+    AgentHangs(u64),
+    /// The agent dies.
+    AgentDies,
+    /// A bridge dies.
+    BridgeDies,
+    /// A slot dies.
+    SlotDies,
+    /// A worker is killed.
+    WorkerKilled,
+    /// Somebody else tells a job's workers to end.
+    WorkersTerminated,
+    /// The newest checkpoint on a head becomes unreadable.
+    HeadDiskSpoils,
+    /// The newest durable checkpoint becomes unreadable.
+    FileSpoils,
+    /// The newest durable checkpoint is not there any more.
+    FileGone,
+}
+
+impl World {
+    /// Whether something goes wrong that does in this share of cases.
+    pub(super) fn faulty(&mut self, share: f64) -> bool {
+        self.now < self.faults.until_ms && self.random.chance(share)
+    }
+
+    /// Something goes wrong, if there is anything that can.
+    pub(super) fn strike(&mut self, fault: Fault) {
+        self.transcript.say(self.now, || format!("FAULT {fault:?}"));
+        match fault {
+            Fault::ControllerDies(down) => self.crash(down),
+            Fault::NodeDies => {
+                if let Some((key, launch)) = self.some_machine(false) {
+                    self.end_machine(&key, &launch);
+                } else {
+                    self.some_foreign_node_dies();
+                }
+            }
+            Fault::RayletDies => {
+                if let Some((key, launch)) = self.some_machine(false) {
+                    self.end_raylet(&key, &launch);
+                    let at = self.now + self.random.between(100, 3_000);
+                    self.queue.push(at, super::world::Event::LeaderEnds(key.clone(), launch));
+                    self.glance(&key);
+                }
+            }
+            Fault::HeadDies => {
+                if let Some((key, launch)) = self.some_machine(true) {
+                    self.end_machine(&key, &launch);
+                } else {
+                    self.foreign_restarts();
+                }
+            }
+            Fault::NodeCut(duration) => self.cut_node(duration),
+            Fault::ClusterCut(duration) => {
+                if let Some(key) = self.some_site() {
+                    self.site(&key).cut_until = self.now + duration;
+                    self.news(&key);
+                }
+            }
+            Fault::AgentHangs(duration) => {
+                if let Some(key) = self.some_site() {
+                    self.site(&key).agent_hangs_until = self.now + duration;
+                    self.news(&key);
+                }
+            }
+            Fault::AgentDies => {
+                if let Some((key, session)) = self.some_ray() {
+                    self.in_ray(&key, &session, |ray, _| ray.kill_agent("it was killed"));
+                }
+            }
+            Fault::BridgeDies | Fault::SlotDies | Fault::WorkerKilled | Fault::WorkersTerminated => {
+                self.strike_job(fault);
+            }
+            Fault::HeadDiskSpoils => {
+                if let Some((key, session, job)) = self.some_bridge() {
+                    self.in_ray(&key, &session, |ray, _| {
+                        ray.bridges.get_mut(&job).is_some_and(super::bridge::Bridge::spoil_newest)
+                    });
+                }
+            }
+            Fault::FileSpoils | Fault::FileGone => self.spoil_file(fault == Fault::FileGone),
+        }
+    }
+
+    fn strike_job(&mut self, fault: Fault) {
+        let Some((key, session, job)) = self.some_bridge() else { return };
+        self.in_ray(&key, &session, |ray, env| match fault {
+            Fault::BridgeDies => ray.kill_bridge(&job, env),
+            Fault::SlotDies => ray.kill_slot(&job, env),
+            Fault::WorkerKilled => ray.kill_worker(&job, env),
+            _ => ray.terminate_workers(&job, env),
+        });
+    }
+
+    fn cut_node(&mut self, duration: Ms) {
+        let Some((key, session)) = self.some_ray() else { return };
+        self.in_ray(&key, &session, |ray, env| {
+            let nodes = ray.floor.nodes.iter().enumerate();
+            let nodes: Vec<usize> = nodes
+                .filter(|(_, node)| !node.head && node.link == Link::Up)
+                .map(|(index, _)| index)
+                .collect();
+            if let Some(node) = env.random.pick(&nodes).copied() {
+                ray.floor.cut(node, duration, env);
+            }
+        });
+    }
+
+    fn some_foreign_node_dies(&mut self) {
+        let Some((key, session)) = self.some_ray() else { return };
+        if !self.site(&key).is_foreign() {
+            return;
+        }
+        self.in_ray(&key, &session, |ray, env| {
+            let nodes = ray.floor.nodes.iter().enumerate();
+            let nodes: Vec<usize> = nodes
+                .filter(|(_, node)| !node.head && node.link == Link::Up)
+                .map(|(index, _)| index)
+                .collect();
+            if let Some(node) = env.random.pick(&nodes).copied() {
+                ray.lose_node(node, env);
+            }
+        });
+        // Its owner replaces it.
+        let node = self.site(&key).foreign_node(false, 4);
+        self.in_ray(&key, &session, |ray, _| ray.join(node));
+    }
+
+    fn foreign_restarts(&mut self) {
+        let keys: Vec<ObjectKey> =
+            self.sites.iter().filter(|(_, site)| site.is_foreign()).map(|(key, _)| key.clone()).collect();
+        if let Some(key) = self.random.pick(&keys).cloned() {
+            self.site(&key).start_foreign(2, 4);
+            self.news(&key);
+        }
+    }
+
+    /// The newest durable checkpoint of a job that has another one becomes unreadable.
+    fn spoil_file(&mut self, gone: bool) {
+        let jobs: Vec<Uid> = self.store.jobs.keys().cloned().collect();
+        let Some(job) = self.random.pick(&jobs).cloned() else { return };
+        let checkpoints = self.store.jobs.get(&job).map_or(&[][..], |row| &row.record.checkpoints);
+        if checkpoints.len() < 2 || !self.ledger.may_spoil(&job) {
+            return;
+        }
+        let Some(path) = checkpoints.last().map(|checkpoint| checkpoint.path.clone()) else { return };
+        if gone {
+            self.files.remove(&path);
+        } else if let Some(file) = self.files.get_mut(&path) {
+            file.good = false;
+        }
+    }
+
+    // --- Whom it strikes -----------------------------------------------------------------------------------------
+
+    fn some_site(&mut self) -> Option<ObjectKey> {
+        let keys: Vec<ObjectKey> = self.sites.keys().cloned().collect();
+        self.random.pick(&keys).cloned()
+    }
+
+    fn some_machine(&mut self, head: bool) -> Option<(ObjectKey, IntentId)> {
+        let machines = self.sites.iter().flat_map(|(key, site)| {
+            let living =
+                site.machines.iter().filter(|(_, machine)| site.lives(machine) && machine.head == head);
+            living.map(move |(launch, _)| (key.clone(), launch.clone()))
+        });
+        let machines: Vec<_> = machines.collect();
+        self.random.pick(&machines).cloned()
+    }
+
+    fn some_ray(&mut self) -> Option<(ObjectKey, String)> {
+        let rays = self.sites.iter().flat_map(|(key, site)| {
+            let living = site.rays.iter().filter(|(_, ray)| ray.up);
+            living.map(move |(session, _)| (key.clone(), session.clone()))
+        });
+        let rays: Vec<_> = rays.collect();
+        self.random.pick(&rays).cloned()
+    }
+
+    fn some_bridge(&mut self) -> Option<(ObjectKey, String, Uid)> {
+        let bridges = self.sites.iter().flat_map(|(key, site)| {
+            site.rays.iter().flat_map(move |(session, ray)| {
+                ray.bridges.keys().map(move |job| (key.clone(), session.clone(), job.clone()))
+            })
+        });
+        let bridges: Vec<_> = bridges.collect();
+        self.random.pick(&bridges).cloned()
+    }
+}

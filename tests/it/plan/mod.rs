@@ -1,0 +1,4 @@
+//! The planner: stories that are told in full, and what holds for any snapshot whatsoever.
+
+mod properties;
+mod stories;

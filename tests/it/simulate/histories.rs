@@ -1,0 +1,103 @@
+//! Thousands of histories by chance.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayconcile::plan::guards::Guards;
+use rayconcile::simulate::{Options, Simulation, Violation};
+
+use super::honest::Sceptic;
+use super::{chance, options};
+
+const HISTORIES: u64 = 2_000;
+/// Within this time after all troubles are over everything must be as wanted.
+const PATIENCE_MS: u64 = 3_600_000;
+/// Lines of a failed history that are printed.
+const TAIL: usize = 150;
+static PLANS: AtomicU64 = AtomicU64::new(0);
+
+/// Lets a history happen.
+pub(super) fn live(options: Options) -> Simulation {
+    let seed = options.seed;
+    let mut world = Simulation::new(options);
+    if seed % 4 == 0 {
+        world.watch(Sceptic);
+    }
+    let end = chance::plot(seed, &mut world);
+    world.run_until(end + 1);
+    world.converge(PATIENCE_MS);
+    world
+}
+
+/// The invariant that a history breaks, if any.
+pub(super) fn broken(seed: u64, guards: Guards) -> Option<Violation> {
+    let world = live(Options { guards, ..options(seed) });
+    PLANS.fetch_add(world.plans(), Ordering::Relaxed);
+    world.violation().cloned()
+}
+
+/// Has work done for numbers from 0 on, on all processors.
+pub(super) fn for_each_seed(count: u64, work: impl Fn(u64) + Sync) {
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count {
+                        return;
+                    }
+                    work(seed);
+                }
+            });
+        }
+    });
+}
+
+/// A history again, with its last words.
+fn tell(seed: u64, lines: usize) -> String {
+    let world = live(Options { transcript: lines, ..options(seed) });
+    let outcome = world.violation().map_or("nothing is wrong".to_owned(), ToString::to_string);
+    format!(
+        "{}\nseed {seed}: {outcome}\nagain: RAYCONCILE_SEED={seed} cargo test --test it simulate::histories::one -- --nocapture",
+        world.transcript()
+    )
+}
+
+#[test]
+fn histories() {
+    let first = first_seed();
+    let failed = std::sync::Mutex::new(Vec::new());
+    for_each_seed(count(), |seed| {
+        let seed = first + seed;
+        let found = std::panic::catch_unwind(|| broken(seed, Guards::default()));
+        match found {
+            Ok(None) => {}
+            Ok(Some(violation)) => failed.lock().unwrap().push((seed, violation.to_string())),
+            Err(_) => failed.lock().unwrap().push((seed, "it panics".to_owned())),
+        }
+    });
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort();
+    println!("{} plans", PLANS.load(Ordering::Relaxed));
+    let list: Vec<String> = failed.iter().map(|(seed, what)| format!("{seed}: {what}")).collect();
+    if let Some((seed, _)) = failed.first() {
+        panic!("{}\n{} histories fail:\n{}", tell(*seed, TAIL), failed.len(), list.join("\n"));
+    }
+}
+
+/// One history in full: that of `RAYCONCILE_SEED`.
+#[test]
+fn one() {
+    let seed = std::env::var("RAYCONCILE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let told = tell(seed.unwrap_or(0), if seed.is_some() { 100_000 } else { TAIL });
+    assert!(told.contains("nothing is wrong"), "{told}");
+}
+
+fn first_seed() -> u64 {
+    std::env::var("RAYCONCILE_FIRST").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0)
+}
+
+fn count() -> u64 {
+    std::env::var("RAYCONCILE_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(HISTORIES)
+}
