@@ -4,6 +4,7 @@ import os
 import tempfile
 import threading
 import unittest
+from unittest import mock
 
 from rayconcile_agent.logs import Ring, Spool, Spools
 from support import enter
@@ -90,12 +91,23 @@ class SpoolTest(unittest.TestCase):
         spool.remove()
         self.assertEqual(os.listdir(self.directory), [])
 
-    def test_the_oldest_groups_go(self):
+    def test_what_cannot_be_written_is_missing_and_nothing_more(self):
+        spool = Spool(self.directory, "a")
+        spool.append(0, b"one")
+        with mock.patch("builtins.open", side_effect=OSError(28, "No space left on device")):
+            spool.append(3, b"two")
+        self.assertEqual((spool.source, spool.end), (6, 3), "the worker's output is not waited for")
+        spool.append(6, b"three")
+        self.assertEqual(spool.read(0, 100)[1], b"one\n[3 bytes of output dropped]\nthree")
+        os.unlink(spool.path)
+        self.assertEqual(spool.read(0, 100), (spool.end, b""))
+
+    def test_all_other_groups_go(self):
         spools = Spools(self.directory)
         for group in range(5):
             for rank in range(2):
                 spools.of(group, rank).append(0, b"x")
-        spools.keep_newest(2)
+        spools.keep({3, 4})
         self.assertEqual([(end["group"], end["rank"]) for end in spools.ends()], [(3, 0), (3, 1), (4, 0), (4, 1)])
         self.assertEqual(len(os.listdir(self.directory)), 4)
         self.assertEqual(spools.read(0, 0, 7, 10), (7, b""))

@@ -38,7 +38,8 @@ class Actor:
     def __init__(self):
         self.error = None
         self.polls = 0
-        for name in ("describe", "poll", "close"):
+        self.stubborn = False
+        for name in ("describe", "poll", "forget", "close"):
             setattr(self, name, Method(getattr(self, "_" + name)))
 
     async def _describe(self):
@@ -46,12 +47,16 @@ class Actor:
             raise self.error
         return {"address": "127.0.0.1"}
 
-    async def _poll(self, _seen, wait, _positions, _size):
+    async def _poll(self, _seen, wait, _positions, _size, heard):
         await asyncio.sleep(min(wait, 0.01))
         if self.error:
             raise self.error
-        self.polls += 1
-        return {"version": 1, "runs": [], "logs": {}}
+        self.polls, self.heard = self.polls + 1, heard
+        return {"version": 1, "clock": float(self.polls), "runs": [], "logs": {}, "logEnds": {}}
+
+    async def _forget(self, _group):
+        if self.error or self.stubborn:
+            raise self.error or Lost("it does not answer")
 
     async def _close(self):
         if self.error:
@@ -160,7 +165,32 @@ class ReservationTest(unittest.IsolatedAsyncioTestCase):
         await self.until(lambda: self.actor.polls > polls)
         self.actor.error = Lost("out of reach")
         await slot.close()
-        self.assertEqual(slot.state, "Lost", "it may live on: nobody has seen it close")
+        self.assertEqual(slot.state, "Lost")
+        self.assertFalse(slot.surely_gone(set()), "it may live on: it was killed, but nobody has seen it end")
+        slot.last_contact -= LEASE_S + self.module.LEASE_MARGIN_S
+        self.assertTrue(slot.surely_gone(set()))
+
+    async def test_a_slot_is_told_which_report_was_heard_last(self):
+        slot = self.reserve()
+        await slot.opened()
+        await self.until(lambda: self.actor.polls > 2)
+        self.assertGreaterEqual(self.actor.heard, self.actor.polls - 1)
+
+    async def test_a_group_is_forgotten_or_the_slot_is_given_up(self):
+        self.module.POLL_S = 0.01
+        slot = self.reserve()
+        await slot.opened()
+        slot.runs[1] = {"rank": 0}
+        self.actor.stubborn = True
+        slot.spools = mock.Mock()
+        slot.spools.of.return_value.source = 0
+        asyncio.get_running_loop().call_later(0.02, setattr, self.actor, "stubborn", False)
+        await slot.forget(1)
+        self.assertEqual((slot.state, slot.runs), ("Ready", {}))
+        self.actor.stubborn = True
+        await slot.forget(2)
+        self.assertEqual((slot.state, self.ray.killed), ("Lost", [self.actor]))
+        self.assertFalse(slot.surely_gone(set()))
 
 
 if __name__ == "__main__":

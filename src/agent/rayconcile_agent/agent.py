@@ -25,12 +25,12 @@ import uuid
 
 import ray
 from aiohttp import web
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from . import PROTOCOL, blobs
 from .bridge import Bridge
-from .reservation import alive_nodes
+from .reservation import LEASE_MARGIN_S, alive_nodes
 
 NAMESPACE = "rayconcile"
 NODES_S = 0.5
@@ -50,6 +50,8 @@ class Agent:
         self.bridges, self.reports, self.watchers = {}, {}, {}
         # The newest that was asked for, for each job: a revision, and whether its bridge was to be removed then.
         self.newest = {}
+        # Until when something may still train of a job whose bridge died while it was removed.
+        self.doubtful = {}
         context = ray.get_runtime_context()
         self.head = context.get_node_id()
         session = ray._private.worker._global_node.get_session_dir_path()
@@ -77,14 +79,14 @@ class Agent:
         while True:
             try:
                 report = await actor.watch.remote(seen, 2.0)
-            except RayActorError as error:
+            except RayError as error:
+                if not isinstance(error, RayActorError) or isinstance(error, ActorUnavailableError):
+                    await asyncio.sleep(1.0)  # Out of reach for now; Ray will say if it is dead.
+                    continue
                 self.reports[uid] = {"phase": "Dead", "message": str(error).strip()}
                 self.bridges.pop(uid, None)
                 self.tell()
                 return
-            except RayError:
-                await asyncio.sleep(1.0)
-                continue
             seen = report["version"]
             # Even without news: steps go on, and ages are counted from now.
             report["received"] = time.monotonic()
@@ -139,6 +141,7 @@ class Agent:
             if self.reports.get(uid, {}).get("phase") == "Dead":
                 raise web.HTTPConflict(text="its bridge has died and has not been removed")
             directory = os.path.join(self.directory, uid)
+            inherits = os.path.isdir(directory) or time.monotonic() < self.doubtful.get(uid, 0.0)
             actor = (
                 ray.remote(Bridge)
                 .options(
@@ -150,7 +153,7 @@ class Agent:
                     max_concurrency=1000,
                     scheduling_strategy=NodeAffinitySchedulingStrategy(self.head, soft=False),
                 )
-                .remote(job, directory, self.settings["leaseS"], os.path.isdir(directory))
+                .remote(job, directory, self.settings["leaseS"], inherits)
             )
             self.follow(uid, actor)
         return self.bridges.get(uid)
@@ -168,8 +171,11 @@ class Agent:
         if bridge := self.bridge(uid):
             try:
                 await bridge.shut_down.remote()
+            except ActorUnavailableError as error:
+                raise web.HTTPServiceUnavailable(text=str(error)) from error
             except RayActorError:
-                pass  # It was dying already.
+                # It died before it had ended all of its slots: they end with their lease.
+                self.doubtful[uid] = time.monotonic() + self.settings["leaseS"] + LEASE_MARGIN_S
             ray.kill(bridge)
         if watcher := self.watchers.pop(uid, None):
             watcher.cancel()

@@ -9,6 +9,7 @@ At most one group trains: another is released only when no worker of the one bef
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import time
@@ -29,6 +30,8 @@ PREPARE_S = 300.0
 SETTLE_S = 2.0
 # After rank 0 has finished or saved, how long the others may take to leave.
 LEAVE_S = 30.0
+# A blob that does not arrive is asked for again after each of these, before it is taken for lost.
+TAKE_PAUSES_S = (1.0, 2.0, 4.0, 0.0)
 # While a bridge shuts down, how often it looks whether all its slots have ended.
 SHUT_DOWN_WATCH_S = 0.2
 KEEP_GROUPS = 20
@@ -130,11 +133,12 @@ class Bridge:
         self._tell()
 
     async def _drive(self):
-        await self._fence()
-        self.phase = "Active"
         while True:
             before = self.version
             try:
+                if self.phase == "Fencing":
+                    await self._fence()
+                    self.phase = "Active"
                 await self._step()
             except Exception as error:  # Whatever it was, the job must not be left without anybody who drives.
                 self._note("Warning", "BridgeError", f"{type(error).__name__}: {error}")
@@ -174,10 +178,14 @@ class Bridge:
         if self.current and self.current.number == number:
             return
         if number not in self.groups:
-            self.next = self.groups[number] = Group(desired["group"], self._tell)
-            self.preparation = asyncio.ensure_future(self._prepare(self.next, dict(self.document["slots"])))
-        if self.next and self.next.phase == "Prepared" and desired["activate"]:
-            await self._switch(self.next)
+            self.next = self.groups[number] = Group(desired["group"], self.document["slots"], self._tell)
+            self.preparation = asyncio.ensure_future(self._prepare(self.next))
+        group = self.next
+        if group and group.phase == "Prepared" and group.ending() and not group.finished():
+            # It was ready once: nobody is stopped for workers that are gone.
+            await self._give_up(group, died(group))
+        elif group and group.phase == "Prepared" and desired["activate"]:
+            await self._switch(group)
 
     async def _stop(self, grace_s):
         await self._abandon_next()
@@ -190,27 +198,27 @@ class Bridge:
 
     # --- Preparing and switching -----------------------------------------------------------------------------
 
-    async def _prepare(self, group, slot_specs):
+    async def _prepare(self, group):
         """Get a group ready beside the one that runs, as far as its `prepare` says and memory allows."""
         try:
             if group.spec["prepare"] == "Nothing" and self.current:
-                await self._probe(slot_specs)
+                await self._probe(group.slot_specs)
             else:
-                await self._reserve(group, slot_specs)
+                await self._reserve(group)
                 if group.spec["prepare"] == "Full" or not self.current:
                     await self._start_beside(group)
             group.phase = "Prepared"
             group.mark("prepared")
         except Unavailable as error:
             await self._give_up(group, error)
-        except RayError as error:
+        except Exception as error:  # Nobody waits for this task: what is not said here is never known.
             await self._give_up(group, Unavailable("Lost", str(error)))
 
-    async def _reserve(self, group, slot_specs):
+    async def _reserve(self, group):
         for slot_id in group.spec["ranks"]:
             if slot_id not in self.slots:
                 self.slots[slot_id] = Reservation(
-                    self.job["uid"], slot_id, slot_specs[slot_id], self.lease_s, self.spools, self._tell
+                    self.job["uid"], slot_id, group.slot_specs[slot_id], self.lease_s, self.spools, self._tell
                 )
         group.slots = [self.slots[slot_id] for slot_id in group.spec["ranks"]]
         await asyncio.gather(*(slot.opened() for slot in group.slots))
@@ -224,8 +232,10 @@ class Bridge:
             bare = {**spec, "resources": {"cpu": 0, "gpu": 0, "memory": 0, "custom": {}}}
             name = f"probe-{uuid.uuid4().hex}"
             probe = Reservation(self.job["uid"], name, bare, self.lease_s, self.spools, self._tell)
-            opened = await probe.opened()
-            await probe.close()
+            try:
+                opened = await probe.opened()
+            finally:
+                await probe.close()
             if not opened:
                 raise Unavailable(probe.failure, f"probe on node {probe.node}: {probe.message}")
 
@@ -241,8 +251,7 @@ class Bridge:
         in_time = await self._until(decided, PREPARE_S)
         if group.ending() and not group.finished():
             await self._until(lambda: not group.alive(), SETTLE_S)
-            outcome = group.judge(killed_by_us=group.alive())
-            raise Unavailable(outcome.pop("kind"), outcome)
+            raise died(group)
         if self.current and (group.finished() or not in_time):
             # A program that does not use AdaptDL cannot be held: it must not run beside the one before.
             await group.forget()
@@ -264,18 +273,21 @@ class Bridge:
         try:
             if not group.slots:
                 await self._close_slots(keep=set(group.spec["ranks"]))
-                await self._reserve(group, self.document["slots"])
+                await self._reserve(group)
             if not group.started and (refusal := await group.start(self.job)):
                 raise Unavailable("Lost", refusal)
             await self._restore(group)
-            await group.release()
         except Unavailable as error:
-            await self._give_up(group, error)
-            return
-        except RayError as error:
-            await self._give_up(group, Unavailable("Lost", str(error)))
-            return
+            return await self._give_up(group, error)
+        except (RayError, OSError) as error:
+            return await self._give_up(group, Unavailable("Lost", str(error)))
+        # From here on its workers may train, even if nobody hears that they do.
         self.current, self.next = group, None
+        try:
+            await group.release()
+        except RayError as error:
+            await self._kill_rest(group)
+            await self._bury(group, {"kind": "Lost", "message": str(error)})
         self._tell()
 
     async def _restore(self, group):
@@ -338,6 +350,10 @@ class Bridge:
 
     async def _conclude(self, group):
         """See a group out that ended by itself or lost a worker."""
+        if group.leaving():
+            # The others leave at once; rank 0 may still be saving.
+            timeout_s = self.document["checkpoint"]["timeoutMs"] / 1000
+            await self._until(lambda: 0 not in group.alive() or not group.leaving(), timeout_s)
         await self._until(lambda: self._over(group), LEAVE_S if group.finished() else SETTLE_S)
         killed = group.alive()
         await self._kill_rest(group)
@@ -346,13 +362,14 @@ class Bridge:
         await self._bury(group, outcome)
 
     async def _kill_rest(self, group):
-        await group.signal("SIGKILL")
         while not self._over(group):
+            await group.signal("SIGKILL")
             await self._until(lambda: self._over(group), 1.0)
 
     async def _bury(self, group, outcome):
         """Keep what a group left behind, then remove it from its nodes."""
-        await self._take_artifacts(group)
+        if outcome["kind"] == "Succeeded":
+            await self._take_artifacts(group)
         self.current = None
         group.end(outcome.pop("kind"), **outcome)
         await group.forget()
@@ -372,9 +389,10 @@ class Bridge:
         leaving = [self.slots.pop(slot_id) for slot_id in list(self.slots) if slot_id not in wanted]
         for slot in leaving:
             asyncio.ensure_future(slot.close())
-        for number in sorted(self.groups)[:-KEEP_GROUPS]:
+        kept = {*sorted(self.groups)[-KEEP_GROUPS:], *(group.number for group in (self.current, self.next) if group)}
+        for number in self.groups.keys() - kept:
             del self.groups[number]
-        self.spools.keep_newest(KEEP_GROUPS)
+        self.spools.keep(kept)
         self.store.prune(max(2, self.document["checkpoint"]["keep"]))
 
     # --- Checkpoints and artifacts ---------------------------------------------------------------------------
@@ -401,31 +419,46 @@ class Bridge:
                 return None
             number, group.packed = run["saves"], run["saves"]
             extra = {"number": number, "steps": run["saveSteps"], "saveMs": run["saveMs"]}
-            packed = slot.actor.pack_checkpoint.remote(group.number, number)
-            return await self._take(group, CHECKPOINT, packed, extra)
+            return await self._take(
+                group, CHECKPOINT, lambda: slot.actor.pack_checkpoint.remote(group.number, number), extra
+            )
 
     async def _take_artifacts(self, group):
         slot, patterns = group.slots[0], self.document["artifacts"]
         if patterns and slot.state == "Ready":
-            packed = slot.actor.pack_artifacts.remote(group.number, patterns)
-            await self._take(group, ARTIFACTS, packed, {"number": 0})
+            await self._take(
+                group, ARTIFACTS, lambda: slot.actor.pack_artifacts.remote(group.number, patterns), {"number": 0}
+            )
 
-    async def _take(self, group, kind, packed, extra):
+    async def _take(self, group, kind, pack, extra):
+        """Bring to the head what rank 0's slot packs; try again while the slot is there."""
         slot = group.slots[0]
-        try:
-            if (blob := await packed) is None:
-                return None
-            digest, size = blob["digest"], blob["size"]
-            whole = await slot.fetch(digest, size, self.store.receiver(digest))
-            if not whole and not await slot.fetch(digest, size, self.store.receiver(digest)):
-                raise OSError("what arrived does not match its digest, twice")
-            await slot.actor.drop.remote(digest)
-        except (RayError, OSError) as error:
-            self._note("Warning", f"{kind}Lost", f"group {group.number}: {error}")
-            return None
-        self.store.add({"kind": kind, "group": group.number, **blob, **extra, "at": time.monotonic()})
-        self._tell()
-        return blob
+        for pause_s in TAKE_PAUSES_S:
+            try:
+                if (blob := await pack()) is None:
+                    return None
+                digest = blob["digest"]
+                if not await slot.fetch(digest, blob["size"], self.store.receiver(digest)):
+                    raise OSError("what arrived does not match its digest")
+            except (RayError, OSError) as error:
+                failure = error
+                if slot.state != "Ready":
+                    break
+                await asyncio.sleep(pause_s)
+                continue
+            self.store.add({"kind": kind, "group": group.number, **blob, **extra, "at": time.monotonic()})
+            self._tell()
+            with contextlib.suppress(RayError):
+                await slot.actor.drop.remote(digest)
+            return blob
+        self._note("Warning", f"{kind}Lost", f"group {group.number}: {failure}")
+        return None
+
+
+def died(group):
+    """What to say of a group that was to take over and has lost a worker."""
+    outcome = group.judge(killed_by_us=group.alive())
+    return Unavailable(outcome.pop("kind"), outcome)
 
 
 def ended(exit):

@@ -11,10 +11,10 @@ SIGTERM_EXIT = 143
 
 
 class Group:
-    """`slots` are the reservations in rank order."""
+    """`slots` are the reservations in rank order, made as `slot_specs` say, by id."""
 
-    def __init__(self, spec, changed):
-        self.spec, self.changed = spec, changed
+    def __init__(self, spec, slot_specs, changed):
+        self.spec, self.slot_specs, self.changed = spec, slot_specs, changed
         self.number = spec["number"]
         self.slots = []
         self.phase = "Reserving"
@@ -67,9 +67,18 @@ class Group:
         )
 
     def finished(self):
-        """Whether the master has ended as a program does whose work is done."""
+        """Whether the master has ended as a program does whose work is done.
+
+        One that was asked to leave may end like that too; only of AdaptDL's it is known that they then do not.
+        """
         run = self.rank0()
-        return bool(run and run["exit"] and run["exit"]["code"] == 0)
+        done = bool(run and run["exit"] and run["exit"]["code"] == 0)
+        return done and (run["joined"] or "signalled" not in self.times)
+
+    def leaving(self):
+        """Whether somebody else has told the workers to end: all that have ended did as AdaptDL's then do."""
+        exits = [exit for exit in self.exits() if exit]
+        return bool(exits) and not self.lost_slots() and all(exit["code"] == SIGTERM_EXIT for exit in exits)
 
     # --- Its life --------------------------------------------------------------------------------------------
 

@@ -32,12 +32,18 @@ def worker_environment(address, cpus, gpus, working_directory):
     environment["PYTHONUNBUFFERED"] = "1"
     # torch 2.6 and later refuse AdaptDL's checkpoints without it.
     environment["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    # AdaptDL asks its supervisor through `requests`, which would go to a proxy.
-    for name in ("no_proxy", "NO_PROXY"):
-        environment[name] = ",".join(filter(None, (environment.get(name), "127.0.0.1")))
     if interface := interface_of(address):
         environment.update(GLOO_SOCKET_IFNAME=interface, NCCL_SOCKET_IFNAME=interface)
     return environment
+
+
+def without_proxy(environment):
+    """What must be set so that this machine is reached without a proxy.
+
+    AdaptDL asks its supervisor through `requests`, which would go to one.
+    """
+    names = ("no_proxy", "NO_PROXY")
+    return {name: ",".join(filter(None, (environment.get(name), "127.0.0.1"))) for name in names}
 
 
 def interface_of(address):
@@ -78,7 +84,11 @@ def memory_available():
         with open(os.path.join(directory, "memory.max"), encoding="ascii") as file:
             limit = int(file.read())
         with open(os.path.join(directory, "memory.current"), encoding="ascii") as file:
-            return min(available, limit - int(file.read()))
+            used = int(file.read())
+        with open(os.path.join(directory, "memory.stat"), encoding="ascii") as file:
+            # Files that the kernel keeps in memory only as long as nobody needs it.
+            used -= next(int(line.split()[1]) for line in file if line.startswith("inactive_file "))
+        return min(available, limit - used)
     except (OSError, StopIteration, ValueError):
         return available  # No control groups of version 2 here, or no limit ("max").
 
@@ -123,8 +133,22 @@ def kill_group(pid):
     """Kill whatever is left of the process group that `launch` made."""
     try:
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    except (ProcessLookupError, PermissionError):
+        pass  # Gone, or all that is left belongs to another user now.
+
+
+def guard(pid):
+    """Start a process that kills the group of `pid` as soon as this process has ended, however it ends.
+
+    A worker itself is told by the kernel when its slot dies; what it has started is not.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$0"', str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def signal_name(number):

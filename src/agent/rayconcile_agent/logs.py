@@ -3,6 +3,7 @@
 Positions count from the first byte ever written, so a reader can tell what it has missed.
 """
 
+import contextlib
 import os
 import threading
 
@@ -50,25 +51,33 @@ class Spool:
         self.path = os.path.join(directory, name)
         self.segment_bytes = segment_bytes
         self.start = self.middle = self.end = 0
-        self.source = 0
+        self.source = self.missed = 0
 
     def append(self, source, chunk):
         """Add what the worker wrote from its position `source` on.
 
         What was added before is not added again; what is missing in between is marked.
         """
-        if source > self.source:
-            self._write(f"\n[{source - self.source} bytes of output dropped]\n".encode())
-        self._write(chunk[max(0, self.source - source) :])
+        self.missed += max(0, source - self.source)
+        new = chunk[max(0, self.source - source) :]
+        mark = f"\n[{self.missed} bytes of output dropped]\n".encode() if self.missed else b""
+        self.missed = 0 if self._write(mark + new) else self.missed + len(new)
         self.source = max(self.source, source + len(chunk))
 
     def _write(self, data):
-        if self.end - self.middle >= self.segment_bytes:
-            os.replace(self.path, self.path + ".old")
-            self.start, self.middle = self.middle, self.end
-        with open(self.path, "ab") as file:
-            file.write(data)
+        """Write all of it or nothing, and say which: a full disk costs output, and nothing else."""
+        try:
+            if self.end - self.middle >= self.segment_bytes:
+                os.replace(self.path, self.path + ".old")
+                self.start, self.middle = self.middle, self.end
+            with open(self.path, "ab") as file:
+                file.write(data)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, self.end - self.middle)
+            return False
         self.end += len(data)
+        return True
 
     def read(self, offset, size):
         """As `Ring.read`."""
@@ -76,9 +85,12 @@ class Spool:
         if position == self.end:
             return position, b""
         path, begin = (self.path, self.middle) if position >= self.middle else (self.path + ".old", self.start)
-        with open(path, "rb") as file:
-            file.seek(position - begin)
-            return position, file.read(size)
+        try:
+            with open(path, "rb") as file:
+                file.seek(position - begin)
+                return position, file.read(size)
+        except FileNotFoundError:  # Somebody has removed it: there is nothing left to wait for.
+            return self.end, b""
 
     def remove(self):
         for path in (self.path, self.path + ".old"):
@@ -106,8 +118,7 @@ class Spools:
         spool = self.spools.get((group, rank))
         return spool.read(offset, size) if spool else (offset, b"")
 
-    def keep_newest(self, groups):
-        """Remove the spools of all but the newest groups."""
-        kept = sorted({group for group, _ in self.spools})[-groups:]
-        for group, rank in [key for key in self.spools if key[0] not in kept]:
+    def keep(self, groups):
+        """Remove the spools of all other groups."""
+        for group, rank in [key for key in self.spools if key[0] not in groups]:
             self.spools.pop((group, rank)).remove()

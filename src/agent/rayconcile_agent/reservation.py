@@ -17,6 +17,8 @@ from .slot import Slot
 POLL_S = 1.0
 LOG_BYTES = 512 << 10
 CHUNK_BYTES = 16 << 20
+# How often a slot is asked to forget a group before it is given up, and its workers with it.
+FORGET_TRIES = 5
 # Beyond the lease, for the slot's clock and its watch interval, before its workers are taken for dead.
 LEASE_MARGIN_S = 2.0
 
@@ -34,8 +36,12 @@ class Reservation:
         self.spools, self.changed = spools, changed
         self.state, self.message, self.info = "Pending", None, None
         self.failure = "SlotFailed"
+        # Whether Ray has said by itself that it died. What we had killed Ray calls dead before it is.
+        self.confirmed = False
         self.runs = {}
         self.last_contact = time.monotonic()
+        # The slot's own clock, in the newest report.
+        self.clock = 0.0
         self.ready = asyncio.Event()
         self.actor = None
         self.task = asyncio.ensure_future(self._live())
@@ -54,13 +60,20 @@ class Reservation:
 
     async def forget(self, group):
         """Kill a group's worker, if it lives, and remove what it left on the node."""
-        if self.state == "Ready":
-            try:
-                await self.drain_logs()
-                await self.actor.forget.remote(group)
-            except RayError:
+        failure = None
+        for _ in range(FORGET_TRIES):
+            if self.state != "Ready":
                 return  # The slot goes, and its workers with it.
+            try:
+                await self._drain_logs([group])
+                await self.actor.forget.remote(group)
+            except RayError as error:  # Out of reach for now, perhaps: until it is forgotten it may live.
+                failure = error
+                await asyncio.sleep(POLL_S)
+                continue
             self.runs.pop(group, None)
+            return
+        self._lose("Lost", failure)
 
     async def _live(self):
         resources = self.spec["resources"]
@@ -89,25 +102,33 @@ class Reservation:
             self._lose("Failed", error)
         self.ready.set()
         self.changed()
-        if self.state == "Ready":
+        try:
             await self._follow()
+        except Exception as error:  # Nobody would follow it any more, and nobody would know.
+            self._lose("Lost", error)
 
     async def _follow(self):
         seen = -1
         while self.state == "Ready":
             try:
-                report = await self.actor.poll.remote(seen, POLL_S, self._log_positions(), LOG_BYTES)
+                report = await self._poll(seen, POLL_S)
             except (ActorDiedError, ActorUnschedulableError) as error:
+                self.confirmed = self.state == "Ready"
                 self._lose("Lost", error)
                 return
             except RayError:
                 await asyncio.sleep(POLL_S)  # Out of reach for now; Ray will say if it is dead.
                 continue
-            self.last_contact = time.monotonic()
-            self._absorb(report)
             if report["version"] != seen:
                 seen = report["version"]
                 self.changed()
+
+    async def _poll(self, seen, timeout_s):
+        positions = {group: self.spools.of(group, run["rank"]).source for group, run in self.runs.items()}
+        report = await self.actor.poll.remote(seen, timeout_s, positions, LOG_BYTES, self.clock)
+        self.last_contact, self.clock = time.monotonic(), max(self.clock, report["clock"])
+        self._absorb(report)
+        return report
 
     def _absorb(self, report):
         now = time.monotonic()
@@ -122,16 +143,16 @@ class Reservation:
             if chunk and group in self.runs:
                 self.spools.of(group, self.runs[group]["rank"]).append(position, chunk)
 
-    def _log_positions(self):
-        """Up to where the workers' output has been taken in."""
-        return {group: self.spools.of(group, run["rank"]).source for group, run in self.runs.items()}
+    async def _drain_logs(self, groups):
+        """Take in what the slot now has of these groups' output, before it forgets them."""
+        ends = (await self._poll(-1, 0))["logEnds"]
 
-    async def drain_logs(self):
-        """Take in what the slot still has of its workers' output, before it forgets them."""
-        before = None
-        while before != (positions := self._log_positions()):
-            before = positions
-            self._absorb(await self.actor.poll.remote(-1, 0, positions, LOG_BYTES))
+        def missing():
+            known = ((group, self.runs.get(group)) for group in groups)
+            return any(run and self.spools.of(group, run["rank"]).source < ends.get(group, 0) for group, run in known)
+
+        while missing():
+            await self._poll(-1, 0)
 
     def _lose(self, state, error):
         self.state, self.message = state, str(error).strip()
@@ -149,7 +170,7 @@ class Reservation:
             return True
         if self.state != "Lost":
             return False
-        if self.node in dead_nodes or self.node in alive_nodes():
+        if self.node in dead_nodes or (self.confirmed and self.node in alive_nodes()):
             return True
         return time.monotonic() > self.last_contact + self.lease_s + LEASE_MARGIN_S
 
@@ -157,11 +178,12 @@ class Reservation:
         """Bring a blob to the slot; say whether it arrived whole."""
         if await self.actor.has.remote(digest):
             return True
+        # Files are read and written beside the event loop: a disk may take longer than a lease lasts.
         with open(path, "rb") as file:
             offset, whole = 0, None
-            chunk = file.read(CHUNK_BYTES)
+            chunk = await asyncio.to_thread(file.read, CHUNK_BYTES)
             while whole is None:
-                following = file.read(CHUNK_BYTES)
+                following = await asyncio.to_thread(file.read, CHUNK_BYTES)
                 whole = await self.actor.write.remote(digest, offset, chunk, not following)
                 offset, chunk = offset + len(chunk), following
         return whole
@@ -169,19 +191,23 @@ class Reservation:
     async def fetch(self, digest, size, receiver):
         """Bring a blob from the slot; say whether it arrived whole."""
         offset = 0
-        while offset < size:
-            chunk = await self.actor.read.remote(digest, offset, CHUNK_BYTES)
-            if not chunk:
-                break
-            receiver.write(chunk)
-            offset += len(chunk)
-        return receiver.finish()
+        try:
+            while offset < size:
+                chunk = await self.actor.read.remote(digest, offset, CHUNK_BYTES)
+                if not chunk:
+                    break
+                await asyncio.to_thread(receiver.write, chunk)
+                offset += len(chunk)
+            return await asyncio.to_thread(receiver.finish)
+        except BaseException:
+            receiver.abandon()
+            raise
 
     async def close(self):
         """Give the reservation back. When this returns no worker of the slot lives, if that can be known."""
         if self.state == "Ready":
             try:
-                await self.drain_logs()
+                await self._drain_logs(list(self.runs))
                 await asyncio.wait_for(self.actor.close.remote(), self.lease_s)
                 self.state = "Closed"
             except (RayError, asyncio.TimeoutError) as error:

@@ -43,7 +43,8 @@ class Run:
         self.saves = os.path.join(self.directory, "saves")
         self.restored = os.path.join(self.directory, "restored")
         self.process = self.exit = self.peers = None
-        self.released = self.arrived = self.joined = False
+        self.launched = self.forgotten = self.released = self.arrived = self.joined = False
+        self.packed = None
         self.hints, self.hints_number = None, 0
         self.log = Ring()
         self.noticed = (0, 0)
@@ -51,7 +52,8 @@ class Run:
             os.makedirs(directory, exist_ok=True)
         control_path = os.path.join(self.directory, "control")
         with open(control_path, "wb") as file:
-            file.truncate(worker.CONTROL_BYTES)
+            # Written, not only made that long: on a full disk a page that is missing kills who touches it.
+            file.write(bytes(worker.CONTROL_BYTES))
         self.control_path = control_path
         self.control = worker.Control(control_path)
 
@@ -113,9 +115,13 @@ class Slot:
     def describe(self):
         return {"address": self.address, "pid": os.getpid(), "gpus": self.gpus, "python": sys.executable}
 
-    def poll(self, seen, timeout_s, log_offsets, log_bytes):
-        """Wait for news; return a report. Being called is what keeps the lease."""
-        self.last_contact = time.monotonic()
+    def poll(self, seen, timeout_s, log_offsets, log_bytes, heard):
+        """Wait for news; return a report. What keeps the lease is that reports arrive.
+
+        `heard` is the `clock` of the newest report that the bridge has: however long this call was on its way,
+        the slot never lives longer than the bridge expects.
+        """
+        self.last_contact = max(self.last_contact, heard)
 
         def news():
             return self.version > seen or any(
@@ -127,8 +133,10 @@ class Slot:
             now_ns = time.monotonic_ns()
             return {
                 "version": self.version,
+                "clock": time.monotonic(),
                 "runs": [run.report(now_ns) for run in self.runs.values()],
                 "logs": {group: run.log.read(log_offsets.get(group, 0), log_bytes) for group, run in self.runs.items()},
+                "logEnds": {group: run.log.end for group, run in self.runs.items()},
             }
 
     def free_port(self):
@@ -146,9 +154,8 @@ class Slot:
             if refusal := self._lack_of_memory():
                 return refusal
             run = self.runs[group] = Run(self.directory, group, request["rank"])
-        done = queue.SimpleQueue()
-        self.launches.put((run, request, done))
-        done.get()
+            self.launches.put((run, request))
+            self.changed.wait_for(lambda: run.launched)
         return None
 
     def restore(self, group, digest):
@@ -179,6 +186,8 @@ class Slot:
     def pack_checkpoint(self, group, number):
         """Pack a save of rank 0, or return None if there is no complete one of that number."""
         run = self.runs[group]
+        if run.packed and run.packed["number"] == number and self.has(run.packed["digest"]):
+            return run.packed
         name = f"checkpoint-{group}"
         path = os.path.join(run.saves, str(number), name)
         if not os.path.isdir(path):
@@ -187,7 +196,8 @@ class Slot:
         for other in os.listdir(run.saves):
             if int(other) <= number:
                 shutil.rmtree(os.path.join(run.saves, other), ignore_errors=True)
-        return {"digest": digest, "size": size, "files": len(names)} if names else None
+        run.packed = {"number": number, "digest": digest, "size": size, "files": len(names)} if names else None
+        return run.packed
 
     def pack_artifacts(self, group, patterns):
         """Pack what the worker left of the job's artifacts, or return None if there is nothing."""
@@ -195,12 +205,15 @@ class Slot:
         inside = os.path.realpath(cwd) + os.sep
         names = sorted(
             {
-                name
+                name.rstrip("/")
                 for pattern in patterns
                 for name in glob.glob(pattern, root_dir=cwd, recursive=True)
                 if os.path.realpath(os.path.join(cwd, name)).startswith(inside)
             }
         )
+        # What stands in a directory that is packed comes with it.
+        packed = {name for name in names if is_directory(os.path.join(cwd, name))}
+        names = [name for name in names if packed.isdisjoint(ancestors(name))]
         if not names:
             return None
         digest, size, files = blobs.pack([(os.path.join(cwd, name), name) for name in names], self.blobs)
@@ -234,8 +247,11 @@ class Slot:
         """Remove what is left of a group here, killing its worker if it lives."""
         with self.changed:
             run = self.runs.pop(group, None)
-        if run is None:
-            return
+            if run is None:
+                return
+            run.forgotten = True
+            # A launch that is under way is seen to its end, or what it starts would live on unnoticed.
+            self.changed.wait_for(lambda: run.launched)
         self.supervisor.dismiss(run)
         if run.alive():
             host.kill_group(run.process.pid)
@@ -279,9 +295,9 @@ class Slot:
     def _remove_directory(self):
         """Remove the slot's directory, and, with the job's last slot on the node, what its workers shared."""
         shutil.rmtree(self.directory, ignore_errors=True)
-        if os.listdir(self.home) == ["share"]:
-            shutil.rmtree(os.path.join(self.home, "share"), ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: others are here
+        with contextlib.suppress(OSError):  # It is not empty, for others are here; or they have removed it.
+            if os.listdir(self.home) == ["share"]:
+                shutil.rmtree(os.path.join(self.home, "share"))
             os.rmdir(self.home)
 
     def _lack_of_memory(self):
@@ -294,13 +310,19 @@ class Slot:
 
     def _launch_forever(self):
         while True:
-            run, request, done = self.launches.get()
+            run, request = self.launches.get()
             try:
-                self._launch(run, request)
-            except OSError as error:
-                run.log.append(f"cannot start the worker: {error}\n".encode())
+                if not run.forgotten:
+                    self._launch(run, request)
+            except Exception as error:  # This thread must live on: with it, every worker of the slot would end.
+                if run.process:
+                    host.kill_group(run.process.pid)
+                    run.process.wait()
+                run.log.append(f"cannot start the worker: {type(error).__name__}: {error}\n".encode())
                 self._note_exit(run, 127)
-            done.put(None)
+            with self.changed:
+                run.launched = True
+                self.changed.notify_all()
 
     def _launch(self, run, request):
         """Start the bootstrap. The working directory is a copy, so that nobody writes into another's."""
@@ -322,9 +344,9 @@ class Slot:
         config_path = os.path.join(run.directory, "config.json")
         with open(config_path, "w", encoding="utf-8") as file:
             json.dump(config, file)
-        environment = host.worker_environment(self.address, self.cpus, self.gpus, run.cwd)
-        environment.update(request["env"])
+        environment = {**host.worker_environment(self.address, self.cpus, self.gpus, run.cwd), **request["env"]}
         environment.update(
+            **host.without_proxy(environment),
             ADAPTDL_JOB_ID=request["job"],
             ADAPTDL_REPLICA_RANK=str(run.rank),
             ADAPTDL_NUM_REPLICAS=str(request["replicas"]),
@@ -346,15 +368,18 @@ class Slot:
             os.close(writer)
         if not run.released:
             host.set_oom_score(run.process.pid, 1000)
-        threading.Thread(target=self._follow, args=(run, reader), daemon=True, name="follower").start()
+        guard = host.guard(run.process.pid)
+        threading.Thread(target=self._follow, args=(run, reader, guard), daemon=True, name="follower").start()
 
-    def _follow(self, run, reader):
+    def _follow(self, run, reader, guard):
         """Take in a worker's output until it ends; then note how it ended."""
         copier = threading.Thread(target=self._copy, args=(run, reader), daemon=True, name="copier")
         copier.start()
         code = run.process.wait()
         # What it started and left behind would hold its devices, its memory and this pipe.
         host.kill_group(run.process.pid)
+        guard.kill()
+        guard.communicate()
         copier.join(timeout=5)
         self._note_exit(run, code)
 
@@ -387,8 +412,21 @@ class Slot:
                         run.noticed = seen
                         self._tell()
             if time.monotonic() - self.last_contact > self.lease_s:
-                for run in list(self.runs.values()):
-                    if run.alive():
-                        host.kill_group(run.process.pid)
-                self._remove_directory()
-                os._exit(1)
+                try:
+                    for run in list(self.runs.values()):
+                        if run.alive():
+                            host.kill_group(run.process.pid)
+                    self._remove_directory()
+                finally:
+                    os._exit(1)
+
+
+def is_directory(path):
+    """Whether it is a directory, and not a link to one, which is packed as a link."""
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def ancestors(name):
+    """The directories that a relative name stands in."""
+    while name := os.path.dirname(name):
+        yield name

@@ -60,6 +60,9 @@ pub(crate) fn look_up(source: &ValueSource) -> Result<String, EffectError> {
         (None, Some(path)) => {
             let text =
                 fs::read_to_string(path).map_err(|error| rejected(format!("cannot read {path}: {error}")))?;
+            if text.contains('\0') {
+                return Err(rejected(format!("{path} holds a NUL byte, which no environment variable can")));
+            }
             Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
         }
         (None, None) => Err(rejected("a value is wanted from nowhere")),

@@ -1,0 +1,170 @@
+"""A slot with real processes; of Ray, only what it asks about itself is stood in for."""
+
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import types
+import unittest
+from unittest import mock
+
+from support import enter
+
+
+def request(group, script, **more):
+    return {
+        "group": group, "rank": 0, "job": "default/job", "replicas": 1, "nodes": 1, "masterPort": 1, "args": [],
+        "entrypoint": None, "command": ["/bin/sh", "-c", script], "env": {}, "sharePath": None, **more,
+    }  # fmt: skip
+
+
+def lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class SlotTest(unittest.TestCase):
+    def setUp(self):
+        self.session = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.session, ignore_errors=True)
+        ray = types.ModuleType("ray")
+        node = types.SimpleNamespace(get_session_dir_path=lambda: self.session)
+        ray._private = types.SimpleNamespace(worker=types.SimpleNamespace(_global_node=node))
+        ray.util = types.SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+        context = types.SimpleNamespace(get_accelerator_ids=lambda: {"GPU": []})
+        ray.get_runtime_context = lambda: context
+        enter(self, mock.patch.dict(sys.modules, {"ray": ray}))
+        sys.modules.pop("rayconcile_agent.slot", None)
+        self.module = importlib.import_module("rayconcile_agent.slot")
+        self.addCleanup(sys.modules.pop, "rayconcile_agent.slot", None)
+        self.slot = self.module.Slot("uid", "s0", 1, False, 3600.0)
+        self.addCleanup(self.slot.close)
+
+    def until(self, condition):
+        deadline = time.monotonic() + 60
+        while not (found := condition()):
+            self.assertLess(time.monotonic(), deadline, "it never came to that")
+            time.sleep(0.01)
+        return found
+
+    def report(self, group):
+        runs = self.slot.poll(-1, 0, {}, 1 << 20, 0.0)["runs"]
+        return next(run for run in runs if run["group"] == group)
+
+    def output(self, group):
+        return self.slot.poll(-1, 0, {}, 1 << 20, 0.0)["logs"][group][1].decode()
+
+    def start(self, group, script, **more):
+        self.assertIsNone(self.slot.start(request(group, script, **more)))
+        self.slot.release(group, ["127.0.0.1"])
+
+    def test_a_worker_runs_and_its_end_is_told(self):
+        self.start(0, "echo $ADAPTDL_JOB_ID $A; exit 7", env={"A": "b"})
+        run = self.until(lambda: (run := self.report(0))["exit"] and run)
+        self.assertEqual((run["exit"]["code"], run["exit"]["signal"]), (7, None))
+        self.assertEqual(self.output(0), "default/job b\n")
+        self.start(1, "kill -40 $$")
+        run = self.until(lambda: (run := self.report(1))["exit"] and run)
+        self.assertEqual(run["exit"]["signal"], "SIG40", "a signal without a name")
+
+    def test_what_cannot_be_started_ends_at_once_and_harms_nobody(self):
+        self.start(0, "sleep 1000")
+        self.start(1, "true", env={"A": "nul\0"})
+        self.until(lambda: self.report(1)["exit"])
+        self.assertEqual(self.report(1)["exit"]["code"], 127)
+        self.assertIn("cannot start the worker: ValueError", self.output(1))
+        self.assertIsNone(self.report(0)["exit"])
+
+    def test_what_is_forgotten_while_it_is_launched_does_not_live_on(self):
+        launch, entered, go_on = self.module.host.launch, threading.Event(), threading.Event()
+        started = []
+
+        def slowly(*arguments):
+            entered.set()
+            go_on.wait(60)
+            started.append(launch(*arguments))
+            return started[-1]
+
+        with mock.patch.object(self.module.host, "launch", slowly):
+            starting = threading.Thread(target=self.slot.start, args=(request(0, "sleep 1000"),))
+            starting.start()
+            entered.wait(60)
+            forgetting = threading.Thread(target=self.slot.forget, args=(0,))
+            forgetting.start()
+            self.until(lambda: 0 not in self.slot.runs)
+            go_on.set()
+            starting.join(60)
+            forgetting.join(60)
+        self.assertFalse(lives(started[0].pid))
+
+    def test_with_the_slot_all_that_a_worker_has_started_ends(self):
+        program = (
+            "import os, sys, time\n"
+            "from rayconcile_agent import host\n"
+            "process = host.launch(['/bin/sh', '-c', 'sleep 1000 & echo $!; wait'], dict(os.environ), sys.stdout)\n"
+            "guard = host.guard(process.pid)\n"
+            "time.sleep(1000)\n"
+        )
+        slot = self.module.host.subprocess.Popen(
+            [sys.executable, "-c", program], stdout=self.module.host.subprocess.PIPE, start_new_session=True
+        )
+        child = int(slot.stdout.readline())
+        self.assertTrue(lives(child))
+        slot.send_signal(signal.SIGKILL)
+        slot.wait()
+        self.until(lambda: not lives(child))
+        slot.stdout.close()
+
+    def test_a_save_that_is_asked_for_again_is_packed_once(self):
+        self.start(0, "sleep 1000")
+        saves = os.path.join(self.slot.runs[0].saves, "3", "checkpoint-0")
+        os.makedirs(saves)
+        with open(os.path.join(saves, "model"), "w", encoding="ascii") as file:
+            file.write("weights")
+        packed = self.slot.pack_checkpoint(0, 3)
+        self.assertFalse(os.path.exists(saves))
+        self.assertEqual(self.slot.pack_checkpoint(0, 3), packed, "its first answer was lost")
+        self.slot.drop(packed["digest"])
+        self.assertIsNone(self.slot.pack_checkpoint(0, 3))
+
+    def test_artifacts_are_packed_once_each(self):
+        self.start(0, "sleep 1000")
+        cwd = self.slot.runs[0].cwd
+        os.makedirs(os.path.join(cwd, "out", "a", "b"))
+        os.makedirs(os.path.join(cwd, "out-of-order"))
+        for name in ("out/a/b/model.pt", "out/top", "out-of-order/x", "single"):
+            with open(os.path.join(cwd, name), "w", encoding="ascii") as file:
+                file.write(name)
+        os.symlink("out", os.path.join(cwd, "link"))
+        packed = self.slot.pack_artifacts(0, ["out/**", "out-of-order/*", "single", "link/top", "nothing", "../*"])
+        with tarfile.open(os.path.join(self.slot.blobs, packed["digest"])) as archive:
+            names = [member.name for member in archive if member.isfile()]
+        self.assertEqual(names, ["link/top", "out/a/b/model.pt", "out/top", "out-of-order/x", "single"])
+        self.assertIsNone(self.slot.pack_artifacts(0, ["nothing*"]))
+
+    def test_the_last_slot_of_a_job_leaves_nothing_on_the_node(self):
+        other = self.module.Slot("uid", "s1", 1, False, 3600.0)
+        self.start(0, "true")
+        other.close()
+        self.assertEqual(sorted(os.listdir(self.slot.home)), ["s0", "share"])
+        self.slot.close()
+        self.assertEqual(os.listdir(os.path.join(self.session, "rayconcile")), [])
+
+    def test_the_lease_counts_from_what_was_heard(self):
+        before = self.slot.last_contact
+        clock = self.slot.poll(-1, 0, {}, 10, 0.0)["clock"]
+        self.assertEqual(self.slot.last_contact, before, "that a call arrived says nothing of the answer")
+        self.slot.poll(-1, 0, {}, 10, clock)
+        self.assertEqual(self.slot.last_contact, clock)
+
+
+if __name__ == "__main__":
+    unittest.main()
