@@ -32,6 +32,13 @@ pub(super) fn plan(draft: &mut Draft<'_>, allocation: &Allocation) {
 }
 
 fn plan_job(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
+    let uid = draft.jobs[index].uid();
+    // A removal that was begun is finished, for nobody knows how far it is; unless all of the cluster is over.
+    let lives = draft.record.incarnation.is_some() && !draft.record.ending;
+    if let Some(removal) = draft.removal_of(uid).filter(|_| lives) {
+        draft.intend(removal);
+        return wait(draft, index, Waiting::going_on("Stopping", "its bridge is being ended"));
+    }
     let wish = stop_wish(draft, index, allocated);
     let here = draft.snapshot.key.clone();
     let binding = draft.jobs[index].record.binding.clone();
@@ -145,12 +152,6 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
         wait(draft, index, Waiting::going_on("BridgeDied", "its bridge died; another is being made"));
         return None;
     }
-    // A removal that was begun is finished: nobody knows how far it is.
-    if let Some(removal) = draft.removal_of(&uid) {
-        draft.intend(removal);
-        wait(draft, index, Waiting::going_on("Stopping", "its bridge is being ended"));
-        return None;
-    }
     let bridge = job.living_bridge();
     let told = job.record.document.as_ref().map(|document| document.revision);
     let taken = bridge.and_then(|bridge| bridge.revision);
@@ -178,7 +179,8 @@ fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) 
     }
     // What is left of an earlier bridge, or was not yet seen to be gone, must not be taken for the new one.
     let uid = draft.jobs[index].uid().clone();
-    if draft.agent().is_some_and(|(_, agent)| agent.jobs.contains_key(&uid)) {
+    let seen = draft.agent().is_some_and(|(_, agent)| agent.jobs.contains_key(&uid));
+    if seen {
         draft.intend(Effect::RemoveBridge { job: uid });
         return wait(draft, index, Waiting::going_on("Stopping", "its old bridge is being ended"));
     }
@@ -303,6 +305,14 @@ fn begin(
         make_room(draft, index);
         let waiting = waiting_for_nodes(draft);
         return wait(draft, index, waiting);
+    }
+    // It is newer than what is known to be durable, and may be so already.
+    if let Some(id) = draft.fetching(draft.jobs[index].uid()) {
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("Fetching", format!("checkpoint {id} is being fetched")),
+        );
     }
     if let Some(id) = missing_checkpoint(draft, index, bridge)
         && draft.guarded(Guard::CheckpointIsThere)

@@ -197,7 +197,7 @@ class Bridge:
                 await self._probe(slot_specs)
             else:
                 await self._reserve(group, slot_specs)
-                if group.spec["prepare"] == "Full" or not self.current:
+                if group.can_be_held() and (group.spec["prepare"] == "Full" or not self.current):
                     await self._start_beside(group)
             group.phase = "Prepared"
             group.mark("prepared")
@@ -269,12 +269,12 @@ class Bridge:
                 raise Unavailable("Lost", refusal)
             await self._restore(group)
             await group.release()
-        except Unavailable as error:
-            await self._give_up(group, error)
-            return
-        except RayError as error:
-            await self._give_up(group, Unavailable("Lost", str(error)))
-            return
+        except (Unavailable, RayError) as error:
+            if not (group.started and group.lost_slots() and not group.can_be_held()):
+                refused = isinstance(error, Unavailable)
+                await self._give_up(group, error if refused else Unavailable("Lost", str(error)))
+                return
+            # It trains without having been released, maybe where it cannot be reached: it is seen out as others are.
         self.current, self.next = group, None
         self._tell()
 

@@ -55,7 +55,7 @@ fn doubt_job(snapshot: &Snapshot, plan: &Plan, view: &JobView) -> Result<(), Str
     if is("Converged") && !report.waiting.is_empty() {
         return fail("to be as wanted");
     }
-    if status.checkpoint.is_some() != !record.checkpoints.is_empty() {
+    if status.checkpoint.is_some() == record.checkpoints.is_empty() {
         return fail("a checkpoint");
     }
     let final_claim = status.phase == JobPhase::Succeeded || status.phase == JobPhase::Failed;
