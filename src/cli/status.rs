@@ -113,7 +113,8 @@ fn job_page(job: &AdaptDLJob) -> String {
     put!(page, "job {}   {} for {}   {of}", job.metadata.key(), status.phase, maybe_age(status.phase_since));
     put_message(&mut page, &status.message);
     put_problems(&mut page, &status.conditions, &status.message);
-    if let (Some(scaling), false) = (&status.scaling, status.phase.is_final()) {
+    let scaling = status.scaling.as_ref().filter(|scaling| !status.message.contains(&scaling.message));
+    if let (Some(scaling), false) = (scaling, status.phase.is_final()) {
         put!(
             page,
             "  scaling     {} because {}",

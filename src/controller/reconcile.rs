@@ -267,7 +267,7 @@ fn keep_status(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), Stor
             continue;
         }
         if let (Some(record), Some(report)) = (plan.jobs.get(uid), plan.report.jobs.get(uid)) {
-            let status = status::job_status(snapshot, &view.job, record, report, &plan.report.cluster);
+            let status = status::job_status(snapshot, &view.job, record, report);
             write_status(tx, uid, &status)?;
         }
     }

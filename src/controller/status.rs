@@ -18,7 +18,7 @@ use crate::api::units::Span;
 use crate::api::wire::{BridgePhase, BridgeReport, GroupPhase, GroupReport, RankReport};
 use crate::goodput::{Hints, Placement};
 use crate::plan::Snapshot;
-use crate::plan::report::{ClusterReport, JobReport, Waiting};
+use crate::plan::report::{JobReport, Waiting};
 pub use cluster::cluster_status;
 
 /// How many groups a status shows.
@@ -32,10 +32,8 @@ pub fn job_status(
     job: &AdaptDLJob,
     record: &JobRecord,
     report: &JobReport,
-    cluster: &ClusterReport,
 ) -> AdaptDLJobStatus {
     let before = &job.status;
-    let report = &waiting_for_cluster(snapshot, report, cluster);
     let view = View::new(snapshot, job, record);
     let phase = view.phase();
     let message = view.message(phase, report);
@@ -72,27 +70,6 @@ pub fn job_status(
         history: history(record),
         message,
     }
-}
-
-/// A job whose cluster is what is missing tells what the cluster waits for, so that nobody need look there.
-fn waiting_for_cluster(snapshot: &Snapshot, report: &JobReport, cluster: &ClusterReport) -> JobReport {
-    let mut report = report.clone();
-    let Some(cause) = cluster.waiting.first().filter(|_| snapshot.cluster.is_some()) else { return report };
-    let absent = snapshot.seen.agent.fresh().is_none();
-    let is_its_fault = |reason: &str| match reason {
-        "NoRoom" | "WaitingForCluster" => absent,
-        "WaitingForNodes" => cause.blocked,
-        _ => false,
-    };
-    let message = format!("it waits for cluster {}: {}", snapshot.key, cause.message);
-    if let Some(waiting) = report.waiting.first_mut().filter(|waiting| is_its_fault(waiting.reason)) {
-        *waiting = Waiting { reason: "WaitingForCluster", message: message.clone(), blocked: cause.blocked };
-    }
-    if let Some(finding) = report.scheduled.as_mut().filter(|finding| is_its_fault(finding.reason)) {
-        *finding = Finding::new("Scheduled", false, "WaitingForCluster", message);
-    }
-    report.scaling = report.scaling.filter(|scaling| !is_its_fault(&scaling.reason));
-    report
 }
 
 fn since(same: bool, before: Option<Timestamp>, now: Timestamp) -> Timestamp {

@@ -143,7 +143,8 @@ fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, rooms: &[Room]) -> JobAll
     if decision.replicas == 0 && draft.nodes().is_empty() {
         let first = draft.report.cluster.waiting.first().map(|waiting| waiting.message.as_str());
         if let Some(why) = draft.cluster_trouble().or(first) {
-            decision.message = format!("its cluster has no nodes: {why}");
+            decision.reason = "WaitingForCluster";
+            decision.message = format!("it waits for cluster {}: {why}", draft.snapshot.key);
         }
     }
     let places = place_of(decision.replicas).unwrap_or_default();

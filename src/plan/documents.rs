@@ -65,6 +65,13 @@ impl JobDraft<'_> {
         self.record.groups.iter().rev().find(training)
     }
 
+    /// Whether the bridge was allowed to switch to a group, and is not known to have ended it.
+    fn is_switching(&self) -> bool {
+        let desired = self.record.document.as_ref().map(|document| &document.desired);
+        let allowed = matches!(desired, Some(Desired::Run { activate: true, .. }));
+        allowed && self.record.target().is_some_and(|group| group.outcome.is_none())
+    }
+
     /// The slots that there are, or that were asked for, with the nodes they are on.
     pub(super) fn slots(&self, draft: &Draft<'_>) -> BTreeSet<(NodeName, SlotId)> {
         let mut slots: BTreeSet<(NodeName, SlotId)> = BTreeSet::new();
@@ -123,16 +130,18 @@ pub(super) fn want_group(
         bridge.groups.iter().find(|group| matches!(group.phase, GroupPhase::Running | GroupPhase::Stopping))
     });
     let from_replicas = active.map_or(0, |group| group.ranks.len() as u32);
-    let spoke = job.running_group().is_some_and(|group| group.spoke_adaptdl);
+    // A group that may be switched to at any moment is as good as running.
+    let beside_another = active.is_some() || job.is_switching();
+    let waits = spec.command.is_none() && job.running_group().is_some_and(|group| group.spoke_adaptdl);
     let kind = slot_kind(spec);
     let kept = reusable_slots(job, &kind);
     let needed = needed(wanted.nodes, &kept);
     let beside = room_for(draft, index, &needed)?;
-    let prepare = match (beside, active.is_some()) {
+    let prepare = match (beside, beside_another) {
         (false, _) => Prepare::Nothing,
         (true, false) => Prepare::Full,
         // A group on GPUs must not be started before the running one has given its memory back.
-        (true, true) if spec.rescale.overlap && spoke && spec.resources.gpu == 0 => Prepare::Full,
+        (true, true) if spec.rescale.overlap && waits && spec.resources.gpu == 0 => Prepare::Full,
         (true, true) => Prepare::Slots,
     };
     let (ranks, slots) = assign(draft, wanted.nodes, kept, &kind)?;

@@ -10,7 +10,7 @@ use super::report::{JobReport, Report, Waiting};
 use super::snapshot::{JobView, Plan, Removal, Snapshot};
 use crate::action::{Effect, Intent, IntentState, Target};
 use crate::api::event::{EventType, NewEvent};
-use crate::api::ids::{IntentId, SlotId, Uid};
+use crate::api::ids::{CheckpointId, IntentId, SlotId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
 use crate::api::record::{ClusterRecord, JobRecord, Trouble};
@@ -193,6 +193,15 @@ impl<'a> Draft<'a> {
     pub(super) fn removal_of(&self, job: &Uid) -> Option<Effect> {
         let pending = self.pending(&Target::Bridge(job.clone()))?;
         matches!(pending.effect, Effect::RemoveBridge { .. }).then(|| pending.effect.clone())
+    }
+
+    /// The checkpoint of a job that is being fetched at this moment.
+    pub(super) fn fetching(&self, job: &Uid) -> Option<CheckpointId> {
+        let under_way = self.intents.values().filter(|intent| self.snapshot.in_flight.contains(&intent.id));
+        under_way.into_iter().find_map(|intent| match &intent.effect {
+            Effect::FetchCheckpoint { job: of, checkpoint } if of == job => Some(checkpoint.id),
+            _ => None,
+        })
     }
 
     /// Whether it is not known what came of a launch.

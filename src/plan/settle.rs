@@ -115,7 +115,7 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
         // What was to be fetched is not there any more: a newer one is, or will be.
         (Effect::FetchCheckpoint { .. } | Effect::FetchArtifacts { .. }, ErrorKind::NotFound) => {}
         // A checkpoint of ours that cannot be read: the one before it is used.
-        (Effect::SendCheckpoint { job, id }, ErrorKind::Rejected | ErrorKind::NotFound) => {
+        (Effect::SendCheckpoint { job, id }, ErrorKind::Unreadable) => {
             let (uid, id) = (job.clone(), *id);
             if let Some(record) = job_record(draft, &uid) {
                 record.checkpoints.retain(|checkpoint| checkpoint.id != id);

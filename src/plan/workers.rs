@@ -1,30 +1,23 @@
 //! Jobs' workers: from what is wanted and what the bridge reports to the next document, one step at a time.
 
-use std::collections::BTreeSet;
-
-use jiff::Timestamp;
-
 use super::allocation::{Allocation, JobAllocation};
-use super::cluster::is_leaving;
 use super::documents::{
-    NewGroup, NoRoom, activate, program_digest, refresh, same_nodes, stop, tell, want_group, why_moved,
+    NewGroup, NoRoom, activate, program_digest, refresh, same_nodes, tell, want_group, why_moved,
 };
 use super::draft::Draft;
 use super::guards::Guard;
 use super::report::Waiting;
+use super::room::{make_room, stand_aside};
+use super::stopping::{stop_step, stop_wish};
 use super::words::count;
 use crate::action::{Effect, Target};
 use crate::api::condition::Finding;
 use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
-use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
 use crate::api::record::{Binding, Desired, GroupReason, GroupSpec, JobOutcome};
 use crate::api::status::{JobPhase, ScalingStatus};
 use crate::api::units::Span;
-use crate::api::wire::{BlobKind, BridgePhase, BridgeReport, GroupPhase, GroupReport};
-
-/// How long to wait for the rest of the output of a job that has stopped.
-const LOGS_PATIENCE: Span = Span::from_secs(30);
+use crate::api::wire::{BlobKind, BridgeReport, GroupPhase, GroupReport};
 
 /// Plans each job's next step.
 pub(super) fn plan(draft: &mut Draft<'_>, allocation: &Allocation) {
@@ -38,40 +31,14 @@ pub(super) fn plan(draft: &mut Draft<'_>, allocation: &Allocation) {
     stand_aside(draft);
 }
 
-/// Jobs that wait for each other's room would wait for ever: the one that is served last gives its own up.
-fn stand_aside(draft: &mut Draft<'_>) {
-    let in_circle = (0..draft.jobs.len()).filter(|index| waits_for_itself(draft, *index));
-    let last = in_circle.max_by_key(|index| {
-        let job = &draft.jobs[*index];
-        (job.job.spec.preemptible, job.turn())
-    });
-    if let Some(index) = last {
-        let grace = draft.jobs[index].job.spec.checkpoint.timeout;
-        stop(draft, index, grace);
-        let message = "others that it waits for wait for its room: its workers save and end";
-        wait(draft, index, Waiting::going_on("StandingAside", message));
-    }
-}
-
-fn waits_for_itself(draft: &Draft<'_>, index: usize) -> bool {
-    let mut reached = BTreeSet::new();
-    let mut open = draft.jobs[index].waits_for.clone();
-    while let Some(job) = open.pop() {
-        if reached.insert(job) {
-            open.extend(&draft.jobs[job].waits_for);
-        }
-    }
-    reached.contains(&index)
-}
-
-/// Why a job's workers are to be stopped, and how long they may take.
-struct StopWish {
-    grace: Span,
-    reason: &'static str,
-    message: String,
-}
-
 fn plan_job(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
+    let uid = draft.jobs[index].uid();
+    // A removal that was begun is finished, for nobody knows how far it is; unless all of the cluster is over.
+    let lives = draft.record.incarnation.is_some() && !draft.record.ending;
+    if let Some(removal) = draft.removal_of(uid).filter(|_| lives) {
+        draft.intend(removal);
+        return wait(draft, index, Waiting::going_on("Stopping", "its bridge is being ended"));
+    }
     let wish = stop_wish(draft, index, allocated);
     let here = draft.snapshot.key.clone();
     let binding = draft.jobs[index].record.binding.clone();
@@ -92,45 +59,8 @@ fn plan_job(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocatio
     }
 }
 
-fn wait(draft: &mut Draft<'_>, index: usize, waiting: Waiting) {
+pub(super) fn wait(draft: &mut Draft<'_>, index: usize, waiting: Waiting) {
     draft.jobs[index].wait(waiting);
-}
-
-/// Whether a job is to have no workers, and why.
-fn stop_wish(draft: &Draft<'_>, index: usize, allocated: Option<&JobAllocation>) -> Option<StopWish> {
-    let (job, record) = (draft.jobs[index].job, &draft.jobs[index].record);
-    let spec = &job.spec;
-    let wish = |grace, reason, message: &str| Some(StopWish { grace, reason, message: message.to_owned() });
-    if job.metadata.is_deleting() {
-        return wish(spec.termination_grace_period, "Deleting", "it is being deleted");
-    }
-    if let Some(outcome) = &record.outcome {
-        return wish(Span::from_secs(0), "Finished", &outcome.message);
-    }
-    if spec.suspend {
-        return wish(spec.checkpoint.timeout, "Suspended", "its manifest suspends it");
-    }
-    let reference = spec.cluster_ref.as_ref();
-    let key = reference.map_or_else(
-        || ObjectKey::new(DEFAULT_NAMESPACE, super::cluster::LOCAL_CLUSTER),
-        |reference| ObjectKey::new(&job.metadata.namespace, &reference.name),
-    );
-    if key != draft.snapshot.key {
-        return wish(spec.checkpoint.timeout, "Moving", &format!("it is being moved to cluster {key}"));
-    }
-    let Some(cluster) = draft.cluster() else {
-        return wish(spec.checkpoint.timeout, "ClusterNotFound", &format!("there is no RayCluster {key}"));
-    };
-    if is_leaving(cluster) {
-        let state = if cluster.metadata.is_deleting() { "being deleted" } else { "suspended" };
-        return wish(spec.checkpoint.timeout, "ClusterLeaving", &format!("cluster {key} is {state}"));
-    }
-    match allocated {
-        Some(allocated) if allocated.decision.replicas == 0 => {
-            wish(spec.checkpoint.timeout, "NoRoom", &allocated.decision.message)
-        }
-        _ => None,
-    }
 }
 
 fn note_decision(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) {
@@ -146,7 +76,7 @@ fn note_decision(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllo
         message: decision.message.clone(),
     });
     job.report.scheduled = match (decision.replicas, allocated.complete) {
-        (0, _) => Some(Finding::new("Scheduled", false, "NoRoom", decision.message.clone())),
+        (0, _) => Some(Finding::new("Scheduled", false, decision.reason, decision.message.clone())),
         (_, false) => {
             let message =
                 format!("{} of {} have a node", allocated.ready.len(), count(decision.replicas, "worker"));
@@ -222,12 +152,6 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
         wait(draft, index, Waiting::going_on("BridgeDied", "its bridge died; another is being made"));
         return None;
     }
-    // A removal that was begun is finished: nobody knows how far it is.
-    if let Some(removal) = draft.removal_of(&uid) {
-        draft.intend(removal);
-        wait(draft, index, Waiting::going_on("Stopping", "its bridge is being ended"));
-        return None;
-    }
     let bridge = job.living_bridge();
     let told = job.record.document.as_ref().map(|document| document.revision);
     let taken = bridge.and_then(|bridge| bridge.revision);
@@ -255,7 +179,8 @@ fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) 
     }
     // What is left of an earlier bridge, or was not yet seen to be gone, must not be taken for the new one.
     let uid = draft.jobs[index].uid().clone();
-    if draft.agent().is_some_and(|(_, agent)| agent.jobs.contains_key(&uid)) {
+    let seen = draft.agent().is_some_and(|(_, agent)| agent.jobs.contains_key(&uid));
+    if seen {
         draft.intend(Effect::RemoveBridge { job: uid });
         return wait(draft, index, Waiting::going_on("Stopping", "its old bridge is being ended"));
     }
@@ -275,7 +200,7 @@ fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) 
 fn waiting_for_cluster(draft: &Draft<'_>) -> Waiting {
     const REASON: &str = "WaitingForCluster";
     match draft.cluster_trouble() {
-        Some(why) => Waiting::blocked(REASON, format!("its cluster cannot be started: {why}")),
+        Some(why) => Waiting::blocked(REASON, format!("it waits for cluster {}: {why}", draft.snapshot.key)),
         None => Waiting::going_on(REASON, "its cluster is being started"),
     }
 }
@@ -381,6 +306,14 @@ fn begin(
         let waiting = waiting_for_nodes(draft);
         return wait(draft, index, waiting);
     }
+    // It is newer than what is known to be durable, and may be so already.
+    if let Some(id) = draft.fetching(draft.jobs[index].uid()) {
+        return wait(
+            draft,
+            index,
+            Waiting::going_on("Fetching", format!("checkpoint {id} is being fetched")),
+        );
+    }
     if let Some(id) = missing_checkpoint(draft, index, bridge)
         && draft.guarded(Guard::CheckpointIsThere)
     {
@@ -418,17 +351,6 @@ fn want(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupRe
         }
     };
     wait(draft, index, waiting);
-}
-
-/// A job that has to wait and has nothing that runs gives back its slots: others may be waiting for them.
-fn make_room(draft: &mut Draft<'_>, index: usize) {
-    let job = &draft.jobs[index];
-    let active = job.living_bridge().is_some_and(|bridge| {
-        bridge.groups.iter().any(|group| matches!(group.phase, GroupPhase::Running | GroupPhase::Stopping))
-    });
-    if !active && job.record.target().is_some() {
-        stop(draft, index, Span::from_secs(0));
-    }
 }
 
 /// The newest durable checkpoint, if the bridge has none as new.
@@ -567,59 +489,4 @@ fn preparing_step(
     };
     wait(draft, index, Waiting::going_on("Preparing", message));
     refresh(draft, index);
-}
-
-// --- Stopping ----------------------------------------------------------------------------------------------------
-
-/// Stops a job, brings away what only its cluster has, and ends its bridge.
-fn stop_step(draft: &mut Draft<'_>, index: usize, bridge: Option<&BridgeReport>, wish: StopWish) {
-    let uid = draft.jobs[index].uid().clone();
-    let document = &draft.jobs[index].record.document;
-    let stopping = document.as_ref().is_some_and(|document| matches!(document.desired, Desired::Stop { .. }));
-    if !stopping && document.is_some() {
-        stop(draft, index, wish.grace);
-        return wait(
-            draft,
-            index,
-            Waiting::going_on("Stopping", format!("{}; its workers save and end", wish.message)),
-        );
-    }
-    // Without a document the bridge, if there is one, was given nothing but a checkpoint.
-    let idle = document.is_none() || bridge.is_some_and(|bridge| bridge.phase == BridgePhase::Idle);
-    if !idle {
-        return wait(
-            draft,
-            index,
-            Waiting::going_on("Stopping", format!("{}; its workers save and end", wish.message)),
-        );
-    }
-    if draft.guarded(Guard::BridgeIsEmptied)
-        && let Some(what) = bridge.and_then(|bridge| left_on_cluster(draft, index, bridge))
-    {
-        return wait(draft, index, Waiting::going_on("Fetching", format!("{}; {what}", wish.message)));
-    }
-    draft.intend(Effect::RemoveBridge { job: uid });
-    wait(draft, index, Waiting::going_on("Stopping", format!("{}; its bridge is being ended", wish.message)));
-}
-
-/// What of a job is still only on its cluster.
-fn left_on_cluster(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport) -> Option<String> {
-    let record = &draft.jobs[index].record;
-    let durable = record.checkpoints.last().map(|checkpoint| checkpoint.id);
-    let newest =
-        bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Checkpoint).map(|blob| blob.id).max();
-    let finished = record.outcome.as_ref().is_some_and(|outcome| outcome.phase == JobPhase::Succeeded);
-    if newest > durable && !finished {
-        return newest.map(|id| format!("checkpoint {id} is being fetched"));
-    }
-    let fetched = |group| record.artifacts.iter().any(|artifacts| artifacts.group == group);
-    let artifacts = bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Artifacts);
-    if artifacts.clone().any(|blob| !fetched(blob.id.group)) {
-        return Some("its artifacts are being fetched".to_owned());
-    }
-    let behind = draft.jobs[index].logs_behind;
-    let stopped: Option<Timestamp> =
-        draft.jobs[index].record.groups.last().and_then(|group| group.timeline.get("ended").copied());
-    let patient = stopped.is_some_and(|at| !draft.is_due(at + LOGS_PATIENCE.signed()));
-    (behind > 0 && patient).then(|| "the rest of its output is being fetched".to_owned())
 }

@@ -345,9 +345,9 @@ impl World {
             checkpoint.ok_or_else(|| error(ErrorKind::Rejected, "there is no such checkpoint"))?;
         let session = self.agent(call)?;
         let file = self.files.get(&checkpoint.path);
-        let file = file.ok_or_else(|| error(ErrorKind::NotFound, "the file is not there"))?;
+        let file = file.ok_or_else(|| error(ErrorKind::Unreadable, "the file is not there"))?;
         if !file.good {
-            return Err(error(ErrorKind::Rejected, "it does not match its digest"));
+            return Err(error(ErrorKind::Unreadable, "it does not match its digest"));
         }
         let blob = Blob {
             kind: BlobKind::Checkpoint,

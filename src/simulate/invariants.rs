@@ -53,13 +53,16 @@ fn broken(invariant: Invariant, message: String) -> Result<(), Violation> {
     Err(Violation { invariant, message })
 }
 
+/// The most nodes of each worker group.
+type Limits = BTreeMap<String, u32>;
+
 /// What is remembered to judge by.
 #[derive(Default)]
 pub(super) struct Ledger {
     /// The bounds of replicas that were in force, and since when.
     jobs: BTreeMap<Uid, Vec<(Ms, u32, u32)>>,
     /// The most nodes of each worker group that were allowed, and since when.
-    clusters: BTreeMap<ObjectKey, Vec<(Ms, BTreeMap<String, u32>)>>,
+    clusters: BTreeMap<ObjectKey, Vec<(Ms, Limits)>>,
     /// When each group was decided on.
     decided: BTreeMap<(Uid, GroupNumber), Ms>,
     /// The newest group of each job that began.
@@ -83,8 +86,7 @@ impl Ledger {
 
     pub(super) fn note_cluster(&mut self, key: &ObjectKey, cluster: &RayCluster, now: Ms) {
         let groups = cluster.spec.worker_groups.iter();
-        let limits: BTreeMap<String, u32> =
-            groups.map(|group| (group.name.clone(), group.max_nodes)).collect();
+        let limits: Limits = groups.map(|group| (group.name.clone(), group.max_nodes)).collect();
         let known = self.clusters.entry(key.clone()).or_default();
         if known.last().is_none_or(|(_, old)| *old != limits) {
             known.push((now, limits));

@@ -87,6 +87,12 @@ impl Simulation {
         self.world.site(cluster).hopeless = hopeless;
     }
 
+    /// Nothing in a cluster can be reached from now on, ever.
+    pub fn cut_off(&mut self, cluster: &ObjectKey) {
+        self.world.site(cluster).cut_until = u64::MAX;
+        self.world.news(cluster);
+    }
+
     /// What the program of a job of this name does.
     pub fn program(&mut self, job: &ObjectKey, workload: Workload) {
         self.world.workloads.insert(job.clone(), workload);

@@ -283,7 +283,7 @@ impl Ray {
         let agent = self.agent.as_mut().ok_or_else(|| unavailable("no agent answers"))?;
         let newest = agent.newest.entry(job.clone()).or_default();
         if call < *newest {
-            return Err(rejected("it was asked for something newer before"));
+            return Err(unavailable("it was asked for something newer before"));
         }
         *newest = call;
         Ok(agent)
@@ -293,7 +293,7 @@ impl Ray {
     fn bridge(&mut self, job: &Uid, env: &Env<'_>) -> Result<&mut Bridge, EffectError> {
         // What was meant for one that has died, maybe long ago, is not for another.
         if self.agent.as_ref().is_some_and(|agent| agent.dead.contains_key(job)) {
-            return Err(rejected("its bridge has died and has not been removed"));
+            return Err(unavailable("its bridge has died and has not been removed"));
         }
         Ok(self.bridges.entry(job.clone()).or_insert_with(|| {
             self.made += 1;

@@ -205,7 +205,9 @@ class Bridge:
                 await self._probe(group.slot_specs)
             else:
                 await self._reserve(group)
-                if group.spec["prepare"] == "Full" or not self.current:
+                # A program that has not come to where AdaptDL has it wait may never do: it must not train beside itself.
+                overlaps = not self.current or (group.spec["prepare"] == "Full" and self.current.arrived())
+                if group.can_be_held() and overlaps:
                     await self._start_beside(group)
             group.phase = "Prepared"
             group.mark("prepared")
@@ -277,10 +279,11 @@ class Bridge:
             if not group.started and (refusal := await group.start(self.job)):
                 raise Unavailable("Lost", refusal)
             await self._restore(group)
-        except Unavailable as error:
-            return await self._give_up(group, error)
-        except (RayError, OSError) as error:
-            return await self._give_up(group, Unavailable("Lost", str(error)))
+        except (Unavailable, RayError, OSError) as error:
+            if not (group.started and group.lost_slots() and not group.can_be_held()):
+                refused = isinstance(error, Unavailable)
+                return await self._give_up(group, error if refused else Unavailable("Lost", str(error)))
+            # It trains without having been released, maybe where it cannot be reached: it is seen out as others are.
         # From here on its workers may train, even if nobody hears that they do.
         self.current, self.next = group, None
         try:

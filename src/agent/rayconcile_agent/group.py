@@ -49,6 +49,10 @@ class Group:
         """The ranks' exits; a rank whose slot is gone has no run to tell of it."""
         return [run and run["exit"] for run in self.runs()]
 
+    def can_be_held(self):
+        """Whether its workers wait for their release. A program that is not ours to start begins at once."""
+        return not self.spec["program"].get("command")
+
     def lost_slots(self):
         return [slot for slot in self.slots if slot.state in ("Lost", "Failed")]
 

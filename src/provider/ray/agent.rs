@@ -169,11 +169,11 @@ impl AgentClient {
         checkpoint: &CheckpointRecord,
         path: &Path,
     ) -> Result<(), EffectError> {
-        let missing = |error: std::io::Error| EffectError {
-            kind: ErrorKind::NotFound,
-            message: format!("cannot read {}: {error}", path.display()),
-        };
-        let file = tokio::fs::File::open(path).await.map_err(missing)?;
+        let unreadable = |message| EffectError { kind: ErrorKind::Unreadable, message };
+        let file = tokio::fs::File::open(path).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => unreadable(format!("there is no {}", path.display())),
+            _ => io("read", path, &error),
+        })?;
         let query = [
             ("uid", uid.to_string()),
             ("revision", revision.to_string()),
@@ -186,8 +186,11 @@ impl AgentClient {
         ];
         let body = Body::wrap_stream(ReaderStream::with_capacity(boxed(file), 1 << 20));
         let url = format!("/v1/jobs/{uid}/blobs/{}", checkpoint.digest);
-        send(self.request(Method::PUT, &url).query(&query).body(body)).await?;
-        Ok(())
+        let sent = send(self.request(Method::PUT, &url).query(&query).body(body)).await;
+        sent.map(|_| ()).map_err(|error| match error {
+            RayError::Rejected { status: 422, reason, .. } => unreadable(reason),
+            other => other.into(),
+        })
     }
 
     /// Has Ray start nothing more on a node.

@@ -82,7 +82,8 @@ async fn send(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Ray
         404 => RayError::NotFound { url },
         // Ray answers 500 both to what is wrong and to what is not ready.
         500 if reason.contains("No available agent") => RayError::Unavailable { url, reason },
-        502..=504 => RayError::Unavailable { url, reason },
+        // Of our agent: something newer is under way, or something older must end first.
+        409 | 502..=504 => RayError::Unavailable { url, reason },
         _ => RayError::Rejected { url, status: code, reason },
     })
 }

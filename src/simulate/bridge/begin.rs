@@ -10,7 +10,7 @@ use crate::api::wire::{BlobKind, GroupPhase, Outcome};
 use crate::simulate::clock::Ms;
 use crate::simulate::env::{Env, Fact, GroupEvent, RayEvent};
 use crate::simulate::floor::Floor;
-use crate::simulate::program::can_be_built;
+use crate::simulate::program::{Conduct, can_be_built};
 
 /// How long workers that are started beside a running group may take to come where AdaptDL has them wait.
 const PREPARE_MS: Ms = 300_000;
@@ -151,8 +151,10 @@ impl Bridge {
         floor: &mut Floor,
         env: &mut Env<'_>,
     ) -> Option<Preparing> {
-        let prepare = self.groups.get(&number).map(|group| group.spec.prepare);
-        if prepare != Some(Prepare::Full) && self.current.is_some() {
+        let group = self.groups.get(&number)?;
+        // A program that does not speak AdaptDL's protocol cannot be held: it begins when it is started.
+        let held = Conduct::of(&group.spec.program).speaks_adaptdl;
+        if !held || (group.spec.prepare != Prepare::Full && self.current.is_some()) {
             return None;
         }
         if self.current.is_some() && env.random.chance(0.05) {
@@ -287,6 +289,10 @@ impl Bridge {
         };
         match self.reserved(number) {
             None => return wait(self, stage),
+            Some(Err(_)) if self.may_train(number) => {
+                (self.current, self.next, self.preparing) = (Some(number), None, None);
+                return true;
+            }
             Some(Err(outcome)) => {
                 self.give_up(number, outcome, floor, env);
                 return true;
@@ -316,6 +322,12 @@ impl Bridge {
                 true
             }
         }
+    }
+
+    /// Whether a group that was not released trains all the same: it is seen out as one that was.
+    fn may_train(&self, number: GroupNumber) -> bool {
+        let group = self.groups.get(&number);
+        group.is_some_and(|group| group.started && !Conduct::of(&group.spec.program).speaks_adaptdl)
     }
 
     /// The newest good checkpoint for a group.
@@ -380,7 +392,7 @@ impl Bridge {
             env.after(to_first + duration, event(GroupEvent::Done));
         }
         let Some(group) = self.groups.get_mut(&number) else { return };
-        if crate::simulate::program::Conduct::of(&group.spec.program).fails_in_training
+        if Conduct::of(&group.spec.program).fails_in_training
             && let Some(actor) = env.random.pick(&actors).copied()
         {
             let exit = crate::simulate::env::Exit::Code(1);

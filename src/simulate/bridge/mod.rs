@@ -7,6 +7,7 @@ mod end;
 mod group;
 mod report;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::clock::Ms;
@@ -260,9 +261,9 @@ impl Bridge {
         if self.current == Some(number) {
             return false;
         }
-        if !self.groups.contains_key(&number) {
+        if let Entry::Vacant(unknown) = self.groups.entry(number) {
             env.say(|| format!("bridge: group {number} is being prepared ({:?})", wanted.prepare));
-            self.groups.insert(number, Group::new(wanted, env.now));
+            unknown.insert(Group::new(wanted, env.now));
             self.next = Some(number);
             self.preparing = Some(Preparing::Begun);
             return true;

@@ -1,7 +1,7 @@
 //! What statuses claim, held against what was observed.
 
 use rayconcile::api::condition::Truth;
-use rayconcile::api::status::{ClusterPhase, JobPhase};
+use rayconcile::api::status::{ClusterPhase, JobPhase, WorkerStatus};
 use rayconcile::api::wire::{BridgeReport, GroupPhase};
 use rayconcile::controller::status::{cluster_status, job_status};
 use rayconcile::plan::snapshot::JobView;
@@ -41,21 +41,22 @@ fn doubt_job(snapshot: &Snapshot, plan: &Plan, view: &JobView) -> Result<(), Str
     if status.phase == JobPhase::Running && !heard.is_some_and(training) {
         return fail("to run");
     }
-    let joined = |bridge: &BridgeReport| {
+    let at_work = |bridge: &BridgeReport| {
         let ranks = bridge.groups.iter().flat_map(|group| &group.ranks);
-        ranks.filter(|rank| rank.joined || rank.arrived).filter(|rank| rank.exit.is_none()).count()
+        ranks.filter(|rank| rank.pid.is_some() && rank.exit.is_none()).count()
     };
-    if status.replicas as usize > heard.map_or(0, joined) {
+    if status.replicas as usize > heard.map_or(0, at_work) {
         return fail("workers that nobody has seen");
     }
     let is = |kind: &str| status.conditions.iter().any(|it| it.kind == kind && it.status == Truth::True);
-    if is("WorkersReady") && (status.replicas == 0 || status.replicas as usize != status.workers.len()) {
+    let trains = |worker: &WorkerStatus| worker.state == "Training";
+    if is("WorkersReady") && (status.replicas == 0 || !status.workers.iter().all(trains)) {
         return fail("that its workers are ready");
     }
     if is("Converged") && !report.waiting.is_empty() {
         return fail("to be as wanted");
     }
-    if status.checkpoint.is_some() != !record.checkpoints.is_empty() {
+    if status.checkpoint.is_some() == record.checkpoints.is_empty() {
         return fail("a checkpoint");
     }
     let final_claim = status.phase == JobPhase::Succeeded || status.phase == JobPhase::Failed;

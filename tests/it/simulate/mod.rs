@@ -1,6 +1,6 @@
 //! Histories: the planner in a simulated world in which everything goes wrong that can.
 //!
-//! `RAYCONCILE_SEED=17 cargo test --test it simulate::one_seed -- --nocapture` tells one history in full.
+//! `RAYCONCILE_SEED=17 cargo test --test it simulate::histories::one -- --nocapture` tells one history in full.
 
 use rayconcile::api::cluster::RayClusterSpec;
 use rayconcile::api::job::AdaptDLJobSpec;
@@ -17,6 +17,7 @@ pub(crate) mod chance;
 mod guards;
 mod histories;
 mod honest;
+mod independent;
 
 /// What the command line has, but for a quicker end of the built-in cluster.
 pub(crate) fn settings() -> Settings {
