@@ -249,6 +249,6 @@ pub enum ErrorKind {
     Rejected,
     /// What it needs is not there.
     NotFound,
-    /// A checkpoint of ours is not what it was recorded as, or gone. No other failure says anything of it.
+    /// A checkpoint is not what its digest says, or a durable one is gone. No other failure says anything of it.
     Unreadable,
 }

@@ -202,6 +202,8 @@ pub struct JobRecord {
     /// Its durable checkpoints, oldest first. The store keeps them in a table of their own.
     #[serde(skip)]
     pub checkpoints: Vec<CheckpointRecord>,
+    /// Checkpoints on the cluster that cannot be fetched whole: spoilt, as far as anybody can tell.
+    pub spoilt: BTreeSet<CheckpointId>,
     /// Artifacts that were fetched, oldest first; they go to their destination when the job has succeeded.
     pub artifacts: Vec<ArtifactsRecord>,
     /// How often the program failed.

@@ -10,6 +10,9 @@ use crate::api::units::Span;
 /// After a cluster could not be opened or a node not launched, the longest wait until it is tried again.
 const LONGEST_TROUBLE: Span = Span::from_secs(120);
 
+/// How often a checkpoint may arrive spoilt before it is given up.
+const TRIES_TO_FETCH: u32 = 4;
+
 /// Takes in what came of the effects that are over.
 pub(super) fn settle(draft: &mut Draft<'_>) {
     for intent in draft.take_settled() {
@@ -67,6 +70,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             if let Some(record) = job_record(draft, job) {
                 record.binding = None;
                 record.document = None;
+                record.spoilt.clear();
                 // What was asked of that bridge, and may still arrive, is older than whatever comes now.
                 record.revision += 1;
             }
@@ -114,6 +118,17 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
         }
         // What was to be fetched is not there any more: a newer one is, or will be.
         (Effect::FetchCheckpoint { .. } | Effect::FetchArtifacts { .. }, ErrorKind::NotFound) => {}
+        // It may have been spoilt on its way; if it arrives so again and again it was spoilt before.
+        (Effect::FetchCheckpoint { job, checkpoint }, ErrorKind::Unreadable)
+            if intent.attempts >= TRIES_TO_FETCH =>
+        {
+            let (uid, id) = (job.clone(), checkpoint.id);
+            if let Some(record) = job_record(draft, &uid) {
+                record.spoilt.insert(id);
+            }
+            let message = format!("checkpoint {id} is given up: {message}; the one before it is used");
+            warn_job(draft, &uid, "CheckpointUnreadable", message);
+        }
         // A checkpoint of ours that cannot be read: the one before it is used.
         (Effect::SendCheckpoint { job, id }, ErrorKind::Unreadable) => {
             let (uid, id) = (job.clone(), *id);

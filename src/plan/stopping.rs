@@ -102,8 +102,7 @@ pub(super) fn stop_step(draft: &mut Draft<'_>, index: usize, bridge: Option<&Bri
 fn left_on_cluster(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport) -> Option<String> {
     let record = &draft.jobs[index].record;
     let durable = record.checkpoints.last().map(|checkpoint| checkpoint.id);
-    let newest =
-        bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Checkpoint).map(|blob| blob.id).max();
+    let newest = draft.jobs[index].checkpoints_of(bridge).map(|blob| blob.id).max();
     let finished = record.outcome.as_ref().is_some_and(|outcome| outcome.phase == JobPhase::Succeeded);
     if newest > durable && !finished {
         return newest.map(|id| format!("checkpoint {id} is being fetched"));

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::draft::Draft;
+use super::draft::{Draft, JobDraft};
 use super::guards::Guard;
 use super::report::Waiting;
 use super::snapshot::Removal;
@@ -13,7 +13,7 @@ use crate::api::object::Kind;
 use crate::api::record::CheckpointRecord;
 use crate::api::status::JobPhase;
 use crate::api::units::{Bytes, Span};
-use crate::api::wire::BlobKind;
+use crate::api::wire::{BlobKind, BlobReport, BridgeReport};
 
 /// How long the checkpoints and logs of a deleted job are kept: long enough to notice a mistake.
 const RETENTION: Span = Span::from_secs(7 * 24 * 3600);
@@ -34,8 +34,9 @@ fn fetch(draft: &mut Draft<'_>, index: usize) {
     let Some(bridge) = job.living_bridge() else { return };
     let (uid, heard) = (job.uid().clone(), job.heard_at);
     let durable = job.record.checkpoints.last().map(|checkpoint| checkpoint.id);
-    let checkpoints = bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Checkpoint);
-    if let Some(newest) = checkpoints.max_by_key(|blob| blob.id).filter(|blob| Some(blob.id) > durable) {
+    if let Some(newest) =
+        job.checkpoints_of(bridge).max_by_key(|blob| blob.id).filter(|blob| Some(blob.id) > durable)
+    {
         let age = SignedDuration::from_millis((newest.at + bridge.age_ms).clamp(0.0, 1e12) as i64);
         let known = draft.pending(&crate::action::Target::Checkpoint(uid.clone(), newest.id));
         // The age differs from report to report; the intent keeps what it began with.
@@ -132,6 +133,17 @@ fn abandon(draft: &mut Draft<'_>, index: usize) {
     let job = draft.jobs[index].job;
     let message = format!("deleted by force: workers may remain on cluster {}", binding.cluster);
     draft.job_event(job, EventType::Warning, "ForceDeleted", message);
+}
+
+impl JobDraft<'_> {
+    /// The checkpoints that a bridge has, but for those that are known to be spoilt.
+    pub(super) fn checkpoints_of<'r>(
+        &self,
+        bridge: &'r BridgeReport,
+    ) -> impl Iterator<Item = &'r BlobReport> {
+        let checkpoints = bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Checkpoint);
+        checkpoints.filter(|blob| !self.record.spoilt.contains(&blob.id))
+    }
 }
 
 impl Draft<'_> {

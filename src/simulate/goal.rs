@@ -36,8 +36,8 @@ impl World {
             let now = self.now;
             if missing.is_empty() {
                 let calm = now - *since.get_or_insert(now) >= CALM_MS;
-                if calm && self.store.intents.is_empty() {
-                    return self.check_quiet();
+                if calm && self.store.intents.is_empty() && self.check_quiet() {
+                    return;
                 }
             } else {
                 since = None;
@@ -49,12 +49,18 @@ impl World {
         }
     }
 
-    /// Planning what is as wanted gives nothing to do, and planning it again the same.
-    fn check_quiet(&mut self) {
+    /// Planning what is as wanted gives nothing to do, and planning it again the same. Says whether that could be
+    /// seen: not if a checkpoint has come just now.
+    fn check_quiet(&mut self) -> bool {
         for key in self.store.domains() {
             let in_flight = self.controller.in_flight.clone();
             let mut snapshot = self.snapshot(&key, in_flight);
             let first = plan(&snapshot);
+            if !first.intents.is_empty()
+                && first.intents.iter().all(|intent| comes_with_training(&intent.effect))
+            {
+                return false;
+            }
             if let Some(message) = what_it_does(&first) {
                 self.violate(Violation { invariant: Invariant::Quiet, message });
             }
@@ -71,6 +77,7 @@ impl World {
                 self.violate(Violation { invariant: Invariant::Quiet, message });
             }
         }
+        true
     }
 
     /// What is not as wanted.
@@ -92,8 +99,7 @@ impl World {
             missing.extend(self.stray(key).map(|what| format!("at {}: {what}", key.name)));
         }
         for intent in self.store.intents.values().filter(|intent| !self.is_sick(&intent.cluster)) {
-            // Training goes on, and with it checkpoints come.
-            if !matches!(intent.effect, Effect::FetchCheckpoint { .. } | Effect::DropCheckpoint { .. }) {
+            if !comes_with_training(&intent.effect) {
                 missing.push(format!("{} is not done", super::tell::effect(&intent.effect)));
             }
         }
@@ -271,6 +277,11 @@ impl World {
         let stray = site.machines.iter().find(|(launch, machine)| site.lives(machine) && !known(launch));
         stray.map(|(_, machine)| format!("node {} runs, and nobody knows it", machine.name))
     }
+}
+
+/// Training goes on, and with it checkpoints come.
+fn comes_with_training(effect: &Effect) -> bool {
+    matches!(effect, Effect::FetchCheckpoint { .. } | Effect::DropCheckpoint { .. })
 }
 
 /// What a plan does beside keeping things as they are.

@@ -362,7 +362,9 @@ impl Ray {
         let blob = self.bridges.get(job).and_then(|bridge| bridge.blob(digest));
         let blob = blob
             .ok_or_else(|| EffectError { kind: ErrorKind::NotFound, message: "no such blob".to_owned() })?;
-        if blob.good { Ok(blob) } else { Err(unavailable("it did not arrive whole")) }
+        let spoilt =
+            || EffectError { kind: ErrorKind::Unreadable, message: "it did not arrive whole".to_owned() };
+        blob.good.then_some(blob).ok_or_else(spoilt)
     }
 
     /// Has Ray start nothing more on a node.

@@ -151,7 +151,8 @@ impl AgentClient {
         file.sync_all().await.map_err(|error| io("write in", directory, &error))?;
         let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         if found != digest.0 {
-            return Err(crate::provider::unavailable(format!("{url} did not arrive whole")));
+            let message = format!("{url} did not arrive whole");
+            return Err(EffectError { kind: ErrorKind::Unreadable, message });
         }
         temporary.persist(path).map_err(|error| io("write", path, &error.error))?;
         sync_directory(directory)

@@ -8,7 +8,7 @@ use rayconcile::simulate::{Options, Simulation, Violation};
 use super::honest::Sceptic;
 use super::{chance, options};
 
-const HISTORIES: u64 = 2_000;
+const HISTORIES: u64 = 1_500;
 /// Within this time after all troubles are over everything must be as wanted.
 const PATIENCE_MS: u64 = 3_600_000;
 /// Lines of a failed history that are printed.
