@@ -263,10 +263,11 @@ prop_compose! {
         artifacts in vec((group(), digest()), 0..2), failures: u32, trouble in option::of(trouble()),
         hints in option::of((group(), any::<u64>(), when(), number())), (started, fence_until) in (option::of(when()), option::of(when())),
         hints_seen in option::of((group(), any::<u64>())), wanting_since in option::of(when()), sent in option::of((any::<u64>(), when())),
+        spoilt in proptest::collection::btree_set(checkpoint_id(), 0..3),
         (outcome, delivered, noted) in (option::of((text(), text(), when())), any::<bool>(), option::of((text(), any::<u64>())))) -> JobRecord {
         JobRecord {
             binding: binding.map(|(cluster, incarnation, bridge)| Binding { cluster, incarnation, bridge }),
-            revision, sent, document, failures, trouble, started, fence_until, hints_seen, wanting_since, delivered, noted,
+            revision, sent, spoilt, document, failures, trouble, started, fence_until, hints_seen, wanting_since, delivered, noted,
             groups: Vec::new(), checkpoints: Vec::new(),
             artifacts: artifacts.into_iter().map(|(group, digest)| ArtifactsRecord { group, digest }).collect(),
             hints: hints.map(|(group, number, at, x)| HintsRecord { group, number, at, hints: json!({"perfParams": {"alpha_c": x}}) }),
