@@ -53,7 +53,9 @@ fn doubt_job(snapshot: &Snapshot, plan: &Plan, view: &JobView) -> Result<(), Str
     if is("WorkersReady") && (status.replicas == 0 || !status.workers.iter().all(trains)) {
         return fail("that its workers are ready");
     }
-    if is("Converged") && !report.waiting.is_empty() {
+    // One that is not to run is as wanted as soon as it does not; what it says that it waits for is a person.
+    let rests = (view.job.spec.suspend || record.outcome.is_some()) && record.binding.is_none();
+    if is("Converged") && !report.waiting.is_empty() && !rests {
         return fail("to be as wanted");
     }
     if status.checkpoint.is_some() == record.checkpoints.is_empty() {
