@@ -292,9 +292,8 @@ fn note_outcome(
     let before = trouble.filter(|_| !trained);
     job.record.trouble = match outcome {
         Outcome::Succeeded | Outcome::Stopped { .. } | Outcome::Superseded => before,
-        Outcome::Killed { .. } | Outcome::Terminated { .. } | Outcome::Lost { .. } if before.is_none() => {
-            None
-        }
+        // Nobody's fault, and it got on: it is tried again at once. One that never does is not tried in a hot loop.
+        Outcome::Killed { .. } | Outcome::Terminated { .. } | Outcome::Lost { .. } if trained => None,
         _ => Some(more_trouble(before.as_ref(), heard, LONGEST_TROUBLE, name(outcome), kind.message)),
     };
     if matches!(outcome, Outcome::Failed { .. }) {
