@@ -83,14 +83,11 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                 }
             }
             NodeState::Launching { .. } => {
-                let output = cause.unwrap_or_default();
-                lose(
-                    draft,
-                    &name,
-                    head,
-                    "NodeNotStarted",
-                    format!("it ended before it had joined: {output}"),
-                );
+                let cause = match cause.as_deref().map_or("", str::trim) {
+                    "" => "it ended before it had joined".to_owned(),
+                    output => format!("it ended before it had joined: {output}"),
+                };
+                lose(draft, &name, head, "NodeNotStarted", cause);
             }
             NodeState::Ready { .. } if cause.is_some() => {
                 lose(draft, &name, head, "NodeLost", "its processes are gone".to_owned());

@@ -32,7 +32,8 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
     match &intent.effect {
         Effect::OpenCluster { .. } => {
             if let EffectResult::Opened(incarnation) = result {
-                draft.record.trouble = None;
+                // That nodes cannot be launched is over when one has joined.
+                draft.record.trouble.take_if(|trouble| trouble.reason == "CannotOpen");
                 draft.record.incarnation = Some(*incarnation);
             }
         }
