@@ -1,4 +1,13 @@
 //! Rayconcile: elastic AdaptDL training on Ray, declared in YAML and reconciled without Kubernetes.
+//!
+//! The map of the house; its invariants are in `ARCHITECTURE.md`, and `tests/it/architecture.rs` holds who may use
+//! whom.
+//!
+//! - What is said: [`api`] has the words, [`action`] every effect, [`goodput`] AdaptDL's performance model.
+//! - What is wanted: [`manifest`] reads what people write; [`store`] remembers it, with all that came of it.
+//! - What is decided: [`plan`], a pure function, which [`simulate`] tries out in a world of its own.
+//! - What is done: [`controller`] observes, plans, keeps and does, by way of [`provider`].
+//! - Who asks: [`server`] is the API, [`client`] its other side, [`cli`] the verbs.
 
 pub mod action;
 pub mod api;

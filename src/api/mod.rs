@@ -16,6 +16,7 @@ pub mod source;
 pub mod status;
 pub mod units;
 pub mod wire;
+pub mod words;
 
 /// The API group and version of our kinds.
 pub const API_VERSION: &str = "rayconcile.dev/v1";

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use clap::Args;
 
-use super::text::{age, count, maybe_age, millis, table};
+use super::text::{age, maybe_age, millis, table};
 use super::{Context, ExitStatus};
 use crate::api::condition::Truth;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
 use crate::api::source::SourceStatus;
 use crate::api::status::{AdaptDLJobStatus, GroupStatus};
+use crate::api::words::count;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -104,7 +105,7 @@ fn cluster_page(cluster: &RayCluster) -> String {
 fn job_page(job: &AdaptDLJob) -> String {
     let status = &job.status;
     let mut page = String::new();
-    let desired = count(status.desired_replicas as usize, "worker");
+    let desired = count(status.desired_replicas, "worker");
     let of = if status.replicas == status.desired_replicas {
         desired
     } else {
@@ -115,12 +116,7 @@ fn job_page(job: &AdaptDLJob) -> String {
     put_problems(&mut page, &status.conditions, &status.message);
     let scaling = status.scaling.as_ref().filter(|scaling| !status.message.contains(&scaling.message));
     if let (Some(scaling), false) = (scaling, status.phase.is_final()) {
-        put!(
-            page,
-            "  scaling     {} because {}",
-            count(scaling.replicas as usize, "worker"),
-            scaling.message
-        );
+        put!(page, "  scaling     {} because {}", count(scaling.replicas, "worker"), scaling.message);
     }
     put_progress(&mut page, status);
     if let Some(checkpoint) = &status.checkpoint {
@@ -190,14 +186,14 @@ pub(super) fn change(group: &GroupStatus) -> String {
         text.push_str(&format!(", stood still {}", millis(downtime)));
     }
     if let Some(lost) = group.lost_steps.filter(|lost| *lost > 0) {
-        text.push_str(&format!(", {} lost", count(usize::try_from(lost).unwrap_or(usize::MAX), "step")));
+        text.push_str(&format!(", {} lost", count(lost, "step")));
     }
     format!("{text}; {}: {}", group.reason, group.message)
 }
 
 fn source_page(source: &SourceStatus) -> String {
     let mut page = String::new();
-    let objects = count(source.objects as usize, "object");
+    let objects = count(source.objects, "object");
     put!(page, "directory {}   {objects}, looked at {} ago", source.directory, age(source.at));
     for error in &source.errors {
         put!(page, "  {}", error.message);

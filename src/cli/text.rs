@@ -53,11 +53,6 @@ pub(super) fn table<R: AsRef<[String]>>(indent: &str, header: &[&str], rows: &[R
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// One of something, or several.
-pub(super) fn count(number: usize, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

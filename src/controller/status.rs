@@ -16,6 +16,7 @@ use crate::api::status::{
 };
 use crate::api::units::Span;
 use crate::api::wire::{BridgePhase, BridgeReport, GroupPhase, GroupReport, RankReport};
+use crate::api::words::count;
 use crate::goodput::{Hints, Placement};
 use crate::plan::Snapshot;
 use crate::plan::report::{JobReport, Waiting};
@@ -273,7 +274,7 @@ impl<'a> View<'a> {
                 "WorkersReady",
                 true,
                 "Training",
-                format!("{} of group {} train", workers(group.ranks.len()), group.number),
+                format!("{} of group {} train", count(group.ranks.len(), "worker"), group.number),
             )
         } else {
             Finding::new("WorkersReady", false, "NotTraining", waiting.join(", "))
@@ -329,16 +330,12 @@ fn doing(group: &GroupReport) -> String {
     let in_state = |state| group.ranks.iter().filter(|rank| worker_state(rank, group) == state).count();
     let (all, training) = (group.ranks.len(), in_state("Training"));
     if training == all {
-        format!("trains with {}", workers(all))
+        format!("trains with {}", count(all, "worker"))
     } else if training + in_state("Running") == all {
-        format!("runs with {}", workers(all))
+        format!("runs with {}", count(all, "worker"))
     } else {
-        format!("has {training} of {} training", workers(all))
+        format!("has {training} of {} training", count(all, "worker"))
     }
-}
-
-fn workers(count: usize) -> String {
-    if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
 }
 
 /// Nodes, each once, with how many ranks it has if more than one.

@@ -4,7 +4,6 @@ use super::draft::{Draft, JobDraft, more_trouble};
 use super::nodes;
 use super::report::Waiting;
 use super::snapshot::Removal;
-use super::words::count_are;
 use crate::action::{Effect, Target};
 use crate::api::cluster::{LocalProvider, NodeResources, NodeTemplate, Provider, RayClusterSpec};
 use crate::api::event::EventType;
@@ -13,6 +12,7 @@ use crate::api::object::{AnyObject, Kind, Object, RayCluster};
 use crate::api::record::Incarnation;
 use crate::api::status::RayClusterStatus;
 use crate::api::units::{MilliCpu, Span};
+use crate::api::words::count_are;
 
 /// The name of the cluster that jobs without `clusterRef` use.
 pub const LOCAL_CLUSTER: &str = "local";

@@ -6,7 +6,6 @@ use super::allocation::JobAllocation;
 use super::capacity::Capacity;
 use super::draft::{Draft, JobDraft};
 use super::guards::Guard;
-use super::words::count;
 use crate::action::Effect;
 use crate::api::event::EventType;
 use crate::api::ids::{Digest, GroupNumber, NodeName, RayNodeId, SlotId};
@@ -16,6 +15,7 @@ use crate::api::record::{
 };
 use crate::api::units::Span;
 use crate::api::wire::GroupPhase;
+use crate::api::words::count;
 
 /// Where a new group shall be, and why.
 pub(super) struct NewGroup<'p> {

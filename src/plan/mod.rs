@@ -19,7 +19,6 @@ mod settle;
 pub mod snapshot;
 mod stopping;
 mod transfers;
-mod words;
 mod workers;
 
 pub use capacity::Capacity;

@@ -6,13 +6,13 @@ use super::allocation::Allocation;
 use super::draft::Draft;
 use super::guards::Guard;
 use super::report::Waiting;
-use super::words::count_are;
 use crate::action::Effect;
 use crate::api::cluster::{NodeTemplate, WorkerGroup};
 use crate::api::event::EventType;
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::object::RayCluster;
 use crate::api::record::{NodeRecord, NodeState};
+use crate::api::words::count_are;
 
 /// Launches the head if there is none; says whether there is one that is not being ended.
 pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {

@@ -6,9 +6,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::words::count;
 use crate::api::job::{AdaptDLJobSpec, ScalingPolicy};
 use crate::api::units::Span;
+use crate::api::words::count;
 use crate::goodput::{Hints, ReplicaLimit, SpeedupModel};
 
 /// A change must raise the goodput by at least this share: below it is the noise of the model's fit.

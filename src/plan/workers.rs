@@ -9,7 +9,6 @@ use super::guards::Guard;
 use super::report::Waiting;
 use super::room::{make_room, stand_aside};
 use super::stopping::{stop_step, stop_wish};
-use super::words::count;
 use crate::action::{Effect, Target};
 use crate::api::condition::Finding;
 use crate::api::event::EventType;
@@ -18,6 +17,7 @@ use crate::api::record::{Binding, Desired, GroupReason, GroupSpec, JobOutcome};
 use crate::api::status::{JobPhase, ScalingStatus};
 use crate::api::units::Span;
 use crate::api::wire::{BlobKind, BridgeReport, GroupPhase, GroupReport};
+use crate::api::words::count;
 
 /// Plans each job's next step.
 pub(super) fn plan(draft: &mut Draft<'_>, allocation: &Allocation) {

@@ -6,9 +6,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::api::object::AdaptDLJob;
 use crate::api::status::AdaptDLJobStatus;
+use crate::api::words::count;
 use crate::cli::events::short_line;
 use crate::cli::printer::Printer;
-use crate::cli::text::{age, count, maybe_age};
+use crate::cli::text::{age, maybe_age};
 use crate::client::EventView;
 
 /// Shows one job.
@@ -107,7 +108,7 @@ fn state(job: &AdaptDLJob) -> String {
 }
 
 fn plain_state(status: &AdaptDLJobStatus) -> String {
-    let workers = format!("{} of {}", status.replicas, count(status.desired_replicas as usize, "worker"));
+    let workers = format!("{} of {}", status.replicas, count(status.desired_replicas, "worker"));
     let message = status.message.lines().next().unwrap_or_default();
     let time = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
     format!("{time} {}, {workers}: {message}", status.phase).trim_end_matches(": ").to_owned()

@@ -8,6 +8,7 @@ use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::RayCluster;
 use crate::api::record::{ClusterRecord, NodeState};
 use crate::api::status::{ClusterPhase, NodeStatus, RayClusterStatus};
+use crate::api::words::count_are;
 use crate::plan::report::ClusterReport;
 use crate::plan::snapshot::Seen;
 use crate::plan::{Capacity, Snapshot};
@@ -82,8 +83,8 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
     let launching =
         record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. })).count();
     if launching > 0 {
-        let nodes = if launching == 1 { "1 node is".to_owned() } else { format!("{launching} nodes are") };
-        return Finding::new(KIND, false, "StartingNodes", format!("{nodes} being started"));
+        let message = format!("{} being started", count_are(launching, "node"));
+        return Finding::new(KIND, false, "StartingNodes", message);
     }
     if !incarnation.missing.is_empty() {
         let missing = incarnation.missing.join(" and ");
@@ -92,7 +93,7 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
         );
         return Finding::new(KIND, true, "PackagesMissing", message);
     }
-    Finding::new(KIND, true, "AllNodes", format!("{} worker nodes are wanted", report.desired_nodes))
+    Finding::new(KIND, true, "AllNodes", format!("{} wanted", count_are(report.desired_nodes, "worker node")))
 }
 
 fn head_ready(phase: ClusterPhase, seen: &Seen) -> Finding {

@@ -1,7 +1,7 @@
 //! Numbers in sentences.
 
 /// `1 worker`, `2 workers`.
-pub(super) fn count(number: impl TryInto<u64>, what: &str) -> String {
+pub fn count(number: impl TryInto<u64>, what: &str) -> String {
     match number.try_into() {
         Ok(1) => format!("1 {what}"),
         Ok(number) => format!("{number} {what}s"),
@@ -10,7 +10,7 @@ pub(super) fn count(number: impl TryInto<u64>, what: &str) -> String {
 }
 
 /// `1 node is`, `2 nodes are`.
-pub(super) fn count_are(number: impl TryInto<u64> + Copy, what: &str) -> String {
+pub fn count_are(number: impl TryInto<u64> + Copy, what: &str) -> String {
     let are = if matches!(number.try_into(), Ok(1)) { "is" } else { "are" };
     format!("{} {are}", count(number, what))
 }
