@@ -28,6 +28,22 @@ fn job_record<'d>(draft: &'d mut Draft<'_>, uid: &Uid) -> Option<&'d mut JobReco
     draft.jobs.iter_mut().find(|job| job.uid() == uid).map(|job| &mut job.record)
 }
 
+fn delivered(draft: &mut Draft<'_>, uid: &Uid) {
+    let Some(job) = draft.jobs.iter_mut().find(|job| job.uid() == uid) else { return };
+    job.record.delivered = true;
+    let (job, found) = (job.job, !job.record.artifacts.is_empty());
+    let (event_type, reason, message) = match &job.spec.artifacts.destination {
+        Some(destination) if found => {
+            (EventType::Normal, "ArtifactsDelivered", format!("its artifacts are in {destination}"))
+        }
+        _ => {
+            let paths = job.spec.artifacts.paths.join(", ");
+            (EventType::Warning, "NoArtifacts", format!("its program has left nothing that matches {paths}"))
+        }
+    };
+    draft.job_event(job, event_type, reason, message);
+}
+
 fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: EffectResult) {
     match &intent.effect {
         Effect::OpenCluster { .. } => {
@@ -90,11 +106,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
                 record.artifacts.sort_by_key(|artifacts| artifacts.group);
             }
         }
-        Effect::DeliverArtifacts { job } => {
-            if let Some(record) = job_record(draft, job) {
-                record.delivered = true;
-            }
-        }
+        Effect::DeliverArtifacts { job } => delivered(draft, job),
         Effect::DropCheckpoint { job, id } => {
             if let Some(record) = job_record(draft, job) {
                 record.checkpoints.retain(|checkpoint| checkpoint.id != *id);
