@@ -54,6 +54,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether a watch fell behind the changes that are remembered.
+    pub fn is_expired(&self) -> bool {
+        matches!(self, Self::Refused { code: 410, .. })
+    }
+
     /// Whether what was asked for is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { code: 404, .. })
@@ -273,17 +278,10 @@ impl Client {
     ) -> Result<impl Stream<Item = Result<WatchEvent, ClientError>> + use<>, ClientError> {
         let query = [("watch", "true"), ("labelSelector", selector.unwrap_or_default())];
         let request = self.request(Method::GET, &collection(kind, namespace)).query(&query);
-        let lines = lines(self.send(request).await?);
-        Ok(lines.map(|line| {
-            let mut line = line?;
-            let body = line["object"].take();
-            match line["type"].as_str() {
-                Some("ADDED" | "MODIFIED") => Ok(WatchEvent::Now(object(body)?)),
-                Some("DELETED") => Ok(WatchEvent::Gone(object(body)?)),
-                other => {
-                    Err(ClientError::Broken(format!("the watch ended: {}", other.unwrap_or("no reason"))))
-                }
-            }
+        let changes = changes(self.send(request).await?);
+        Ok(changes.map(|change| match change? {
+            (Change::Now, body) => Ok(WatchEvent::Now(object(body)?)),
+            (Change::Gone, body) => Ok(WatchEvent::Gone(object(body)?)),
         }))
     }
 
@@ -311,8 +309,8 @@ impl Client {
         selector: &str,
     ) -> Result<impl Stream<Item = Result<EventView, ClientError>> + use<>, ClientError> {
         let query = [("watch", "true"), ("fieldSelector", selector)];
-        let lines = lines(self.send(self.request(Method::GET, &events(namespace)).query(&query)).await?);
-        Ok(lines.map(|line| parse(line?["object"].take())))
+        let changes = changes(self.send(self.request(Method::GET, &events(namespace)).query(&query)).await?);
+        Ok(changes.map(|change| parse(change?.1)))
     }
 
     /// A job's output.
@@ -410,6 +408,32 @@ fn object(value: Value) -> Result<AnyObject, ClientError> {
 
 fn parse<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
     serde_json::from_value(value).map_err(|error| ClientError::Broken(error.to_string()))
+}
+
+enum Change {
+    Now,
+    Gone,
+}
+
+/// What a watch tells, as it comes.
+fn changes(response: Response) -> impl Stream<Item = Result<(Change, Value), ClientError>> {
+    lines(response).map(|line| {
+        let mut line = line?;
+        let body = line["object"].take();
+        match line["type"].as_str() {
+            Some("ADDED" | "MODIFIED") => Ok((Change::Now, body)),
+            Some("DELETED") => Ok((Change::Gone, body)),
+            // A `Status`, as Kubernetes has it.
+            _ => Err(ClientError::Refused {
+                code: body["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500),
+                reason: body["reason"].as_str().unwrap_or("Unknown").to_owned(),
+                message: format!(
+                    "the watch ended: {}",
+                    body["message"].as_str().unwrap_or("no reason is given")
+                ),
+            }),
+        }
+    })
 }
 
 /// The lines of an answer, each a value of JSON, as they come.

@@ -98,6 +98,18 @@ pub enum AnyObject {
 }
 
 impl AnyObject {
+    /// Why this object cannot become another: the field, and what is wrong with it.
+    pub fn forbids(&self, wanted: &Self) -> Option<(&'static str, &'static str)> {
+        match (self, wanted) {
+            (Self::Cluster(stored), Self::Cluster(wanted)) => {
+                let provider = |cluster: &RayCluster| std::mem::discriminant(&cluster.spec.provider);
+                let message = "a cluster cannot go from one provider to another; delete it first";
+                (provider(stored) != provider(wanted)).then_some(("spec.provider", message))
+            }
+            _ => None,
+        }
+    }
+
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {

@@ -1,5 +1,6 @@
 //! `apply`: make objects what manifests say.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -69,7 +70,10 @@ async fn connect(context: &Context) -> Result<Client, ClientError> {
 
 /// Starts a controller that outlives this command, and waits until it answers.
 async fn start_controller(context: &Context) -> Result<Client> {
-    std::fs::create_dir_all(&context.state_dir)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&context.state_dir)
         .with_context(|| format!("cannot make {}", context.state_dir.display()))?;
     let path = context.state_dir.join("controller.log");
     let log = std::fs::File::options().create(true).append(true).open(&path);

@@ -11,6 +11,8 @@ use crate::store::StoreError;
 pub(super) struct Printer {
     /// Whether standard output is a terminal.
     pub(super) terminal: bool,
+    /// Whether what is done goes on when nobody reads any more.
+    persistent: bool,
     talk_terminal: bool,
     colour: bool,
 }
@@ -20,7 +22,13 @@ impl Printer {
         let talk_terminal = std::io::stderr().is_terminal();
         // https://no-color.org: set and not empty means none.
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { terminal: std::io::stdout().is_terminal(), talk_terminal, colour: colour && talk_terminal }
+        let terminal = std::io::stdout().is_terminal();
+        Self { terminal, persistent: false, talk_terminal, colour: colour && talk_terminal }
+    }
+
+    /// The same, for what goes on when nobody reads any more.
+    pub(super) fn persistent(self) -> Self {
+        Self { persistent: true, ..self }
     }
 
     /// Data, with a line break. When nobody reads any more that is the end, not an error.
@@ -32,6 +40,7 @@ impl Printer {
     pub(super) fn raw(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(_) if self.persistent => {}
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
             Err(error) => {

@@ -117,15 +117,22 @@ enum Progress {
 }
 
 fn reached(object: &AnyObject, goal: &Goal) -> Progress {
-    let (phase, message, conditions): (String, &str, &[Condition]) = match object {
-        AnyObject::Job(job) => (job.status.phase.to_string(), &job.status.message, &job.status.conditions),
+    let (phase, message, conditions, observed): (String, &str, &[Condition], u64) = match object {
+        AnyObject::Job(job) => {
+            let status = &job.status;
+            (status.phase.to_string(), &status.message, &status.conditions, status.observed_generation)
+        }
         AnyObject::Cluster(cluster) => {
-            (cluster.status.phase.to_string(), &cluster.status.message, &cluster.status.conditions)
+            let status = &cluster.status;
+            (status.phase.to_string(), &status.message, &status.conditions, status.observed_generation)
         }
     };
     let said = if message.is_empty() { phase.clone() } else { format!("{phase}: {message}") };
     // A status is only worth anything if it is about the present specification.
     let generation = object.metadata().generation;
+    if observed != generation {
+        return Progress::NotYet(said);
+    }
     let fits = match goal {
         Goal::Delete => return Progress::NotYet(said),
         Goal::Phase(wanted) => *wanted == phase,

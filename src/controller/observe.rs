@@ -24,6 +24,8 @@ const HOLD: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the main processes of local nodes are glanced at.
 const GLANCE: Duration = Duration::from_secs(1);
+/// Between two questions: many jobs have something new all the time.
+const BREATH: Duration = Duration::from_millis(50);
 /// News that is only progress is passed on this often.
 const PROGRESS: Duration = Duration::from_secs(2);
 
@@ -117,6 +119,7 @@ impl Listener {
                         told = tokio::time::Instant::now();
                         self.queue.wake(self.key.clone());
                     }
+                    tokio::time::sleep(BREATH).await;
                 }
                 Err(error) => {
                     seen = -1;

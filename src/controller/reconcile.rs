@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::execute::{Context, clients, execute};
 use super::observe::{Subject, Watch};
-use super::{Controller, crash_point, lock, status};
+use super::{Controller, STORE_RETRY, crash_point, lock, status};
 use crate::action::{Intent, IntentState};
 use crate::api::cluster::Provider;
 use crate::api::ids::{IntentId, Uid};
@@ -185,6 +185,7 @@ impl Controller {
         // If this cannot be written the effect stays pending, and is done again: that is harmless.
         if let Err(error) = self.inner.store.write(move |tx| tx.settle_intent(&id, state)).await {
             tracing::error!(intent = %intent.id, %error, "what came of an effect could not be kept");
+            tokio::time::sleep(STORE_RETRY).await;
         }
         crash_point(&format!("settled:{name}"));
         lock(&self.inner.in_flight).remove(&intent.id);

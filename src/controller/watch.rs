@@ -164,6 +164,9 @@ fn look(directory: &Path, packages: &Path) -> std::io::Result<Look> {
     let mut look = Look { objects: Vec::new(), errors: Vec::new(), working_dirs: BTreeSet::new() };
     // An empty directory is no error here: it wants nothing.
     let name = directory.display().to_string();
+    if let Some(problem) = problems.iter().find(|problem| problem.unreadable && problem.file == name) {
+        return Err(std::io::Error::other(problem.message.clone()));
+    }
     look.note_all(directory, problems.into_iter().filter(|problem| problem.file != name));
     look.note_all(directory, loaded.problems.into_iter());
     for manifest in loaded.manifests {
@@ -214,17 +217,13 @@ fn keep(
     let wanted: BTreeSet<(Kind, ObjectKey)> =
         look.objects.iter().map(|object| (object.kind(), object.key())).collect();
     for object in look.objects {
-        if let Some(message) = claimed_elsewhere(tx, source, &object)? {
+        if let Some(message) = refusal(tx, source, &object)? {
             let file = object.metadata().annotations.get(SOURCE_FILE).cloned().unwrap_or_default();
             refused.push(SourceError { message: format!("{file}: {message}"), file });
         } else if !tx.get(object.kind(), &object.key())?.is_some_and(|stored| stored.metadata().is_deleting())
         {
             tx.apply(object, None, Uid(Uuid::new_v4().to_string()), Timestamp::now())?;
         }
-    }
-    let mut broken: BTreeMap<&str, &str> = BTreeMap::new();
-    for error in &look.errors {
-        broken.entry(error.file.as_str()).or_insert(error.message.as_str());
     }
     let mut missing = Missing::new();
     for kind in Kind::ALL {
@@ -235,8 +234,10 @@ fn keep(
             }
             let annotations = &object.metadata().annotations;
             let file = annotations.get(SOURCE_FILE).map_or("", String::as_str);
-            if let Some(error) = broken.get(file) {
-                note_error(tx, object, error)?;
+            // The file, or a directory that it is in, cannot be read.
+            let error = look.errors.iter().find(|error| Path::new(file).starts_with(&error.file));
+            if let Some(error) = error {
+                note_error(tx, object, &error.message)?;
             } else if annotations.get(PRUNE).is_some_and(|prune| prune == "false")
                 || object.metadata().is_deleting()
             {
@@ -270,10 +271,12 @@ fn note_error(tx: &Tx<'_>, mut object: AnyObject, error: &str) -> Result<(), Sto
     tx.update(object).map(|_| ())
 }
 
-/// Why an object is not this directory's to apply, if another directory has it.
-fn claimed_elsewhere(tx: &Tx<'_>, source: &str, object: &AnyObject) -> Result<Option<String>, StoreError> {
-    let stored = tx.get(object.kind(), &object.key())?;
-    let other = stored.and_then(|stored| stored.metadata().source().map(str::to_owned));
-    let other = other.filter(|other| other != source);
-    Ok(other.map(|other| format!("{} {} already comes from {other}", object.kind(), object.key())))
+/// Why an object is not this directory's to apply, or cannot become what its file says now.
+fn refusal(tx: &Tx<'_>, source: &str, object: &AnyObject) -> Result<Option<String>, StoreError> {
+    let Some(stored) = tx.get(object.kind(), &object.key())? else { return Ok(None) };
+    let name = format!("{} {}", object.kind(), object.key());
+    if let Some(other) = stored.metadata().source().filter(|other| *other != source) {
+        return Ok(Some(format!("{name} already comes from {other}")));
+    }
+    Ok(stored.forbids(object).map(|(field, message)| format!("{name}: {field}: {message}")))
 }

@@ -29,6 +29,8 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// Whether it is a file or a directory that could not be read, so that nobody knows what is in it.
+    pub unreadable: bool,
     snippet: Option<Snippet>,
 }
 
@@ -64,7 +66,15 @@ impl Problem {
     /// A problem with a source as a whole, or with what is not in its text.
     pub(super) fn of_file(file: impl Into<String>, message: impl Into<String>) -> Self {
         let (file, message) = (file.into(), message.into());
-        Self { file, position: None, field: String::new(), message, help: None, snippet: None }
+        Self {
+            file,
+            position: None,
+            field: String::new(),
+            message,
+            help: None,
+            unreadable: false,
+            snippet: None,
+        }
     }
 
     /// A problem with some bytes of a source's text.

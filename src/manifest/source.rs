@@ -214,6 +214,12 @@ fn text(bytes: Vec<u8>) -> Result<String, Refused> {
 
 /// A file that cannot be read, with the name that may have been meant.
 fn unreadable(name: String, path: &Path, error: &io::Error) -> Problem {
+    let mut problem = why_unreadable(name, path, error);
+    problem.unreadable = true;
+    problem
+}
+
+fn why_unreadable(name: String, path: &Path, error: &io::Error) -> Problem {
     if error.kind() != io::ErrorKind::NotFound {
         return Problem::of_file(name, format!("cannot be read: {error}"));
     }

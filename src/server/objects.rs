@@ -404,15 +404,7 @@ fn forbidden(stored: &AnyObject, wanted: &AnyObject) -> Option<ApiError> {
             "{kind} {key} is being deleted; apply it again when it is gone"
         )));
     }
-    match (stored, wanted) {
-        (AnyObject::Cluster(stored), AnyObject::Cluster(wanted)) => {
-            let same = std::mem::discriminant(&stored.spec.provider)
-                == std::mem::discriminant(&wanted.spec.provider);
-            let message = "a cluster cannot go from one provider to another; delete it first";
-            (!same).then(|| ApiError::invalid_field("spec.provider", message))
-        }
-        _ => None,
-    }
+    stored.forbids(wanted).map(|(field, message)| ApiError::invalid_field(field, message))
 }
 
 pub(super) async fn delete(

@@ -13,7 +13,7 @@ mod schema;
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -174,6 +174,8 @@ impl Store {
             .map_err(io("create", state_dir))?;
         let lock = lock(state_dir)?;
         let path = state_dir.join(DATABASE);
+        // What SQLite makes beside its file gets the file's permissions.
+        fs::File::options().create(true).append(true).mode(0o600).open(&path).map_err(io("open", &path))?;
         let connection = Connection::open(&path).map_err(|error| describe(error, &path))?;
         schema::prepare(&connection, &path).map_err(|error| match error {
             StoreError::Sqlite(error) => describe(error, &path),

@@ -13,16 +13,18 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use futures_util::{StreamExt as _, pin_mut};
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::controller::{Running, loopback};
 use super::delete::wait_until_gone;
+use super::printer::Printer;
 use super::target::name;
 use super::{Context, ExitStatus, input, status, wrong};
 use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
 use crate::api::object::{AdaptDLJob, AnyObject, Kind};
 use crate::api::status::JobPhase;
 use crate::api::units::Span;
-use crate::client::{Client, WatchEvent};
+use crate::client::{Client, ClientError, WatchEvent};
 use crate::store::StoreError;
 use live::View;
 
@@ -66,7 +68,14 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitStatus> 
         Err(error) => return Err(error),
     };
     let client = context.client()?;
-    let run = Run { context, client, job, keep_clusters: args.keep_clusters, embedded: embedded.is_some() };
+    let run = Run {
+        printer: context.printer.persistent(),
+        context,
+        client,
+        job,
+        keep_clusters: args.keep_clusters,
+        embedded: embedded.is_some(),
+    };
     let outcome = run.run(&objects, packages.path()).await;
     if let Some(running) = embedded {
         running.stop().await;
@@ -100,7 +109,27 @@ fn wanted(args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)
     }
 }
 
+/// Whoever wants the run to end: Ctrl-C, the end of the terminal, or a request such as `timeout` makes.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self([on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
 struct Run<'a> {
+    printer: Printer,
     context: &'a Context,
     client: Client,
     job: ObjectKey,
@@ -117,8 +146,44 @@ enum End {
 
 impl Run<'_> {
     async fn run(&self, objects: &[AnyObject], packages: &Path) -> Result<ExitStatus> {
-        self.clear_finished().await?;
+        let mut interrupts = Interrupts::new()?;
+        let view = View::new(self.printer);
         let mut brought = Vec::new();
+        let end = tokio::select! {
+            end = self.attend(objects, packages, &view, &mut brought) => end,
+            () = interrupts.next() => self.interrupt(&view, &mut interrupts).await,
+        };
+        view.finish();
+        if let Ok(End::Finished(job)) = &end {
+            self.printer.data(&status::object_page(&AnyObject::Job(job.clone())));
+        }
+        let given_back = tokio::select! {
+            done = self.give_back(&brought) => done,
+            () = interrupts.next() => {
+                self.printer.warn("left at once; clusters may still be running: `rayconcile run` or `controller` goes on with them");
+                Ok(())
+            }
+        };
+        // What went wrong first is what there is to say.
+        let end = end?;
+        given_back?;
+        Ok(match end {
+            End::Finished(job) if job.status.phase == JobPhase::Succeeded => ExitStatus::Success,
+            End::Finished(_) => ExitStatus::Failure,
+            End::Interrupted => ExitStatus::Interrupted,
+            End::Deleted => bail!("the job was deleted"),
+        })
+    }
+
+    /// Makes what is wanted, and shows the job until it has finished; `brought` are the clusters that were not there.
+    async fn attend(
+        &self,
+        objects: &[AnyObject],
+        packages: &Path,
+        view: &View,
+        brought: &mut Vec<ObjectKey>,
+    ) -> Result<End> {
+        self.clear_finished().await?;
         for cluster in input::clusters(objects) {
             if self.client.get(Kind::RayCluster, &cluster).await.is_err_and(|error| error.is_not_found()) {
                 brought.push(cluster);
@@ -127,30 +192,16 @@ impl Run<'_> {
         input::send_packages(&self.client, objects, packages).await?;
         for object in objects {
             let (word, _) = self.client.apply(object, false).await?;
-            self.context.printer.talk(&format!("{} {word}", name(object.kind(), &object.key())));
+            self.printer.talk(&format!("{} {word}", name(object.kind(), &object.key())));
         }
-        let view = View::new(self.context.printer);
-        let end = tokio::select! {
-            end = self.follow(&view) => end?,
-            _ = tokio::signal::ctrl_c() => self.interrupt(&view).await?,
-        };
-        view.finish();
-        let status = match &end {
-            End::Finished(job) if job.status.phase == JobPhase::Succeeded => ExitStatus::Success,
-            End::Finished(_) => ExitStatus::Failure,
-            End::Interrupted => ExitStatus::Interrupted,
-            End::Deleted => bail!("the job was deleted"),
-        };
-        if let End::Finished(job) = &end {
-            self.context.printer.data(&status::object_page(&AnyObject::Job(job.clone())));
-        }
-        tokio::select! {
-            done = self.give_back(&brought) => done?,
-            _ = tokio::signal::ctrl_c() => {
-                self.context.printer.warn("left at once; clusters may still be running: `rayconcile run` or `controller` goes on with them");
+        let started = jiff::Timestamp::now();
+        loop {
+            match self.follow(view, started).await {
+                // Too slow for the changes there were: from the present state again.
+                Err(error) if error.downcast_ref().is_some_and(ClientError::is_expired) => {}
+                other => return other,
             }
         }
-        Ok(status)
     }
 
     /// A job of this name that has finished makes way for the new run.
@@ -161,22 +212,21 @@ impl Run<'_> {
         let old = name(Kind::AdaptDLJob, &self.job);
         if job.status.phase.is_final() {
             let message = format!("{old} finished before ({}); it is run afresh", job.status.phase);
-            self.context.printer.talk(&message);
+            self.printer.talk(&message);
             self.client.delete(Kind::AdaptDLJob, &self.job, false).await?;
             wait_until_gone(self.context, &self.client, Kind::AdaptDLJob, &self.job).await?;
         } else if job.status.checkpoint.is_some() {
-            self.context.printer.talk(&format!("{old} goes on from its checkpoint"));
+            self.printer.talk(&format!("{old} goes on from its checkpoint"));
         }
         Ok(())
     }
 
     /// Shows the job until it has finished.
-    async fn follow(&self, view: &View) -> Result<End> {
+    async fn follow(&self, view: &View, started: jiff::Timestamp) -> Result<End> {
         let objects = self.client.watch(Kind::AdaptDLJob, Some(&self.job.namespace), None).await?;
         let selector = format!("involvedObject.name={}", self.job.name);
         let events = self.client.watch_events(Some(&self.job.namespace), &selector).await?;
         pin_mut!(objects, events);
-        let started = jiff::Timestamp::now();
         loop {
             tokio::select! {
                 Some(event) = objects.next() => match event? {
@@ -201,9 +251,12 @@ impl Run<'_> {
     }
 
     /// Ctrl-C: the job saves its state and stops; a second one leaves at once.
-    async fn interrupt(&self, view: &View) -> Result<End> {
+    async fn interrupt(&self, view: &View, interrupts: &mut Interrupts) -> Result<End> {
         view.say("interrupted: the job saves its state and stops (Ctrl-C again leaves at once)");
-        self.client.patch(Kind::AdaptDLJob, &self.job, &json!({"spec": {"suspend": true}})).await?;
+        match self.client.patch(Kind::AdaptDLJob, &self.job, &json!({"spec": {"suspend": true}})).await {
+            Err(error) if error.is_not_found() => return Ok(End::Interrupted), // It had not even been made.
+            other => other?,
+        };
         let suspended = async {
             loop {
                 if let AnyObject::Job(job) = self.client.get(Kind::AdaptDLJob, &self.job).await? {
@@ -224,9 +277,9 @@ impl Run<'_> {
                 }
                 Ok(End::Interrupted)
             }
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupts.next() => {
                 view.finish();
-                self.context.printer.warn("left at once; the job goes on: `rayconcile run` or `controller` finds it again");
+                self.printer.warn("left at once; the job goes on: `rayconcile run` or `controller` finds it again");
                 std::process::exit(130);
             }
         }

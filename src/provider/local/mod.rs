@@ -10,7 +10,7 @@ mod python;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -119,6 +119,7 @@ impl Local {
         if marked.iter().any(|process| process.launch == node.launch.0) {
             return Ok(());
         }
+        make_root_directory()?;
         let temp = node_directory(&incarnation.id, node.index);
         let scratch = temp.join("tmp");
         fs::DirBuilder::new()
@@ -322,6 +323,25 @@ fn node_address(head: Ipv4Addr, index: u64, is_head: bool) -> Ipv4Addr {
 
 fn root_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/rc-{}", nix::unistd::geteuid()))
+}
+
+/// Makes the root, and sees that it is this user's alone: others can make one of that name too.
+fn make_root_directory() -> Result<(), EffectError> {
+    let root = root_directory();
+    match fs::DirBuilder::new().mode(0o700).create(&root) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(io("make", &root, &error));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(&root).map_err(|error| io("look at", &root, &error))?;
+    let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o077 == 0;
+    if !ours {
+        let message =
+            format!("{} must be a directory that only this user can use; remove it", root.display());
+        return Err(rejected(message));
+    }
+    Ok(())
 }
 
 fn incarnation_directory(incarnation: &str) -> PathBuf {

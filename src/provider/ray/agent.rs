@@ -22,11 +22,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two pieces of a transfer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes a second below which an upload is taken for stuck.
+const SLOWEST_UPLOAD: u64 = 128 << 10;
 
 /// A client of one cluster's agent.
 #[derive(Clone)]
 pub struct AgentClient {
     client: Client,
+    /// Without a limit to how long an answer may take to begin, for it begins after the upload.
+    uploads: Client,
     base: String,
     token: String,
 }
@@ -45,14 +49,14 @@ impl AgentClient {
     /// # Errors
     /// If no client can be made.
     pub fn new(address: &str, token: String) -> Result<Self, EffectError> {
-        let client = Client::builder()
-            .user_agent(concat!("rayconcile/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .no_proxy()
-            .build()
-            .map_err(|error| rejected(error.to_string()))?;
-        Ok(Self { client, base: address.trim_end_matches('/').to_owned(), token })
+        let plain = || {
+            let agent = concat!("rayconcile/", env!("CARGO_PKG_VERSION"));
+            Client::builder().user_agent(agent).connect_timeout(CONNECT_TIMEOUT).no_proxy()
+        };
+        let client =
+            plain().read_timeout(READ_TIMEOUT).build().map_err(|error| rejected(error.to_string()))?;
+        let uploads = plain().build().map_err(|error| rejected(error.to_string()))?;
+        Ok(Self { client, uploads, base: address.trim_end_matches('/').to_owned(), token })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -187,7 +191,9 @@ impl AgentClient {
         ];
         let body = Body::wrap_stream(ReaderStream::with_capacity(boxed(file), 1 << 20));
         let url = format!("/v1/jobs/{uid}/blobs/{}", checkpoint.digest);
-        let sent = send(self.request(Method::PUT, &url).query(&query).body(body)).await;
+        let patience = TIMEOUT + Duration::from_secs(checkpoint.size.0 / SLOWEST_UPLOAD);
+        let request = self.uploads.put(format!("{}{url}", self.base)).bearer_auth(&self.token);
+        let sent = send(request.query(&query).body(body).timeout(patience)).await;
         sent.map(|_| ()).map_err(|error| match error {
             RayError::Rejected { status: 422, reason, .. } => unreadable(reason),
             other => other.into(),
