@@ -54,10 +54,10 @@ fn a_state_directory_that_cannot_be_made_is_told_of() {
     assert_eq!(refusal(&state).1, "cannot open DIR/lock: Is a directory (os error 21)");
     fs::remove_dir(state.join("lock")).unwrap();
     fs::create_dir(state.join("rayconcile.db")).unwrap();
-    assert_eq!(refusal(&state).1, "cannot open the database DIR/rayconcile.db: Is a directory (os error 21)");
+    assert_eq!(refusal(&state).1, "cannot open DIR/rayconcile.db: Is a directory (os error 21)");
     fs::remove_dir(state.join("rayconcile.db")).unwrap();
     symlink("/nowhere/at/all", state.join("rayconcile.db")).unwrap();
-    assert_eq!(refusal(&state).1, "cannot open the database DIR/rayconcile.db: Is a directory (os error 21)");
+    assert_eq!(refusal(&state).1, "cannot open DIR/rayconcile.db: No such file or directory (os error 2)");
 }
 
 #[test]
