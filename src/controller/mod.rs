@@ -10,10 +10,12 @@ pub mod status;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -111,7 +113,12 @@ impl Controller {
             let (controller, permits) = (self.clone(), permits.clone());
             self.inner.tasks.spawn(async move {
                 let _permit = permits.acquire().await;
-                controller.reconcile_once(&key).await;
+                // A defect must cost this one plan, and not every plan of this cluster from now on.
+                let planned = AssertUnwindSafe(controller.reconcile_once(&key)).catch_unwind().await;
+                if planned.is_err() {
+                    tracing::error!(cluster = %key, "the planner panicked; it is tried again in a while");
+                    controller.inner.queue.add(key.clone(), Instant::now() + RESYNC);
+                }
                 controller.inner.queue.done(&key);
             });
         }

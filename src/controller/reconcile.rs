@@ -1,8 +1,10 @@
 //! One round for one cluster: read, observe, plan, keep, and only then do.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -20,6 +22,7 @@ use crate::plan::guards::Guards;
 use crate::plan::snapshot::{JobView, Seen};
 use crate::plan::{Plan, Snapshot, plan};
 use crate::provider::local::Local;
+use crate::provider::unavailable;
 use crate::store::{DomainRows, ObservationRow, StoreError, Tx};
 
 impl Controller {
@@ -168,7 +171,8 @@ impl Controller {
         let name = intent.effect.name();
         crash_point(&format!("before:{name}"));
         tracing::info!(cluster = %context.key, intent = %intent.id, effect = ?intent.effect, "begins");
-        let result = execute(&context, &intent).await;
+        let done = AssertUnwindSafe(execute(&context, &intent)).catch_unwind().await;
+        let result = done.unwrap_or_else(|_| Err(unavailable(format!("{name} panicked"))));
         crash_point(&format!("after:{name}"));
         let at = Timestamp::now();
         let state = match result {
