@@ -14,6 +14,7 @@ use clap::Args;
 use futures_util::{StreamExt as _, pin_mut};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
 
 use super::controller::{Running, loopback};
 use super::delete::wait_until_gone;
@@ -30,6 +31,9 @@ use live::View;
 
 /// The built-in cluster is given back as soon as the run is over.
 const BUILT_IN_IDLE: Span = Span::from_secs(0);
+
+/// How long after a job has finished its last events may come: the API looks for new ones every 250 ms.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -227,27 +231,32 @@ impl Run<'_> {
         let selector = format!("involvedObject.name={}", self.job.name);
         let events = self.client.watch_events(Some(&self.job.namespace), &selector).await?;
         pin_mut!(objects, events);
+        let mut finished: Option<(Box<AdaptDLJob>, Instant)> = None;
         loop {
+            let until = finished.as_ref().map(|(_, until)| *until);
             tokio::select! {
-                Some(event) = objects.next() => match event? {
-                    WatchEvent::Now(AnyObject::Job(job)) if job.metadata.key() == self.job => {
-                        view.show(&job);
-                        if job.status.phase.is_final() {
-                            return Ok(End::Finished(job));
-                        }
-                    }
-                    WatchEvent::Gone(object) if object.key() == self.job => return Ok(End::Deleted),
-                    _ => {}
-                },
+                biased;
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
                 Some(event) = events.next() => {
                     let event = event?;
                     if event.last_timestamp >= started {
                         view.tell(&event);
                     }
                 }
+                Some(event) = objects.next() => match event? {
+                    WatchEvent::Now(AnyObject::Job(job)) if job.metadata.key() == self.job => {
+                        view.show(&job);
+                        if finished.is_none() && job.status.phase.is_final() {
+                            finished = Some((job, Instant::now() + LAST_WORDS));
+                        }
+                    }
+                    WatchEvent::Gone(object) if object.key() == self.job => break,
+                    _ => {}
+                },
                 else => bail!("the controller ended"),
             }
         }
+        Ok(finished.map_or(End::Deleted, |(job, _)| End::Finished(job)))
     }
 
     /// Ctrl-C: the job saves its state and stops; a second one leaves at once.
