@@ -12,6 +12,7 @@ use crate::api::condition::Condition;
 use crate::api::meta::DEFAULT_NAMESPACE;
 use crate::api::object::AnyObject;
 use crate::api::status::GroupStatus;
+use crate::api::words::count;
 use crate::manifest::to_yaml;
 
 #[derive(Debug, Args)]
@@ -99,11 +100,11 @@ fn groups(history: &[GroupStatus]) -> String {
         let from = group.restored.map_or_else(|| "nothing".to_owned(), |id| format!("checkpoint {id}"));
         let _ = writeln!(
             text,
-            "  group {}   {} ago   {} → {} workers   stood still {downtime}   lost steps {lost}   began from {from}",
+            "  group {}   {} ago   {} → {}   stood still {downtime}   lost steps {lost}   began from {from}",
             group.number,
             age(group.created),
             group.from_replicas,
-            group.replicas
+            count(group.replicas, "worker")
         );
         let _ = writeln!(text, "    {}: {}", group.reason, group.message);
         let nodes: Vec<String> = group.nodes.iter().map(ToString::to_string).collect();

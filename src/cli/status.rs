@@ -181,7 +181,7 @@ fn put_progress(page: &mut String, status: &AdaptDLJobStatus) {
 /// A group in a line: when, from how many to how many, at what cost, and why.
 pub(super) fn change(group: &GroupStatus) -> String {
     let mut text =
-        format!("{} ago: {} → {} workers", age(group.created), group.from_replicas, group.replicas);
+        format!("{} ago: {} → {}", age(group.created), group.from_replicas, count(group.replicas, "worker"));
     if let Some(downtime) = group.downtime_ms {
         text.push_str(&format!(", stood still {}", millis(downtime)));
     }

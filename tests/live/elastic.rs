@@ -91,7 +91,7 @@ pub(crate) fn elastic_story(world: &mut World, cluster: &str) {
     assert!(told["status"]["history"][1]["timeline"]["firstStep"].is_string(), "{told:#}");
     for verb in [vec!["describe", "job", "grow"], vec!["status", "grow"]] {
         let text = world.ok(&verb);
-        assert!(text.contains("2 → 1 workers") && text.contains("stood still"), "{verb:?}:\n{text}");
+        assert!(text.contains("2 → 1 worker") && text.contains("stood still"), "{verb:?}:\n{text}");
     }
     let events = world.ok(&["events", "--for", "job/grow"]);
     for words in ["0 → 1 worker (Started)", "1 → 2 workers (Scaled)", "2 → 1 worker (ReplicasChanged)"]
