@@ -2,6 +2,7 @@
 
 use super::clock::Ms;
 use super::floor::Link;
+use super::ray::Ray;
 use super::world::World;
 use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
@@ -144,12 +145,7 @@ impl World {
     fn cut_node(&mut self, duration: Ms) {
         let Some((key, session)) = self.some_ray() else { return };
         self.in_ray(&key, &session, |ray, env| {
-            let nodes = ray.floor.nodes.iter().enumerate();
-            let nodes: Vec<usize> = nodes
-                .filter(|(_, node)| !node.head && node.link == Link::Up)
-                .map(|(index, _)| index)
-                .collect();
-            if let Some(node) = env.random.pick(&nodes).copied() {
+            if let Some(node) = env.random.pick(&workers_in_reach(ray)).copied() {
                 ray.floor.cut(node, duration, env);
             }
         });
@@ -161,12 +157,7 @@ impl World {
             return;
         }
         self.in_ray(&key, &session, |ray, env| {
-            let nodes = ray.floor.nodes.iter().enumerate();
-            let nodes: Vec<usize> = nodes
-                .filter(|(_, node)| !node.head && node.link == Link::Up)
-                .map(|(index, _)| index)
-                .collect();
-            if let Some(node) = env.random.pick(&nodes).copied() {
+            if let Some(node) = env.random.pick(&workers_in_reach(ray)).copied() {
                 ray.lose_node(node, env);
             }
         });
@@ -235,4 +226,10 @@ impl World {
         let bridges: Vec<_> = bridges.collect();
         self.random.pick(&bridges).cloned()
     }
+}
+
+/// The nodes, but for the head, that can be reached.
+fn workers_in_reach(ray: &Ray) -> Vec<usize> {
+    let nodes = ray.floor.nodes.iter().enumerate();
+    nodes.filter(|(_, node)| !node.head && node.link == Link::Up).map(|(index, _)| index).collect()
 }
