@@ -23,6 +23,13 @@ pub struct RayClusterSpec {
     /// The groups of worker nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub worker_groups: Vec<WorkerGroup>,
+    /// How long a node may not answer before it is taken for lost.
+    #[serde(default = "node_failure_timeout")]
+    pub node_failure_timeout: Span,
+    /// Where nodes learn that they will be taken away: the address of their instance metadata service, in which
+    /// `{address}` stands for the node's own. Left out: EC2's, and none for a local cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_endpoint: Option<String>,
     /// Whether to checkpoint the cluster's jobs and give back every node, the head too.
     #[serde(default)]
     pub suspend: bool,
@@ -163,6 +170,11 @@ impl RayClusterSpec {
 /// Checkpoints pass through it in chunks; it need not hold them.
 fn object_store_memory() -> Bytes {
     Bytes(256 << 20)
+}
+
+/// Long enough for a healthy node of a busy machine to answer at least once.
+pub fn node_failure_timeout() -> Span {
+    Span::from_secs(5)
 }
 
 fn idle_timeout() -> Span {

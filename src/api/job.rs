@@ -86,6 +86,9 @@ pub struct AdaptDLJobSpec {
     /// How long the job may take, from its first group on, before it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deadline: Option<Span>,
+    /// How long a group that trains may make no step before it is taken for hung and started again. `0s`: for ever.
+    #[serde(default = "progress_deadline")]
+    pub progress_deadline: Span,
     /// How long the finished job is kept. Left out: until it is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_after_finished: Option<Span>,
@@ -185,6 +188,9 @@ pub struct Rescale {
     /// Whether the next group's workers are started while the running group still trains.
     #[serde(default = "yes")]
     pub overlap: bool,
+    /// Whether those workers are forked from a process that has torch and AdaptDL imported already.
+    #[serde(default = "yes")]
+    pub fork_server: bool,
 }
 
 /// When the job's state is saved, and where it is kept.
@@ -251,7 +257,7 @@ impl Default for Scaling {
 
 impl Default for Rescale {
     fn default() -> Self {
-        Self { timeout: rescale_timeout(), overlap: true }
+        Self { timeout: rescale_timeout(), overlap: true, fork_server: true }
     }
 }
 
@@ -307,6 +313,11 @@ fn checkpoint_interval() -> Span {
 
 fn checkpoint_keep() -> u32 {
     2
+}
+
+/// Longer than any step, validation or exchange of data sets should take.
+fn progress_deadline() -> Span {
+    Span::from_secs(1800)
 }
 
 fn backoff_limit() -> u32 {

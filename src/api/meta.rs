@@ -21,6 +21,8 @@ pub const SOURCE_ERROR: &str = "rayconcile.dev/source-error";
 pub const PRUNE: &str = "rayconcile.dev/prune";
 /// Annotation: whatever cannot be reached is given up when the object is deleted.
 pub const FORCE_DELETE: &str = "rayconcile.dev/force-delete";
+/// Annotation: a name for the wish to have the job saved now; a new one is a new wish.
+pub const CHECKPOINT_NOW: &str = "rayconcile.dev/checkpoint-now";
 /// Label of the cluster that exists only because a job without `clusterRef` needs one.
 pub const BUILT_IN: &str = "rayconcile.dev/built-in";
 /// Finalizer: what the object stands for must be ended before the object goes.

@@ -282,6 +282,18 @@ pub struct Document {
     pub fenced: BTreeSet<RayNodeId>,
     /// When nothing of an earlier bridge can be alive any more.
     pub fence_until: Option<Timestamp>,
+    /// How long a group may make no step before it is taken for hung; zero is for ever.
+    #[serde(default)]
+    pub progress_deadline: Span,
+    /// The newest wish to have the job saved at once.
+    #[serde(default)]
+    pub save_request: Option<String>,
+    /// Where slots ask whether their node will be taken away; `{address}` stands for the node's.
+    #[serde(default)]
+    pub metadata_endpoint: Option<String>,
+    /// With fewer workers than this no group is begun while the controller is away.
+    #[serde(default)]
+    pub min_replicas: u32,
 }
 
 /// What should be of a job.
@@ -314,6 +326,9 @@ pub struct GroupSpec {
     pub program: Program,
     /// How far it is got ready beside a running group.
     pub prepare: Prepare,
+    /// Whether its workers are forked from a process that has imported what they need.
+    #[serde(default)]
+    pub fork: bool,
     /// The newest checkpoint that the controller has, or had before a switch: there is at least this one.
     pub restore: Option<CheckpointId>,
 }

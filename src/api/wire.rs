@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, SlotId, Uid};
 
@@ -98,6 +98,12 @@ pub struct BridgeReport {
     /// Checkpoints and artifacts on the head.
     #[serde(default)]
     pub blobs: Vec<BlobReport>,
+    /// Nodes of its slots that will be taken away.
+    #[serde(default)]
+    pub notices: Vec<NoticeReport>,
+    /// The newest wish to have the job saved at once, and what came of it.
+    #[serde(default)]
+    pub save_request: Option<SaveRequestReport>,
     /// What people should know.
     #[serde(default)]
     pub notes: Vec<NoteReport>,
@@ -152,12 +158,49 @@ pub enum GroupPhase {
     Ended,
 }
 
+/// What a node's metadata service has announced.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NoticeReport {
+    /// The node.
+    pub node: RayNodeId,
+    /// What it is.
+    pub kind: NoticeKind,
+    /// What will be done with it, such as `terminate`.
+    pub action: String,
+    /// In how many milliseconds, if that was said.
+    pub deadline_ms: Option<f64>,
+}
+
+/// Why a node will be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NoticeKind {
+    /// The spot instance is reclaimed.
+    SpotInterruption,
+    /// The spot instance is more likely than others to be reclaimed soon.
+    RebalanceRecommendation,
+    /// Its host is to be mended.
+    ScheduledMaintenance,
+}
+
+/// A wish to have the job saved at once, and what came of it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct SaveRequestReport {
+    /// The wish's name.
+    pub id: String,
+    /// The checkpoint that was made.
+    pub checkpoint: Option<CheckpointId>,
+}
+
 /// A group.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupReport {
     /// Its number.
     pub number: GroupNumber,
+    /// Why the bridge made it without being told, if it did.
+    #[serde(default)]
+    pub alone: Option<Alone>,
     /// What it does.
     pub phase: GroupPhase,
     /// Its ranks.
@@ -184,6 +227,17 @@ pub struct GroupReport {
     pub hints: Option<String>,
     /// How many hints it has reported.
     pub hints_number: u64,
+}
+
+/// Why a bridge made a group while the controller was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Alone {
+    /// A worker of the one before was killed.
+    WorkerKilled,
+    /// A node or slot of the one before was lost.
+    NodeLost,
+    /// A node of the one before will be taken away.
+    Notice,
 }
 
 /// A rank of a group.
@@ -251,6 +305,11 @@ pub enum Outcome {
     },
     /// A worker was killed by the kernel or by a person.
     Killed {
+        /// In words.
+        message: String,
+    },
+    /// No step was made for too long, because a worker was stopped or could not go on.
+    Hung {
         /// In words.
         message: String,
     },

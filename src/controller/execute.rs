@@ -92,6 +92,7 @@ pub(super) async fn execute(context: &Context, intent: &Intent) -> Result<Effect
                 head: *head,
                 index: *index,
                 template: template.clone(),
+                failure_timeout: context.spec()?.node_failure_timeout,
             };
             let provider = for_spec(context.spec()?, &context.directories);
             provider.launch(&context.key, context.incarnation()?, node).await?;

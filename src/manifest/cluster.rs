@@ -8,10 +8,13 @@ use super::path::Path;
 use super::rules;
 use super::words::quoted;
 use crate::api::cluster::{AuthMode, NodeTemplate, Provider, RayClusterSpec};
-use crate::api::units::{Bytes, MilliCpu};
+use crate::api::units::{Bytes, MilliCpu, Span};
 
 /// Ray starts no object store that is smaller.
 const MIN_OBJECT_STORE: Bytes = Bytes(75 << 20);
+
+/// Shorter, and a node would be lost because its machine is busy.
+const MIN_FAILURE_TIMEOUT: Span = Span::from_secs(1);
 
 /// Labels of this domain are Ray's own.
 const RAY_DOMAIN: &str = "ray.io/";
@@ -24,6 +27,7 @@ pub(super) fn check(spec: &RayClusterSpec) -> Vec<Finding> {
     auth(spec, &at.key("auth"), &mut findings);
     node(&spec.head, &at.key("head"), &mut findings);
     worker_groups(spec, &at.key("workerGroups"), &mut findings);
+    node_health(spec, &at, &mut findings);
     findings
 }
 
@@ -92,6 +96,24 @@ fn auth(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) {
         findings.push(finding.also(at.key("mode"), "no token"));
     } else {
         findings.extend(rules::value_source(source, &path));
+    }
+}
+
+/// How it is found out that nodes are lost, or will be.
+fn node_health(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) {
+    let timeout = at.key("nodeFailureTimeout");
+    if spec.node_failure_timeout < MIN_FAILURE_TIMEOUT {
+        let message = format!("must be at least {MIN_FAILURE_TIMEOUT}, found {}", spec.node_failure_timeout);
+        let help = "a healthy node of a busy machine may take as long to answer";
+        findings.push(Finding::new(timeout.clone(), message).help(help));
+    }
+    findings.extend(rules::span(spec.node_failure_timeout, timeout));
+    if let Some(endpoint) =
+        spec.metadata_endpoint.as_ref().filter(|endpoint| !endpoint.starts_with("http://"))
+    {
+        let message =
+            format!("must be an address such as http://169.254.169.254, found {}", quoted(endpoint));
+        findings.push(Finding::new(at.key("metadataEndpoint"), message));
     }
 }
 

@@ -213,6 +213,7 @@ fn times(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
     findings.extend(rules::span(spec.scaling.cooldown, at.field("scaling.cooldown")));
     findings.extend(rules::span(spec.rescale.timeout, at.field("rescale.timeout")));
     findings.extend(rules::span(spec.termination_grace_period, at.key("terminationGracePeriod")));
+    findings.extend(rules::span(spec.progress_deadline, at.key("progressDeadline")));
     let deadline = spec.active_deadline.and_then(|span| rules::positive(span, at.key("activeDeadline")));
     let ttl = spec.ttl_after_finished.and_then(|span| rules::span(span, at.key("ttlAfterFinished")));
     findings.extend(deadline.into_iter().chain(ttl));

@@ -290,7 +290,11 @@ fn note_outcome(
     job.record.trouble = match outcome {
         Outcome::Succeeded | Outcome::Stopped { .. } | Outcome::Superseded => before,
         // Nobody's fault, and it got on: it is tried again at once. One that never does is not tried in a hot loop.
-        Outcome::Killed { .. } | Outcome::Terminated { .. } | Outcome::Lost { .. } if trained => None,
+        Outcome::Killed { .. } | Outcome::Hung { .. } | Outcome::Terminated { .. } | Outcome::Lost { .. }
+            if trained =>
+        {
+            None
+        }
         _ => Some(more_trouble(before.as_ref(), heard, LONGEST_TROUBLE, name(outcome), kind.message)),
     };
     if matches!(outcome, Outcome::Failed { .. }) {
@@ -329,6 +333,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Superseded => "Superseded",
         Outcome::Failed { .. } => "Failed",
         Outcome::Killed { .. } => "Killed",
+        Outcome::Hung { .. } => "Hung",
         Outcome::Terminated { .. } => "Terminated",
         Outcome::Lost { .. } => "Lost",
         Outcome::SlotFailed { .. } => "SlotFailed",
@@ -352,6 +357,7 @@ fn message(outcome: &Outcome) -> String {
             format!("rank {rank} ended with {end}{}", last_lines(tail))
         }
         Outcome::Killed { message }
+        | Outcome::Hung { message }
         | Outcome::Terminated { message }
         | Outcome::Lost { message }
         | Outcome::SlotFailed { message }

@@ -5,7 +5,9 @@ use super::nodes;
 use super::report::Waiting;
 use super::snapshot::Removal;
 use crate::action::{Effect, Target};
-use crate::api::cluster::{LocalProvider, NodeResources, NodeTemplate, Provider, RayClusterSpec};
+use crate::api::cluster::{
+    LocalProvider, NodeResources, NodeTemplate, Provider, RayClusterSpec, node_failure_timeout,
+};
 use crate::api::event::EventType;
 use crate::api::meta::{BUILT_IN, DEFAULT_NAMESPACE, ObjectMeta};
 use crate::api::object::{AnyObject, Kind, Object, RayCluster};
@@ -13,6 +15,9 @@ use crate::api::record::Incarnation;
 use crate::api::status::RayClusterStatus;
 use crate::api::units::{MilliCpu, Span};
 use crate::api::words::count_are;
+
+/// EC2's instance metadata service, as every instance sees it.
+const EC2_METADATA: &str = "http://169.254.169.254";
 
 /// The name of the cluster that jobs without `clusterRef` use.
 pub const LOCAL_CLUSTER: &str = "local";
@@ -69,6 +74,15 @@ fn provide(draft: &mut Draft<'_>) {
     }
 }
 
+/// Where the slots of a cluster ask whether their node will be taken away.
+pub(super) fn metadata_endpoint(cluster: &RayCluster) -> Option<String> {
+    let given = cluster.spec.metadata_endpoint.clone();
+    match cluster.spec.provider {
+        Provider::Local(_) => given,
+        Provider::Existing(_) => given.or_else(|| Some(EC2_METADATA.to_owned())),
+    }
+}
+
 /// One node with everything this machine has.
 fn built_in(draft: &Draft<'_>) -> RayCluster {
     let machine = draft.snapshot.settings.machine;
@@ -85,6 +99,8 @@ fn built_in(draft: &Draft<'_>) -> RayCluster {
         auth: Default::default(),
         head: NodeTemplate { resources, ..NodeTemplate::default() },
         worker_groups: Vec::new(),
+        node_failure_timeout: node_failure_timeout(),
+        metadata_endpoint: None,
         suspend: false,
     };
     Object { metadata, spec, status: RayClusterStatus::default() }

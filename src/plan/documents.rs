@@ -10,6 +10,7 @@ use crate::action::Effect;
 use crate::api::event::EventType;
 use crate::api::ids::{Digest, GroupNumber, NodeName, RayNodeId, SlotId};
 use crate::api::job::AdaptDLJobSpec;
+use crate::api::meta::CHECKPOINT_NOW;
 use crate::api::record::{
     Desired, Document, GroupReason, GroupRecord, GroupSpec, Prepare, Program, SlotKind, SlotSpec, digest_of,
 };
@@ -154,6 +155,7 @@ pub(super) fn want_group(
         ranks,
         program: program(spec),
         prepare,
+        fork: spec.rescale.overlap && spec.rescale.fork_server,
         restore: job.record.checkpoints.last().map(|checkpoint| checkpoint.id),
     };
     let desired = Desired::Run { group, activate: active.is_none() };
@@ -194,39 +196,53 @@ pub(super) fn want_group(
 
 /// Makes a document the newest one, and has it sent.
 pub(super) fn tell(draft: &mut Draft<'_>, index: usize, desired: Desired, slots: BTreeMap<SlotId, SlotSpec>) {
-    let fenced = draft.fenced(&draft.jobs[index]);
+    let revision = draft.jobs[index].record.revision + 1;
+    let document = document(draft, index, revision, desired, slots);
     let job = &mut draft.jobs[index];
+    job.record.revision = revision;
+    job.record.document = Some(document);
+    let effect = Effect::SendDocument { job: job.uid().clone(), revision: job.record.revision };
+    draft.intend(effect);
+}
+
+/// A document that says what the manifest and the cluster now say beside the wanted group.
+fn document(
+    draft: &Draft<'_>,
+    index: usize,
+    revision: u64,
+    desired: Desired,
+    slots: BTreeMap<SlotId, SlotSpec>,
+) -> Document {
+    let job = &draft.jobs[index];
     let spec = &job.job.spec;
-    job.record.revision += 1;
-    job.record.document = Some(Document {
-        revision: job.record.revision,
+    Document {
+        revision,
         desired,
         slots,
         checkpoint_timeout: spec.checkpoint.timeout,
         checkpoint_interval: spec.checkpoint.interval,
         checkpoint_keep: spec.checkpoint.keep,
         artifacts: spec.artifacts.paths.clone(),
-        fenced,
+        fenced: draft.fenced(job),
         fence_until: job.record.fence_until,
-    });
-    let effect = Effect::SendDocument { job: job.uid().clone(), revision: job.record.revision };
-    draft.intend(effect);
+        progress_deadline: spec.progress_deadline,
+        save_request: job.job.metadata.annotations.get(CHECKPOINT_NOW).cloned(),
+        metadata_endpoint: draft.cluster().and_then(super::cluster::metadata_endpoint),
+        min_replicas: spec.min_replicas,
+    }
 }
 
 /// Says again what was said, if anything beside the wanted group has changed: intervals, fences and the like.
 pub(super) fn refresh(draft: &mut Draft<'_>, index: usize) {
-    let job = &draft.jobs[index];
-    let spec = &job.job.spec;
-    let fenced = draft.fenced(job);
-    let Some(document) = &job.record.document else { return };
-    let same = document.checkpoint_timeout == spec.checkpoint.timeout
-        && document.checkpoint_interval == spec.checkpoint.interval
-        && document.checkpoint_keep == spec.checkpoint.keep
-        && document.artifacts == spec.artifacts.paths
-        && fenced.is_subset(&document.fenced);
-    if !same {
-        let (desired, slots) = (document.desired.clone(), document.slots.clone());
-        tell(draft, index, desired, slots);
+    let Some(told) = draft.jobs[index].record.document.clone() else { return };
+    let mut now = document(draft, index, told.revision, told.desired.clone(), told.slots.clone());
+    // A node that was fenced once stays so; a bridge looks at its own fence only when it begins.
+    if now.fenced.is_subset(&told.fenced) {
+        now.fenced.clone_from(&told.fenced);
+    }
+    now.fence_until = told.fence_until;
+    if now != told {
+        tell(draft, index, told.desired, told.slots);
     }
 }
 

@@ -374,6 +374,7 @@ fn after(kind: &str) -> (GroupReason, String) {
         "Stopped" => (GroupReason::Resumed, "it goes on from its checkpoint"),
         "Failed" => (GroupReason::ProgramFailed, "its program failed and is tried again"),
         "Killed" | "Terminated" => (GroupReason::WorkerKilled, "a worker was killed"),
+        "Hung" => (GroupReason::WorkerKilled, "the group made no step for too long"),
         "Lost" => (GroupReason::NodeLost, "a node, slot or bridge was lost"),
         _ => (GroupReason::Retried, "the group before could not be had"),
     };

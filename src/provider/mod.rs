@@ -15,6 +15,7 @@ use crate::api::cluster::{NodeTemplate, Provider, RayClusterSpec};
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::meta::ObjectKey;
 use crate::api::record::Incarnation;
+use crate::api::units::Span;
 
 /// What is needed to launch a node.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct NodeLaunch {
     pub index: u64,
     /// What it is.
     pub template: NodeTemplate,
+    /// How long a node of its cluster may not answer before it is taken for lost.
+    pub failure_timeout: Span,
 }
 
 /// What is needed to end a node.

@@ -394,6 +394,8 @@ fn describe_death(death: &Death, now: Ms) -> BridgeReport {
             slots: Vec::new(),
             groups: Vec::new(),
             blobs: Vec::new(),
+            notices: Vec::new(),
+            save_request: None,
             notes: Vec::new(),
             logs: Vec::new(),
             message: Some("the actor has died".to_owned()),

@@ -240,10 +240,10 @@ prop_compose! {
     fn desired()(run: bool, grace in span(), number in group(), ranks in vec(text().prop_map(SlotId), 0..3),
         entrypoint in option::of(text()), command in option::of(vec(text(), 1..3)), args in vec(text(), 0..3),
         env in vec(variable(), 0..2), share_path in option::of(text()), restore in option::of(checkpoint_id()),
-        (activate, prepare) in (any::<bool>(), select(vec![Prepare::Full, Prepare::Slots, Prepare::Nothing]))) -> Desired {
+        (activate, fork, prepare) in (any::<bool>(), any::<bool>(), select(vec![Prepare::Full, Prepare::Slots, Prepare::Nothing]))) -> Desired {
         let program = Program { entrypoint, command, args, env, share_path };
         match run {
-            true => Desired::Run { group: GroupSpec { number, ranks, program, prepare, restore }, activate },
+            true => Desired::Run { group: GroupSpec { number, ranks, program, prepare, fork, restore }, activate },
             false => Desired::Stop { grace },
         }
     }
@@ -252,8 +252,10 @@ prop_compose! {
 prop_compose! {
     fn document()(revision: u64, desired in desired(), slots in slots(), checkpoint_timeout in span(), checkpoint_interval in span(),
         checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in proptest::collection::btree_set(text().prop_map(RayNodeId), 0..2),
-        fence_until in option::of(when())) -> Document {
-        Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, artifacts, fenced, fence_until }
+        (fence_until, progress_deadline) in (option::of(when()), span()), save_request in option::of(text()),
+        metadata_endpoint in option::of(text()), min_replicas: u32) -> Document {
+        Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, artifacts, fenced, fence_until,
+            progress_deadline, save_request, metadata_endpoint, min_replicas }
     }
 }
 

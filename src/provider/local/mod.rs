@@ -28,6 +28,7 @@ use crate::api::ids::IntentId;
 use crate::api::meta::ObjectKey;
 use crate::api::observed::{LAUNCH_LABEL, NODE_LABEL, Processes};
 use crate::api::record::{Incarnation, LocalNetwork};
+use crate::api::units::Span;
 use processes::Marked;
 use python::Python;
 
@@ -36,6 +37,8 @@ pub const LAUNCH_VARIABLE: &str = "RAYCONCILE_LAUNCH";
 
 /// How long a node may take to end when asked, before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
+/// How many checks in a row a lost node has failed.
+const HEALTH_CHECKS: u64 = 5;
 /// How much of a node's output is kept for messages.
 const OUTPUT_TAIL: u64 = 2000;
 
@@ -165,6 +168,9 @@ impl Local {
                 command.env_remove(name);
             }
         }
+        if node.head {
+            command.envs(health_checks(node.failure_timeout));
+        }
         let token = super::ray::tokens::ray_token_path(&self.directories, cluster);
         if token.exists() {
             command.env("RAY_AUTH_MODE", "token").env("RAY_AUTH_TOKEN_PATH", token);
@@ -267,6 +273,17 @@ async fn on_thread<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, EffectError> + Send + 'static,
 ) -> Result<R, EffectError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(unavailable(error.to_string())))
+}
+
+/// How Ray's control service finds out that a node is lost (its `ray_config_def.h`): so many checks in a row fail. The
+/// checks of a node that is gone are refused at once; one that is only busy has all of this time to answer one of them.
+fn health_checks(timeout: Span) -> [(&'static str, String); 4] {
+    [
+        ("RAY_health_check_initial_delay_ms", timeout.millis.to_string()),
+        ("RAY_health_check_period_ms", (timeout.millis / HEALTH_CHECKS / 2).to_string()),
+        ("RAY_health_check_timeout_ms", (timeout.millis / HEALTH_CHECKS).to_string()),
+        ("RAY_health_check_failure_threshold", HEALTH_CHECKS.to_string()),
+    ]
 }
 
 /// What `ray start` is told.

@@ -30,6 +30,10 @@ pub fn render(document: &Document, uid: &Uid, job: &ObjectKey, now: Timestamp) -
             "keep": document.checkpoint_keep,
         },
         "artifacts": document.artifacts,
+        "progressDeadlineMs": document.progress_deadline.millis,
+        "saveRequest": document.save_request,
+        "metadataEndpoint": document.metadata_endpoint,
+        "minReplicas": document.min_replicas,
         "fencedNodes": document.fenced,
         "fenceMs": u64::try_from(fence).unwrap_or(0),
     }))
@@ -54,6 +58,7 @@ fn render_group(group: &GroupSpec) -> Result<Value, EffectError> {
         "env": env,
         "sharePath": program.share_path,
         "prepare": group.prepare,
+        "fork": group.fork,
         "restore": group.restore,
     }))
 }

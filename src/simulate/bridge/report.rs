@@ -33,6 +33,8 @@ impl Bridge {
             slots: slots.collect(),
             groups: self.groups.keys().filter_map(|number| self.describe_group(*number, now)).collect(),
             blobs: blobs.collect(),
+            notices: Vec::new(),
+            save_request: None,
             notes: self.notes.clone(),
             logs: Vec::new(),
             message: None,
@@ -51,6 +53,7 @@ impl Bridge {
         let last_step = training.map(|training| training.stopped.unwrap_or(now).max(training.first_step));
         Some(GroupReport {
             number,
+            alone: None,
             phase: group.phase,
             ranks: seen.describe_ranks(),
             times: group.times.iter().map(|(event, at)| ((*event).to_owned(), age(now, *at))).collect(),

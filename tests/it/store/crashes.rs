@@ -99,7 +99,7 @@ fn a_killed_writer_leaves_whole_transactions() {
             })
             .unwrap();
         let context = format!("round {round}, killed {moment:?} after {after}");
-        assert!(objects.len() > newest.map_or(0, |newest| newest), "{context}: what was kept is lost");
+        assert!(newest.is_none_or(|newest| objects.len() > newest), "{context}: what was kept is lost");
         let names: BTreeSet<String> = objects.iter().map(|object| object.key().name).collect();
         assert_eq!(names, intents.into_iter().map(|intent| intent.id.0).collect(), "{context}");
         assert_eq!(names, events.into_iter().map(|event| event.event.object.name).collect(), "{context}");
