@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 19] = files![
+const FILES: [(&str, &str); 22] = files![
     "__init__.py",
     "agent.py",
     "alone.py",
@@ -29,10 +29,13 @@ const FILES: [(&str, &str); 19] = files![
     "processes.py",
     "report.py",
     "reservation.py",
+    "run.py",
+    "saves.py",
     "slot.py",
     "store.py",
     "supervisor.py",
     "transfer.py",
+    "unavailable.py",
     "worker.py",
 ];
 
