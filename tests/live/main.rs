@@ -15,3 +15,4 @@ mod places;
 mod python;
 mod support;
 mod trouble;
+mod walk;

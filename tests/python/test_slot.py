@@ -112,12 +112,15 @@ class SlotTest(unittest.TestCase):
             "from rayconcile_agent import host\n"
             "process = host.launch(['/bin/sh', '-c', 'sleep 1000 & echo $!; wait'], dict(os.environ), sys.stdout)\n"
             "guard = host.guard(process.pid)\n"
+            "print('guarded', flush=True)\n"
             "time.sleep(1000)\n"
         )
         slot = self.module.host.subprocess.Popen(
             [sys.executable, "-c", program], stdout=self.module.host.subprocess.PIPE, start_new_session=True
         )
-        child = int(slot.stdout.readline())
+        # The child writes at its own time; the guard is there when both have spoken.
+        lines = {slot.stdout.readline(), slot.stdout.readline()} - {b"guarded\n"}
+        child = int(lines.pop())
         self.assertTrue(lives(child))
         slot.send_signal(signal.SIGKILL)
         slot.wait()
@@ -184,8 +187,8 @@ class SlotTest(unittest.TestCase):
     def test_for_another_bridge_workers_save_and_end(self):
         words = self.module.worker
         self.start(0, "trap 'exit 143' TERM; echo; while :; do sleep 0.05; done")
-        self.until(lambda: self.output(0))
-        self.start(1, "trap '' TERM; while :; do sleep 0.05; done")
+        self.start(1, "trap '' TERM; echo; while :; do sleep 0.05; done")
+        self.until(lambda: self.output(0) and self.output(1))
         self.slot.runs[0].control.words[words.FIRST_STEP_NS] = 1
         self.save(0, 1)
         saves = self.slot.retire(30.0)

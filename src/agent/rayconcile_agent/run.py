@@ -34,10 +34,13 @@ class Run:
     def alive(self):
         return self.process is not None and self.exit is None
 
+    def may_train(self):
+        """Whether it may make a step, or another one."""
+        return self.alive() and self.released and not self.control.words[worker.LEAVING]
+
     def trains(self):
-        """Whether it may have made steps, and may make more."""
-        words = self.control.words
-        return self.alive() and bool(words[worker.FIRST_STEP_NS]) and not words[worker.LEAVING]
+        """Whether it has made steps, and may make more."""
+        return self.may_train() and bool(self.control.words[worker.FIRST_STEP_NS])
 
     def save_path(self, number):
         """Where a save of that number is, if it is whole: AdaptDL gives it this name last."""

@@ -32,6 +32,8 @@ HEADROOM_BYTES = 256 << 20
 TAIL_BYTES = 4096
 # A blob is carried in pieces of this size.
 CHUNK_BYTES = 32 << 20
+# How soon a worker that was released begins to train, unless it waits for somebody who will not come.
+BEGIN_S = 5.0
 # How soon a first step is noticed, and the end of the lease.
 WATCH_S = 0.1
 WORKER = os.path.abspath(worker.__file__)
@@ -225,12 +227,13 @@ class Slot:
         """Have every worker save and end, for another bridge has come; return the newest save of each."""
         deadline = time.monotonic() + timeout_s
         for run in list(self.runs.values()):
-            # What has not trained has nothing to save, and might never notice the signal.
-            if run.trains():
+            if run.released and run.alive():
                 run.process.send_signal(signal.SIGTERM)
-            elif run.alive() and not run.control.words[worker.LEAVING]:
+            elif run.alive():
                 host.kill_group(run.process.pid)
         with self.changed:
+            # What has been let go may be about to train. If it is not soon, it has nothing to save.
+            self.changed.wait_for(lambda: not any(run.may_train() for run in self.runs.values()), min(BEGIN_S, timeout_s))
             self.changed.wait_for(
                 lambda: not any(run.trains() for run in self.runs.values()), max(0.0, deadline - time.monotonic())
             )

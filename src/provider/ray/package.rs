@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 22] = files![
+const FILES: [(&str, &str); 23] = files![
     "__init__.py",
     "agent.py",
     "alone.py",
@@ -26,6 +26,7 @@ const FILES: [(&str, &str); 22] = files![
     "host.py",
     "logs.py",
     "metadata.py",
+    "points.py",
     "processes.py",
     "report.py",
     "reservation.py",
