@@ -209,7 +209,10 @@ pub fn main() -> ExitCode {
 fn status_of(error: &anyhow::Error) -> ExitStatus {
     if let Some(Hinted { status, .. }) = error.downcast_ref() {
         *status
-    } else if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NoController { .. }))) {
+    } else if error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NoController { .. })))
+    {
         ExitStatus::NoController
     } else if error.is::<input::InvalidManifests>() || error.is::<WrongArguments>() {
         ExitStatus::Usage

@@ -12,11 +12,12 @@ use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::AdaptDLJob;
 use crate::api::record::{GroupRecord, JobRecord};
 use crate::api::status::{
-    AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupBefore, GroupStatus, JobPhase, Progress, WorkerStatus,
+    AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupBefore, GroupStatus, JobPhase, Progress,
+    WorkerStatus,
 };
 use crate::api::units::Span;
 use crate::api::wire::{BridgePhase, BridgeReport, GroupPhase, GroupReport, RankReport};
-use crate::api::words::count;
+use crate::api::words::{count, nodes};
 use crate::goodput::{Hints, Placement};
 use crate::plan::Snapshot;
 use crate::plan::report::{JobReport, Waiting};
@@ -245,7 +246,7 @@ impl<'a> View<'a> {
         }
         match self.record.target() {
             Some(group) => {
-                let message = format!("group {} is placed on {}", group.number, names(&group.nodes));
+                let message = format!("group {} is placed on {}", group.number, nodes(&group.nodes));
                 Finding::new("Scheduled", true, "Placed", message)
             }
             None => Finding::new("Scheduled", false, "NotWanted", "no workers are wanted now"),
@@ -337,21 +338,6 @@ fn doing(group: &GroupReport) -> String {
     } else {
         format!("has {training} of {} training", count(all, "worker"))
     }
-}
-
-/// Nodes, each once, with how many ranks it has if more than one.
-fn names(nodes: &[NodeName]) -> String {
-    let mut counted: Vec<(&NodeName, usize)> = Vec::new();
-    for node in nodes {
-        match counted.iter_mut().find(|(name, _)| *name == node) {
-            Some((_, count)) => *count += 1,
-            None => counted.push((node, 1)),
-        }
-    }
-    let names = counted
-        .iter()
-        .map(|(name, count)| if *count > 1 { format!("{name} ×{count}") } else { name.to_string() });
-    names.collect::<Vec<_>>().join(", ")
 }
 
 fn accepted(error: Option<&String>) -> Finding {

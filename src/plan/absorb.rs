@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
+use super::snapshot::Snapshot;
 use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
 use crate::api::ids::{GroupNumber, NodeName};
@@ -164,12 +165,17 @@ fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause:
     }
 }
 
+/// How long after the death of a bridge its workers may live.
+pub(super) fn fence(snapshot: &Snapshot) -> SignedDuration {
+    snapshot.settings.lease.signed() + FENCE_MARGIN
+}
+
 // --- Jobs --------------------------------------------------------------------------------------------------------
 
 fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     let (key, now) = (draft.snapshot.key.clone(), draft.now);
     let incarnation = draft.record.incarnation.as_ref().map(|incarnation| incarnation.id.clone());
-    let fence = draft.snapshot.settings.lease.signed() + FENCE_MARGIN;
+    let fence = fence(draft.snapshot);
     let fenced = draft.guarded(Guard::DeadBridgeIsFenced);
     let heard = draft.agent().is_some();
     let removing = draft.removal_of(draft.jobs[index].uid()).is_some();

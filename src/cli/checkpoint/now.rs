@@ -44,9 +44,10 @@ pub(super) struct NowArgs {
 pub(super) async fn run(context: &Context, args: NowArgs) -> Result<ExitStatus> {
     let key = ObjectKey::new(&args.namespace, &args.job);
     let client = context.client()?;
-    refuse(&key, job(&client, &key).await?.status.phase)?;
+    let before = job(&client, &key).await?.status;
+    refuse(&key, before.phase)?;
     let deadline = Instant::now() + args.timeout.duration();
-    let wish = Uuid::new_v4().to_string();
+    let mut wish = Uuid::new_v4().to_string();
     let patch = json!({"metadata": {"annotations": {CHECKPOINT_NOW: wish}}});
     client.patch(Kind::AdaptDLJob, &key, &patch).await?;
     if args.no_wait {
@@ -64,8 +65,11 @@ pub(super) async fn run(context: &Context, args: NowArgs) -> Result<ExitStatus> 
             Err(progress) => progress,
         };
         refuse(&key, job.status.phase)?;
-        if job.metadata.annotations.get(CHECKPOINT_NOW) != Some(&wish) {
-            return Err(superseded(&key));
+        // Somebody else's newer wish is as good as this one, which it replaces.
+        let old = before.checkpoint_request.as_ref().map(|request| &request.id);
+        match job.metadata.annotations.get(CHECKPOINT_NOW) {
+            Some(newest) if Some(newest) != old => wish.clone_from(newest),
+            _ => return Err(taken_back(&key)),
         }
         if Instant::now() >= deadline {
             return Err(too_late(&key, progress, args.timeout));
@@ -100,7 +104,7 @@ fn refuse(key: &ObjectKey, phase: JobPhase) -> Result<()> {
             format!("`rayconcile describe job {}` says what it waits for", in_namespace(key)),
         ),
         JobPhase::Stopping => ("being stopped, and is saved as it stops", saved),
-        JobPhase::Suspended => ("suspended, and was saved when it was stopped", saved),
+        JobPhase::Suspended => ("suspended", saved),
         JobPhase::Succeeded => ("done", saved),
         JobPhase::Failed => ("given up", saved),
     };
@@ -149,7 +153,9 @@ impl Waits {
     fn hint(self, key: &ObjectKey) -> String {
         let job = in_namespace(key);
         match self {
-            Self::ForCluster => format!("`rayconcile describe job {job}` says whether its cluster can be heard"),
+            Self::ForCluster => {
+                format!("`rayconcile describe job {job}` says whether its cluster can be heard")
+            }
             Self::ForAdaptDL => format!(
                 "only a program that trains with AdaptDL can be saved; `rayconcile logs {job}` shows what it does"
             ),
@@ -182,7 +188,8 @@ fn look<'j>(job: &'j AdaptDLJob, wish: &str) -> Result<&'j CheckpointStatus, Wai
 
 fn waits_for(status: &AdaptDLJobStatus) -> Waits {
     let any = |state: &str| status.workers.iter().any(|worker| worker.state == state);
-    let stepped = status.history.last().is_some_and(|group| group.timeline.contains_key("firstStep"));
+    let present = status.history.iter().find(|group| Some(group.number) == status.group);
+    let stepped = present.is_some_and(|group| group.timeline.contains_key("firstStep"));
     match status.phase {
         JobPhase::Unknown => Waits::ForCluster,
         _ if status.workers.is_empty() => Waits::ForWorkers,
@@ -206,9 +213,9 @@ fn failure(message: String, hint: String) -> anyhow::Error {
     Hinted { message, hint, status: ExitStatus::Failure }.into()
 }
 
-fn superseded(key: &ObjectKey) -> anyhow::Error {
-    let hint = "the newer wish is granted in this one's place; `checkpoint now` once more waits for one".to_owned();
-    failure(format!("somebody else has asked for a checkpoint of {key} in the meantime"), hint)
+fn taken_back(key: &ObjectKey) -> anyhow::Error {
+    let hint = format!("ask once more with `rayconcile checkpoint now {}`", in_namespace(key));
+    failure(format!("the wish for a checkpoint of {key} was taken back in the meantime"), hint)
 }
 
 fn too_late(key: &ObjectKey, progress: Waits, timeout: Span) -> anyhow::Error {
