@@ -6,7 +6,7 @@ dies it is submitted again, and finds the bridges where they were.
 
     GET    /v1/state?seen=N&timeout=S     everything observed, as soon as it is newer than N
     PUT    /v1/jobs/{uid}                 a job's document
-    DELETE /v1/jobs/{uid}                 end its bridge and everything of it
+    DELETE /v1/jobs/{uid}?keep=           end its bridge and everything of it; what it has saved can be kept
     GET    /v1/jobs/{uid}/log             a worker's output: group, rank, offset
     GET    /v1/jobs/{uid}/blobs/{digest}  a checkpoint or artifacts (ranges allowed)
     PUT    /v1/jobs/{uid}/blobs/{digest}  a checkpoint to start from
@@ -52,6 +52,8 @@ class Agent:
         self.newest = {}
         # Until when something may still train of a job whose bridge died while it was removed.
         self.doubtful = {}
+        # When a controller was heard last, and how many of its questions are being answered.
+        self.heard, self.asking = time.monotonic(), 0
         context = ray.get_runtime_context()
         self.head = context.get_node_id()
         session = ray._private.worker._global_node.get_session_dir_path()
@@ -78,7 +80,8 @@ class Agent:
         seen = -1
         while True:
             try:
-                report = await actor.watch.remote(seen, 2.0)
+                ago_s = 0.0 if self.asking else time.monotonic() - self.heard
+                report = await actor.watch.remote(seen, 2.0, ago_s)
             except RayError as error:
                 if not isinstance(error, RayActorError) or isinstance(error, ActorUnavailableError):
                     await asyncio.sleep(1.0)  # Out of reach for now; Ray will say if it is dead.
@@ -181,7 +184,8 @@ class Agent:
             watcher.cancel()
         self.bridges.pop(uid, None)
         self.reports.pop(uid, None)
-        shutil.rmtree(os.path.join(self.directory, uid), ignore_errors=True)
+        if request.query.get("keep") != "true":
+            shutil.rmtree(os.path.join(self.directory, uid), ignore_errors=True)
         self.tell()
         return web.json_response({})
 
@@ -207,14 +211,14 @@ class Agent:
         self.ask(query["uid"], int(query["revision"]))
         bridge = self.bridge(query["uid"], job)
         if not os.path.exists(path):
-            receiver = blobs.Receiver(directory, digest)
+            receiver = blobs.Receiver(directory)
             try:
                 async for chunk in request.content.iter_chunked(blobs.BUFFER):
                     receiver.write(chunk)
             except BaseException:
                 receiver.abandon()
                 raise
-            if not await asyncio.to_thread(receiver.finish):
+            if not await asyncio.to_thread(receiver.finish, digest):
                 raise web.HTTPUnprocessableEntity(text="what arrived does not match its digest")
         description = {
             "kind": "Checkpoint",
@@ -259,7 +263,7 @@ def describe_node(node, draining):
     }
 
 
-def authenticate(token_digest):
+def authenticate(agent, token_digest):
     """Refuse whoever does not know the token. Its digest is no secret: it can be read where jobs are listed."""
 
     @web.middleware
@@ -267,7 +271,12 @@ def authenticate(token_digest):
         _, _, token = request.headers.get("Authorization", "").partition("Bearer ")
         if not hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), token_digest):
             raise web.HTTPUnauthorized(text="a bearer token is needed")
-        return await handler(request)
+        agent.asking += 1
+        try:
+            return await handler(request)
+        finally:
+            agent.asking -= 1
+            agent.heard = time.monotonic()
 
     return check
 
@@ -299,7 +308,7 @@ async def main():
     claim(settings, agent.instance)
     await agent.adopt()
     nodes = asyncio.ensure_future(agent.watch_nodes())
-    app = web.Application(middlewares=[authenticate(settings["tokenSha256"])], client_max_size=64 << 20)
+    app = web.Application(middlewares=[authenticate(agent, settings["tokenSha256"])], client_max_size=64 << 20)
     digest = "{digest:[0-9a-f]{64}}"
     app.add_routes(
         [

@@ -5,51 +5,75 @@ equal digests; the digest is the SHA-256 of the file. A blob that exists under i
 written under a temporary name, synced, verified, and renamed.
 """
 
+import contextlib
 import hashlib
 import os
+import queue
 import tarfile
 import tempfile
+import threading
 
 BUFFER = 1 << 20
 
 
-def pack(sources, directory):
-    """Pack `(path, name)` pairs into `directory`; return `(digest, size, names)`."""
-    names = []
+class Packing:
+    """A blob in the making: a thread packs `(path, name)` pairs while somebody reads it, chunk by chunk."""
 
-    def plain(member):
+    def __init__(self, sources, chunk_bytes):
+        self.chunk_bytes = chunk_bytes
+        self.chunks = queue.Queue(maxsize=2)
+        self.hash = hashlib.sha256()
+        self.data = bytearray()
+        self.size = self.files = 0
+        self.abandoned = False
+        threading.Thread(target=self._pack, args=(sources,), daemon=True, name="packer").start()
+
+    def next(self):
+        """`(chunk, None)`, or the last chunk and `{"digest", "size", "files"}` of it all."""
+        chunk, end = self.chunks.get()
+        if isinstance(end, Exception):
+            raise end
+        return chunk, end
+
+    def abandon(self):
+        """Have the thread end, whoever still waits for it."""
+        self.abandoned = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.chunks.get_nowait()
+
+    def _pack(self, sources):
+        try:
+            with tarfile.open(fileobj=self, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                archive.copybufsize = BUFFER
+                for path, name in sources:
+                    archive.add(path, name, filter=self._plain)
+            end = {"digest": self.hash.hexdigest(), "size": self.size, "files": self.files}
+            self.chunks.put((bytes(self.data), end))
+        except Exception as error:  # It belongs to whoever reads, not to this thread.
+            if not self.abandoned:
+                self.chunks.put((b"", error))
+
+    def _plain(self, member):
         member.mtime = member.uid = member.gid = 0
         member.uname = member.gname = ""
-        if member.isreg():
-            names.append(member.name)
+        self.files += member.isreg()
         return member
 
-    os.makedirs(directory, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".packing-", dir=directory)
-    try:
-        with os.fdopen(descriptor, "w+b") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for path, name in sources:
-                    archive.add(path, name, filter=plain)
-            file.flush()
-            os.fsync(file.fileno())
-            digest, size = digest_of(file)
-        os.rename(temporary, os.path.join(directory, digest))
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return digest, size, names
+    # What `tarfile` wants of a file.
 
+    def tell(self):
+        return self.size
 
-def digest_of(file):
-    """The SHA-256, in hexadecimal, and the size of an open file."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    size = 0
-    while chunk := file.read(BUFFER):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
+    def write(self, data):
+        self.hash.update(data)
+        self.data += data
+        self.size += len(data)
+        while len(self.data) >= self.chunk_bytes:
+            if self.abandoned:
+                raise OSError("nobody reads it any more")
+            self.chunks.put((bytes(self.data[: self.chunk_bytes]), None))
+            del self.data[: self.chunk_bytes]
 
 
 def unpack(path, directory):
@@ -62,12 +86,14 @@ def unpack(path, directory):
 
 
 class Receiver:
-    """Writes a blob that arrives in chunks; it exists under its digest only if it is whole."""
+    """Writes a blob that arrives in chunks; it exists under its digest only if it is whole.
 
-    def __init__(self, directory, digest):
+    One that need not outlive the machine, for it is unpacked at once, is not synced to its disk.
+    """
+
+    def __init__(self, directory, durable=True):
         os.makedirs(directory, exist_ok=True)
-        self.path = os.path.join(directory, digest)
-        self.digest = digest
+        self.directory, self.durable = directory, durable
         self.hash = hashlib.sha256()
         descriptor, self.temporary = tempfile.mkstemp(prefix=".receiving-", dir=directory)
         self.file = os.fdopen(descriptor, "wb")
@@ -76,15 +102,16 @@ class Receiver:
         self.file.write(chunk)
         self.hash.update(chunk)
 
-    def finish(self):
+    def finish(self, digest):
         """Keep the blob if it is what was announced; say whether it is."""
         self.file.flush()
-        os.fsync(self.file.fileno())
+        if self.durable:
+            os.fsync(self.file.fileno())
         self.file.close()
-        if self.hash.hexdigest() != self.digest:
+        if self.hash.hexdigest() != digest:
             os.unlink(self.temporary)
             return False
-        os.rename(self.temporary, self.path)
+        os.rename(self.temporary, os.path.join(self.directory, digest))
         return True
 
     def abandon(self):

@@ -3,9 +3,10 @@
 It is level-triggered, as a kubelet is. The controller gives it a document: which group should run, in which
 slots, and whether it may be switched to. The bridge makes it so and reports what is. Repeating a document
 changes nothing; an older one is refused; group numbers never go back. It decides no allocation. A switch, once
-begun, is finished here alone, so that no slow link and no dead controller leaves a job between two groups.
+begun, is finished here alone, so that no slow link and no dead controller leaves a job between two groups. While
+the controller is away it keeps the job going on the slots that are left (`alone.py`).
 
-At most one group trains: another is released only when no worker of the one before can be alive.
+At most one group trains: another is released only when no worker of the one before can make another step.
 """
 
 import asyncio
@@ -18,10 +19,13 @@ import uuid
 import ray
 from ray.exceptions import RayError
 
+from . import transfer
+from .alone import Alone
 from .group import Group
+from .heirloom import Heirloom
 from .logs import Spools
 from .report import describe
-from .reservation import LEASE_MARGIN_S, Reservation, slot_name
+from .reservation import LEASE_MARGIN_S, Reservation
 from .store import ARTIFACTS, CHECKPOINT, BlobStore
 
 # How long a group that is prepared beside a running one may take to come where AdaptDL has it wait.
@@ -53,10 +57,15 @@ class Bridge:
         self.job, self.directory, self.lease_s = job, directory, lease_s
         # Whatever an earlier bridge left that was never removed may still train, until its lease is over.
         self.inherited_s = lease_s + LEASE_MARGIN_S if inherits else 0.0
+        self.heirloom = Heirloom(job["uid"], directory)
+        self.alone = Alone(self)
         self.incarnation = uuid.uuid4().hex
         self.document = None
         self.slots, self.groups = {}, {}
         self.current = self.next = self.preparation = None
+        # Groups that have saved and leave, and what sees each of them out.
+        self.leaving = {}
+        self.saving = None
         self.phase = "Fencing"
         self.store = BlobStore(os.path.join(directory, "blobs"))
         self.spools = Spools(os.path.join(directory, "logs"))
@@ -72,15 +81,19 @@ class Bridge:
         target = document["desired"].get("group", {}).get("number")
         newest = max(self.groups, default=-1)
         if self.document is None or document["revision"] > self.document["revision"]:
-            if target is None or target in self.groups or target > newest:
+            known = self.groups.get(target)
+            # One of that number that was begun here alone is another group, even if the controller chose it too.
+            same = known and known.spec["ranks"] == document["desired"]["group"]["ranks"]
+            if target is None or same or (known is None and target > newest):
                 self.document = document
                 self._tell()
         if self.driver is None:
             self.driver = asyncio.ensure_future(self._drive())
         return self.document and self.document["revision"]
 
-    async def watch(self, seen, timeout_s):
-        """Wait for news, and report."""
+    async def watch(self, seen, timeout_s, controller_ago_s):
+        """Wait for news, and report. The agent also tells how long ago it heard the controller."""
+        self.alone.note_controller(controller_ago_s)
         await self._until(lambda: self.version > seen, timeout_s)
         return describe(self)
 
@@ -99,6 +112,8 @@ class Bridge:
             self.driver.cancel()
         if self.preparation:
             self.preparation.cancel()
+        for task in self.leaving.values():
+            task.cancel()
         await asyncio.gather(*(slot.close() for slot in self.slots.values()))
         # What cannot be reached ends with its lease. Until then no other bridge may take this one's place.
         while not all(slot.surely_gone(set()) for slot in self.slots.values()):
@@ -146,51 +161,64 @@ class Bridge:
             await self._until(lambda: self.version > before, 1.0)
 
     async def _fence(self):
-        """Make sure that nothing an earlier bridge of this job left still trains."""
-        prefix = slot_name(self.job["uid"], "")
-        for name in ray.util.list_named_actors():
-            if name.startswith(prefix):
-                try:
-                    ray.kill(ray.get_actor(name))
-                except ValueError:
-                    pass  # Gone in between.
+        """Take over what an earlier bridge of this job left: have it save, bring that to the head, and end it."""
+        timeout_s = self.document["checkpoint"]["timeoutMs"] / 1000
+        unsure = await self.heirloom.collect(timeout_s, set(self.document["fencedNodes"]), self._inherit)
         # Those that could not be reached end with their lease. If the controller saw the earlier bridge die it
         # knows how much of that is left.
-        await asyncio.sleep(max(self.document["fenceMs"] / 1000, self.inherited_s))
+        if unsure or (self.inherited_s and not self.heirloom.known):
+            await asyncio.sleep(max(self.document["fenceMs"] / 1000, self.inherited_s))
+
+    async def _inherit(self, slot, save):
+        """Bring a save that an earlier bridge's slot has to the head, if it is newer than what is there."""
+        if (save["group"], save["number"]) > (self.store.newest() or (-1, -1)):
+            opened = await slot.actor.open_checkpoint.remote(save["group"], save["number"])
+            if opened and (what := await transfer.carry(slot, opened, [transfer.HeadSink(self.store.directory)])):
+                extra = {key: save[key] for key in ("group", "number", "steps", "saveMs")}
+                self.store.add({"kind": CHECKPOINT, **what, **extra, "at": time.monotonic()})
+                self._note("Normal", "CheckpointInherited", f"what group {save['group']} had saved is brought to the head")
 
     async def _step(self):
         """Bring what is nearer to what is wanted. Long steps are waited for: a switch is never left half done."""
         if self.current and self.current.ending():
             await self._conclude(self.current)
+        elif self.current and self._is_hung(self.current):
+            await self._end_hung(self.current)
         desired = self.document["desired"]
         if desired["kind"] == "Stop":
             await self._stop(desired["graceMs"] / 1000)
         else:
             self.phase = "Active"
             await self._run(desired)
+            await self.alone.step(desired)
         self._save_sometimes()
         self._trim()
 
     async def _run(self, desired):
         number = desired["group"]["number"]
-        if self.next and self.next.number != number:
+        if self.next and self.next.number != number and not self.next.alone:
             await self._abandon_next()
         if self.current and self.current.number == number:
             return
         if number not in self.groups:
-            self.next = self.groups[number] = Group(desired["group"], self.document["slots"], self._tell)
-            self.preparation = asyncio.ensure_future(self._prepare(self.next))
+            await self._abandon_next()
+            self._begin(Group(desired["group"], self.document["slots"], self._tell))
         group = self.next
         if group and group.phase == "Prepared" and group.ending() and not group.finished():
             # It was ready once: nobody is stopped for workers that are gone.
             await self._give_up(group, died(group))
-        elif group and group.phase == "Prepared" and desired["activate"]:
+        elif group and group.phase == "Prepared" and (desired["activate"] or group.alone):
             await self._switch(group)
+
+    def _begin(self, group):
+        self.next = self.groups[group.number] = group
+        self.preparation = asyncio.ensure_future(self._prepare(group))
 
     async def _stop(self, grace_s):
         await self._abandon_next()
         if self.current:
             await self._halt(self.current, grace_s)
+        await self._wait_for_leaving()
         await self._close_slots(keep=set())
         if self.phase != "Idle":
             self.phase = "Idle"
@@ -219,21 +247,23 @@ class Bridge:
     async def _reserve(self, group):
         for slot_id in group.spec["ranks"]:
             if slot_id not in self.slots:
-                self.slots[slot_id] = Reservation(
-                    self.job["uid"], slot_id, group.slot_specs[slot_id], self.lease_s, self.spools, self._tell
-                )
+                self.heirloom.note(slot_id, group.slot_specs[slot_id]["node"])
+                self.slots[slot_id] = self._reservation(slot_id, group.slot_specs[slot_id])
         group.slots = [self.slots[slot_id] for slot_id in group.spec["ranks"]]
         await asyncio.gather(*(slot.opened() for slot in group.slots))
         for slot in group.slots:
             if slot.state != "Ready":
                 raise Unavailable(slot.failure, f"slot on node {slot.node}: {slot.message}")
 
+    def _reservation(self, slot_id, spec):
+        endpoint = self.document["metadataEndpoint"]
+        return Reservation(self.job["uid"], slot_id, spec, self.lease_s, endpoint, self.spools, self._tell)
+
     async def _probe(self, slot_specs):
         """Build the new slots' runtime environment before the running group is stopped for them."""
         for spec in slot_specs.values():
             bare = {**spec, "resources": {"cpu": 0, "gpu": 0, "memory": 0, "custom": {}}}
-            name = f"probe-{uuid.uuid4().hex}"
-            probe = Reservation(self.job["uid"], name, bare, self.lease_s, self.spools, self._tell)
+            probe = self._reservation(f"probe-{uuid.uuid4().hex}", bare)
             try:
                 opened = await probe.opened()
             finally:
@@ -243,7 +273,7 @@ class Bridge:
 
     async def _start_beside(self, group):
         """Start a group's workers; beside a running group, wait until all have come where they must wait."""
-        if refusal := await group.start(self.job):
+        if refusal := await self._start(group):
             self._note("Normal", "NoOverlap", f"group {group.number} starts when the running one is gone: {refusal}")
             return
 
@@ -265,20 +295,32 @@ class Bridge:
                 "they start again when the running group has stopped",
             )
 
+    async def _start(self, group):
+        """Start a group's workers; say why not, if a node lacks the memory for it."""
+        refusal = await group.start(self.job)
+        if group.unforked:
+            message = f"the workers of group {group.number} start afresh, which takes longer: {group.unforked}"
+            self._note("Normal", "NotForked", message)
+        return refusal
+
     async def _switch(self, group):
         """From the running group, if any, to a prepared one. Nothing interrupts this."""
-        if old := self.current:
+        old = self.current
+        if old:
             await self._halt(old, self.document["checkpoint"]["timeoutMs"] / 1000)
             if old.outcome["kind"] == "Succeeded":
                 await self._abandon_next()
                 return
         try:
             if not group.slots:
+                await self._wait_for_leaving()
                 await self._close_slots(keep=set(group.spec["ranks"]))
                 await self._reserve(group)
-            if not group.started and (refusal := await group.start(self.job)):
+            if not group.started and (refusal := await self._start(group)):
                 raise Unavailable("Lost", refusal)
-            await self._restore(group)
+            if not (old and await self._hand_over(old, group)):
+                await self._wait_for_leaving()
+                await self._restore(group)
         except (Unavailable, RayError, OSError) as error:
             if not (group.started and group.lost_slots() and not group.can_be_held()):
                 refused = isinstance(error, Unavailable)
@@ -293,16 +335,36 @@ class Bridge:
             await self._bury(group, {"kind": "Lost", "message": str(error)})
         self._tell()
 
+    async def _hand_over(self, old, group):
+        """Give the new ranks what the old ones have just saved, straight from the old rank 0; False if that fails."""
+        run, source = old.rank0(), old.slots[0]
+        if not (old.outcome.get("saved") and run["savePath"] and source.state == "Ready"):
+            return False
+        try:
+            linked = await asyncio.gather(
+                *(slot.actor.link.remote(group.number, run["savePath"]) for slot in group.slots)
+            )
+            others = [transfer.SlotSink(slot, group.number) for slot, done in zip(group.slots, linked) if not done]
+            if others:
+                stream = await source.actor.open_checkpoint.remote(old.number, run["saves"])
+                if not stream or not await transfer.carry(source, stream, others):
+                    raise OSError("what arrived does not match its digest")
+        except (RayError, OSError) as error:
+            # By way of the head it may still come.
+            self._note("Warning", "HandOverFailed", f"group {old.number}: {error}")
+            return False
+        group.restored = {"group": old.number, "number": run["saves"], "digest": ""}
+        group.mark("handedOver")
+        return True
+
     async def _restore(self, group):
         """Give every rank the newest good checkpoint, but none older than one that the controller has."""
         least = group.spec["restore"]
         for blob in self.store.newest_first():
             if least and (blob["group"], blob["number"]) < (least["group"], least["number"]):
                 break
-            digest = blob["digest"]
-            sending = (slot.send(self.store.path(digest), digest) for slot in group.slots)
-            if all(await asyncio.gather(*sending)):
-                await asyncio.gather(*(slot.actor.restore.remote(group.number, digest) for slot in group.slots))
+            sinks = [transfer.SlotSink(slot, group.number) for slot in group.slots]
+            if await transfer.send_file(self.store.path(blob["digest"]), blob["digest"], sinks):
                 group.restored = {key: blob[key] for key in ("group", "number", "digest")}
                 group.mark("handedOver")
                 return
@@ -335,21 +397,65 @@ class Bridge:
     # --- Ending ----------------------------------------------------------------------------------------------
 
     async def _halt(self, group, grace_s):
-        """Have a group save and leave."""
+        """Have a group save and leave. When this returns it cannot train any more; it is seen out beside."""
         group.phase = "Stopping"
         group.mark("signalled")
         await group.signal("SIGTERM")
-        await self._until(lambda: self._over(group) or 0 not in group.alive(), grace_s)
-        if 0 not in group.alive():
-            await self._until(lambda: self._over(group), min(LEAVE_S, grace_s))
-        await self._kill_rest(group)
-        saved = await self._take_checkpoint(group)
+
+        def done():
+            return group.cannot_train(self._dead_nodes())
+
+        await self._until(lambda: done() or 0 not in group.at_work(), grace_s)
+        if 0 not in group.at_work():
+            await self._until(done, min(LEAVE_S, grace_s))
+        if not done():
+            await self._kill_rest(group)
+        run = group.rank0()
+        saved = bool(run and run["savePath"] and run["saves"] > group.packed and group.slots[0].state == "Ready")
         group.mark("saved")
         if not saved and not group.finished():
             exits = ", ".join(f"rank {rank}: {ended(exit)}" for rank, exit in enumerate(group.exits()))
             self._note("Warning", "NotSaved", f"group {group.number} saved no checkpoint when it was stopped ({exits})")
-        outcome = {"kind": "Succeeded"} if group.finished() else {"kind": "Stopped", "saved": bool(saved)}
-        await self._bury(group, outcome)
+        if group.finished():
+            return await self._bury(group, {"kind": "Succeeded"})
+        self.current = None
+        group.end("Stopped", saved=saved)
+        self.leaving[group.number] = asyncio.ensure_future(self._see_out(group))
+
+    async def _see_out(self, group):
+        """Bring what a group has saved to the head, and remove the group when its processes have ended."""
+        try:
+            await self._take_checkpoint(group)
+            await self._until(lambda: self._over(group), LEAVE_S)
+            await self._kill_rest(group)
+            await group.forget()
+        except Exception as error:  # Nobody waits for this task: what is not said here is never known.
+            self._note("Warning", "BridgeError", f"group {group.number}: {type(error).__name__}: {error}")
+        self.leaving.pop(group.number, None)
+        self._tell()
+
+    async def _wait_for_leaving(self):
+        if self.leaving:
+            await asyncio.wait(list(self.leaving.values()))
+
+    def _is_hung(self, group):
+        limit_s = self.document["progressDeadlineMs"] / 1000
+        since = group.still_since()
+        return bool(limit_s and since and time.monotonic() > since + limit_s)
+
+    async def _end_hung(self, group):
+        """End a group that has not got on for too long. Who stopped a worker is not the program; else it is."""
+        runs = group.runs()
+        behind = min(run["steps"] for run in runs if run)
+        ranks = ", ".join(f"rank {run['rank']}" for run in runs if run and (run["stopped"] or run["steps"] == behind))
+        message = f"no step for {self.document['progressDeadlineMs'] / 1000:g} s; behind: {ranks}"
+        stopped = any(run and run["stopped"] for run in runs)
+        await self._kill_rest(group)
+        await self._take_checkpoint(group)
+        if stopped:
+            await self._bury(group, {"kind": "Hung", "message": f"{message}, which was stopped by a signal"})
+        else:
+            await self._bury(group, {"kind": "Failed", "rank": 0, "code": None, "signal": None, "tail": message})
 
     async def _conclude(self, group):
         """See a group out that ended by itself or lost a worker."""
@@ -357,7 +463,9 @@ class Bridge:
             # The others leave at once; rank 0 may still be saving.
             timeout_s = self.document["checkpoint"]["timeoutMs"] / 1000
             await self._until(lambda: 0 not in group.alive() or not group.leaving(), timeout_s)
-        await self._until(lambda: self._over(group), LEAVE_S if group.finished() else SETTLE_S)
+        # Of a failure the first cause is looked for; of a loss it is known.
+        if not group.lost_slots() and not any(exit and exit["signal"] == "SIGKILL" for exit in group.exits()):
+            await self._until(lambda: self._over(group), LEAVE_S if group.finished() else SETTLE_S)
         killed = group.alive()
         await self._kill_rest(group)
         outcome = group.judge(killed)
@@ -378,21 +486,31 @@ class Bridge:
         await group.forget()
 
     def _over(self, group):
-        return group.over(set(self.document["fencedNodes"]))
+        return group.over(self._dead_nodes())
+
+    def _dead_nodes(self):
+        return set(self.document["fencedNodes"])
 
     async def _close_slots(self, keep):
         leaving = [self.slots.pop(slot_id) for slot_id in list(self.slots) if slot_id not in keep]
-        await asyncio.gather(*(slot.close() for slot in leaving))
+        await asyncio.gather(*(self._close(slot) for slot in leaving))
+
+    async def _close(self, slot):
+        await slot.close()
+        if slot.state == "Closed":
+            self.heirloom.drop(slot.slot_id)
 
     def _trim(self):
         """Give back the slots that nobody wants, and forget old history."""
-        wanted = {slot.slot_id for group in (self.current, self.next) if group for slot in group.slots}
+        leaving = [self.groups[number] for number in self.leaving]
+        held = [group for group in (self.current, self.next, *leaving) if group]
+        wanted = {slot.slot_id for group in held for slot in group.slots}
         if self.current is None or self.next is not None:
             wanted |= set(self.document.get("slots", ()))
         leaving = [self.slots.pop(slot_id) for slot_id in list(self.slots) if slot_id not in wanted]
         for slot in leaving:
-            asyncio.ensure_future(slot.close())
-        kept = {*sorted(self.groups)[-KEEP_GROUPS:], *(group.number for group in (self.current, self.next) if group)}
+            asyncio.ensure_future(self._close(slot))
+        kept = {*sorted(self.groups)[-KEEP_GROUPS:], *(group.number for group in held)}
         for number in self.groups.keys() - kept:
             del self.groups[number]
         self.spools.keep(kept)
@@ -401,7 +519,7 @@ class Bridge:
     # --- Checkpoints and artifacts ---------------------------------------------------------------------------
 
     def _save_sometimes(self):
-        """Have the running group save when its interval is over, and take in what it saved."""
+        """Have the running group save when its interval is over or somebody wants it, and take in what it saved."""
         group = self.current
         run = group and group.rank0()
         if not run or self.packing.locked():
@@ -410,52 +528,68 @@ class Bridge:
             asyncio.ensure_future(self._take_checkpoint(group))
         interval_s = self.document["checkpoint"]["intervalMs"] / 1000
         since = max(group.save_asked_at, group.times["released"])
-        if interval_s and run["firstStepAt"] and time.monotonic() > since + interval_s:
+        due = interval_s and time.monotonic() > since + interval_s
+        wish = self.document["saveRequest"]
+        wished = wish is not None and (self.saving is None or self.saving["id"] != wish)
+        if run["firstStepAt"] and (due or wished):
             group.save_asked_at = time.monotonic()
+            if wished:
+                self.saving = {"id": wish, "after": (group.number, run["saves"]), "checkpoint": None}
             group.slots[0].actor.ask_save.remote(group.number)
 
     async def _take_checkpoint(self, group):
-        """Bring the newest save of a group to the head; say whether there was one to bring."""
+        """Bring the newest save of a group to the head, from whoever has it."""
         async with self.packing:
             run, slot = group.rank0(), group.slots[0]
-            if not run or run["saves"] <= group.packed or slot.state != "Ready":
-                return None
+            if not run or run["saves"] <= group.packed:
+                return
             number, group.packed = run["saves"], run["saves"]
             extra = {"number": number, "steps": run["saveSteps"], "saveMs": run["saveMs"]}
-            return await self._take(
-                group, CHECKPOINT, lambda: slot.actor.pack_checkpoint.remote(group.number, number), extra
-            )
+            openers = [(slot, lambda: slot.actor.open_checkpoint.remote(group.number, number))]
+            heirs = [other for other in (self.current, self.next) if other and other.restored]
+            for heir in heirs:
+                if (heir.restored["group"], heir.restored["number"]) == (group.number, number):
+                    openers += [
+                        (other, lambda other=other: other.actor.open_restored.remote(heir.number))
+                        for other in heir.slots
+                    ]
+            if await self._take(group, CHECKPOINT, openers, extra):
+                with contextlib.suppress(RayError):
+                    await slot.actor.taken.remote(group.number, number)
+            if self.saving and not self.saving["checkpoint"] and (group.number, number) > self.saving["after"]:
+                self.saving["checkpoint"] = {"group": group.number, "number": number}
+                self._tell()
 
     async def _take_artifacts(self, group):
         slot, patterns = group.slots[0], self.document["artifacts"]
         if patterns and slot.state == "Ready":
-            await self._take(
-                group, ARTIFACTS, lambda: slot.actor.pack_artifacts.remote(group.number, patterns), {"number": 0}
-            )
+            openers = [(slot, lambda: slot.actor.open_artifacts.remote(group.number, patterns))]
+            await self._take(group, ARTIFACTS, openers, {"number": 0})
 
-    async def _take(self, group, kind, pack, extra):
-        """Bring to the head what rank 0's slot packs; try again while the slot is there."""
-        slot = group.slots[0]
+    async def _take(self, group, kind, openers, extra):
+        """Bring to the head what a slot packs; try again while there is a slot that can. Say whether it came."""
+        failure = None
         for pause_s in TAKE_PAUSES_S:
-            try:
-                if (blob := await pack()) is None:
-                    return None
-                digest = blob["digest"]
-                if not await slot.fetch(digest, blob["size"], self.store.receiver(digest)):
-                    raise OSError("what arrived does not match its digest")
-            except (RayError, OSError) as error:
-                failure = error
+            for slot, opener in openers:
                 if slot.state != "Ready":
-                    break
-                await asyncio.sleep(pause_s)
-                continue
-            self.store.add({"kind": kind, "group": group.number, **blob, **extra, "at": time.monotonic()})
-            self._tell()
-            with contextlib.suppress(RayError):
-                await slot.actor.drop.remote(digest)
-            return blob
+                    continue
+                try:
+                    if (stream := await opener()) is None:
+                        continue
+                    sink = transfer.HeadSink(self.store.directory)
+                    if (what := await transfer.carry(slot, stream, [sink])) is None:
+                        raise OSError("what arrived does not match its digest")
+                except (RayError, OSError) as error:
+                    failure = error
+                    continue
+                self.store.add({"kind": kind, "group": group.number, **what, **extra, "at": time.monotonic()})
+                self._tell()
+                return True
+            if failure is None:
+                return False
+            await asyncio.sleep(pause_s)
         self._note("Warning", f"{kind}Lost", f"group {group.number}: {failure}")
-        return None
+        return False
 
 
 def died(group):

@@ -13,8 +13,10 @@ SIGTERM_EXIT = 143
 class Group:
     """`slots` are the reservations in rank order, made as `slot_specs` say, by id."""
 
-    def __init__(self, spec, slot_specs, changed):
+    def __init__(self, spec, slot_specs, changed, alone=None):
         self.spec, self.slot_specs, self.changed = spec, slot_specs, changed
+        # Why the bridge began it without being told, if it did.
+        self.alone = alone
         self.number = spec["number"]
         self.slots = []
         self.phase = "Reserving"
@@ -26,6 +28,7 @@ class Group:
         self.packed = 0
         self.save_asked_at = 0.0
         self.final_runs = None
+        self.unforked = None
 
     def mark(self, event):
         self.times[event] = time.monotonic()
@@ -53,6 +56,9 @@ class Group:
         """Whether its workers wait for their release. A program that is not ours to start begins at once."""
         return not self.spec["program"].get("command")
 
+    def uses_gpus(self):
+        return any(spec["resources"]["gpu"] for spec in self.slot_specs.values())
+
     def lost_slots(self):
         return [slot for slot in self.slots if slot.state in ("Lost", "Failed")]
 
@@ -62,6 +68,23 @@ class Group:
             slot.surely_gone(dead_nodes) or bool((run := slot.run(self.number)) and run["exit"])
             for slot in self.slots
         )
+
+    def cannot_train(self, dead_nodes):
+        """Whether no worker of this group can make another step: each has ended, or has saved and leaves.
+
+        A worker on a GPU must have ended: until then the next one has no memory there.
+        """
+        if self.uses_gpus():
+            return self.over(dead_nodes)
+        return all(
+            slot.surely_gone(dead_nodes) or bool((run := slot.run(self.number)) and (run["exit"] or run["leaving"]))
+            for slot in self.slots
+        )
+
+    def still_since(self):
+        """When it last got on, or None if it has not begun to train or is not training."""
+        times = [run["activeAt"] for run in self.runs() if run and run["activeAt"]]
+        return max(times) if times and self.phase == "Running" else None
 
     def ending(self):
         """Whether the group cannot go on: the master has ended, another rank failed, or a slot is gone."""
@@ -101,12 +124,15 @@ class Group:
             "args": program["args"],
             "env": {variable["name"]: variable["value"] for variable in self.spec["env"]},
             "sharePath": self.spec["sharePath"],
+            "fork": self.spec["fork"],
         }
         calls = [slot.actor.start.remote({**common, "rank": rank}) for rank, slot in enumerate(self.slots)]
-        refusals = [refusal for refusal in await asyncio.gather(*calls) if refusal]
+        answers = await asyncio.gather(*calls)
+        refusals = [answer["refusal"] for answer in answers if answer["refusal"]]
         if refusals:
             await self.forget()
             return refusals[0]
+        self.unforked = next((answer["unforked"] for answer in answers if answer["unforked"]), None)
         self.started = True
         self.phase = "Starting"
         self.mark("started")
@@ -131,6 +157,10 @@ class Group:
     def alive(self):
         """The ranks whose workers are not known to have ended."""
         return {rank for rank, exit in enumerate(self.exits()) if not exit}
+
+    def at_work(self):
+        """Those of them that are not known to leave either."""
+        return {rank for rank in self.alive() if not ((run := self.runs()[rank]) and run["leaving"])}
 
     def end(self, kind, **details):
         self.final_runs = self.runs()

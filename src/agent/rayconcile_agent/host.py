@@ -102,6 +102,15 @@ def resident_memory(pid):
         return 0
 
 
+def is_stopped(pid):
+    """Whether a process was stopped by a signal, and makes no progress until it is continued."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
+
+
 def set_oom_score(pid, score):
     """Tell the kernel how soon to kill a process when memory runs out (1000: first)."""
     try:

@@ -27,6 +27,7 @@ def describe(bridge):
         run = group.rank0() or {}
         return {
             "number": group.number,
+            "alone": group.alone,
             "phase": group.phase,
             "ranks": [describe_rank(rank, *pair) for rank, pair in enumerate(zip(group.slots, group.runs()))],
             "times": {event: age_ms(moment) for event, moment in group.times.items()},
@@ -42,6 +43,19 @@ def describe(bridge):
             "hintsNumber": run.get("hintsNumber", 0),
         }
 
+    def describe_notices():
+        """What each node's slots say of it, once."""
+        notices = {slot.node: slot.notice for slot in bridge.slots.values() if slot.notice}
+        return [
+            {
+                "node": node,
+                "kind": notice["kind"],
+                "action": notice["action"],
+                "deadlineMs": None if notice["deadline"] is None else max(0.0, (notice["deadline"] - now) * 1000),
+            }
+            for node, notice in notices.items()
+        ]
+
     return {
         "bridge": bridge.incarnation,
         "version": bridge.version,
@@ -53,6 +67,8 @@ def describe(bridge):
         ],
         "groups": [describe_group(group) for group in bridge.groups.values()],
         "blobs": [{**blob, "at": age_ms(blob["at"])} for blob in bridge.store.descriptions],
+        "notices": describe_notices(),
+        "saveRequest": bridge.saving and {"id": bridge.saving["id"], "checkpoint": bridge.saving["checkpoint"]},
         "notes": [{**note, "at": age_ms(note["at"])} for note in bridge.notes],
         "logs": bridge.spools.ends(),
     }

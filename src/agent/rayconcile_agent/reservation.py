@@ -16,9 +16,10 @@ from .slot import Slot
 
 POLL_S = 1.0
 LOG_BYTES = 512 << 10
-CHUNK_BYTES = 16 << 20
 # How often a slot is asked to forget a group before it is given up, and its workers with it.
 FORGET_TRIES = 5
+# A machine that will be taken away within this time is left at once.
+URGENT_S = 300.0
 # Beyond the lease, for the slot's clock and its watch interval, before its workers are taken for dead.
 LEASE_MARGIN_S = 2.0
 
@@ -31,14 +32,17 @@ def slot_name(job_uid, slot_id):
 class Reservation:
     """One slot. `changed` is called whenever there is something new to be seen in it."""
 
-    def __init__(self, job_uid, slot_id, spec, lease_s, spools, changed):
+    def __init__(self, job_uid, slot_id, spec, lease_s, metadata_endpoint, spools, changed):
         self.job_uid, self.slot_id, self.spec, self.lease_s = job_uid, slot_id, spec, lease_s
+        self.metadata_endpoint = metadata_endpoint
         self.spools, self.changed = spools, changed
         self.state, self.message, self.info = "Pending", None, None
         self.failure = "SlotFailed"
         # Whether Ray has said by itself that it died. What we had killed Ray calls dead before it is.
         self.confirmed = False
         self.runs = {}
+        # That its node will be taken away: the slot's report of it, and when it came.
+        self.notice = None
         self.last_contact = time.monotonic()
         # The slot's own clock, in the newest report.
         self.clock = 0.0
@@ -83,6 +87,8 @@ class Reservation:
                 ray.remote(Slot)
                 .options(
                     name=slot_name(self.job_uid, self.slot_id),
+                    # It outlives its bridge for the lease, so that the next one finds what its workers have saved.
+                    lifetime="detached",
                     num_cpus=resources["cpu"],
                     num_gpus=resources["gpu"],
                     memory=resources["memory"] or None,
@@ -92,7 +98,14 @@ class Reservation:
                     max_restarts=0,
                     max_concurrency=16,
                 )
-                .remote(self.job_uid, self.slot_id, resources["cpu"], "working_dir" in environment, self.lease_s)
+                .remote(
+                    self.job_uid,
+                    self.slot_id,
+                    resources["cpu"],
+                    "working_dir" in environment,
+                    self.lease_s,
+                    self.metadata_endpoint,
+                )
             )
             self.info = await self.actor.describe.remote()
             self.state = "Ready"
@@ -132,8 +145,13 @@ class Reservation:
 
     def _absorb(self, report):
         now = time.monotonic()
+        if notice := report["notice"]:
+            left_ms = notice.pop("deadlineMs")
+            self.notice = {**notice, "deadline": None if left_ms is None else now + left_ms / 1000}
+        else:
+            self.notice = None
         for run in report["runs"]:
-            for key in ("lastStep", "firstStep"):
+            for key in ("lastStep", "firstStep", "active"):
                 ago = run.pop(f"{key}AgoMs")
                 run[f"{key}At"] = None if ago is None else now - ago / 1000
             if run["exit"]:
@@ -174,34 +192,13 @@ class Reservation:
             return True
         return time.monotonic() > self.last_contact + self.lease_s + LEASE_MARGIN_S
 
-    async def send(self, path, digest):
-        """Bring a blob to the slot; say whether it arrived whole."""
-        if await self.actor.has.remote(digest):
-            return True
-        # Files are read and written beside the event loop: a disk may take longer than a lease lasts.
-        with open(path, "rb") as file:
-            offset, whole = 0, None
-            chunk = await asyncio.to_thread(file.read, CHUNK_BYTES)
-            while whole is None:
-                following = await asyncio.to_thread(file.read, CHUNK_BYTES)
-                whole = await self.actor.write.remote(digest, offset, chunk, not following)
-                offset, chunk = offset + len(chunk), following
-        return whole
-
-    async def fetch(self, digest, size, receiver):
-        """Bring a blob from the slot; say whether it arrived whole."""
-        offset = 0
-        try:
-            while offset < size:
-                chunk = await self.actor.read.remote(digest, offset, CHUNK_BYTES)
-                if not chunk:
-                    break
-                await asyncio.to_thread(receiver.write, chunk)
-                offset += len(chunk)
-            return await asyncio.to_thread(receiver.finish)
-        except BaseException:
-            receiver.abandon()
-            raise
+    def leaves_soon(self):
+        """Whether its node will be taken away so soon that nothing should be on it any more."""
+        if not self.notice:
+            return False
+        deadline = self.notice["deadline"]
+        soon = deadline is not None and deadline < time.monotonic() + URGENT_S
+        return soon or self.notice["kind"] == "SpotInterruption"
 
     async def close(self):
         """Give the reservation back. When this returns no worker of the slot lives, if that can be known."""

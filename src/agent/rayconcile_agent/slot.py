@@ -15,20 +15,25 @@ import os
 import queue
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import ray
 
-from . import blobs, host, worker
+from . import blobs, host, processes, worker
 from .logs import Ring
+from .metadata import PERIOD_S, MetadataService
 from .supervisor import Supervisor
 
 # What must stay free beside a prepared worker as large as the one that runs.
 HEADROOM_BYTES = 256 << 20
 TAIL_BYTES = 4096
-# How soon a finished save or a first step is noticed.
+# A blob is carried in pieces of this size.
+CHUNK_BYTES = 32 << 20
+# How soon a first step is noticed, and the end of the lease.
 WATCH_S = 0.1
 WORKER = os.path.abspath(worker.__file__)
 
@@ -44,10 +49,10 @@ class Run:
         self.restored = os.path.join(self.directory, "restored")
         self.process = self.exit = self.peers = None
         self.launched = self.forgotten = self.released = self.arrived = self.joined = False
-        self.packed = None
+        self.unforked = None
         self.hints, self.hints_number = None, 0
         self.log = Ring()
-        self.noticed = (0, 0)
+        self.noticed = (0, 0, 0)
         for directory in (self.saves, self.restored):
             os.makedirs(directory, exist_ok=True)
         control_path = os.path.join(self.directory, "control")
@@ -59,6 +64,25 @@ class Run:
 
     def alive(self):
         return self.process is not None and self.exit is None
+
+    def trains(self):
+        """Whether it may have made steps, and may make more."""
+        words = self.control.words
+        return self.alive() and bool(words[worker.FIRST_STEP_NS]) and not words[worker.LEAVING]
+
+    def save_path(self, number):
+        """Where a save of that number is, if it is whole: AdaptDL gives it this name last."""
+        path = os.path.join(self.saves, str(number), f"checkpoint-{self.group}")
+        return path if os.path.isdir(path) else None
+
+    def save(self):
+        """The newest save, as the bridge counts it."""
+        words = self.control.words
+        number = words[worker.SAVES]
+        if not number or not self.save_path(number):
+            return None
+        steps, save_ms = words[worker.SAVE_STEPS], words[worker.SAVE_NS] / 1e6
+        return {"group": self.group, "number": number, "steps": steps, "saveMs": save_ms}
 
     def report(self, now_ns):
         """What the bridge wants to know; times as ages, for clocks of two machines are never compared."""
@@ -73,16 +97,20 @@ class Run:
             "pid": self.process.pid if self.process else None,
             "arrived": self.arrived,
             "joined": self.joined,
+            "leaving": bool(words[worker.LEAVING]),
+            "stopped": self.alive() and host.is_stopped(self.process.pid),
             "exit": self.exit and {**self.exit, "at": None, "agoMs": now_ns / 1e6 - self.exit["at"] * 1e3},
             "steps": words[worker.STEPS],
             "lastStepAgoMs": age_ms(worker.LAST_STEP_NS),
             "firstStepAgoMs": age_ms(worker.FIRST_STEP_NS),
+            "activeAgoMs": age_ms(worker.ACTIVE_NS),
             "epoch": words[worker.EPOCH] - 1 if words[worker.EPOCH] else None,
             "progress": progress if math.isfinite(progress) else None,
             "batchSize": words[worker.BATCH] or None,
             "saves": words[worker.SAVES],
             "saveMs": words[worker.SAVE_NS] / 1e6,
             "saveSteps": words[worker.SAVE_STEPS],
+            "savePath": words[worker.SAVES] and self.save_path(words[worker.SAVES]) or None,
             "hints": self.hints,
             "hintsNumber": self.hints_number,
         }
@@ -91,7 +119,8 @@ class Run:
 class Slot:
     """The actor. Its methods are called by the bridge, several at a time."""
 
-    def __init__(self, job_uid, slot_id, cpus, has_package, lease_s):
+    def __init__(self, job_uid, slot_id, cpus, has_package, lease_s, metadata_endpoint):
+        processes.adopt_orphans()
         session = ray._private.worker._global_node.get_session_dir_path()
         self.home = os.path.join(session, "rayconcile", job_uid)
         self.directory = os.path.join(self.home, slot_id)
@@ -101,13 +130,19 @@ class Slot:
         self.gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
         self.cpus, self.has_package, self.lease_s = cpus, has_package, lease_s
         self.last_contact = time.monotonic()
-        self.runs, self.receivers = {}, {}
+        self.runs, self.receivers, self.streams = {}, {}, {}
+        self.fork_server = None
+        self.notice = None
         self.version = 0
         self.changed = threading.Condition()
         self.supervisor = Supervisor(self)
         # A worker is told to die with the thread that launched it: that thread must live as long as the slot.
         self.launches = queue.SimpleQueue()
-        for name, target in (("launcher", self._launch_forever), ("watcher", self._watch_forever)):
+        threads = {"launcher": self._launch_forever, "watcher": self._watch_forever}
+        if metadata_endpoint:
+            service = MetadataService(metadata_endpoint.replace("{address}", self.address))
+            threads["metadata"] = lambda: self._follow_metadata(service)
+        for name, target in threads.items():
             threading.Thread(target=target, daemon=True, name=name).start()
 
     # --- Called by the bridge --------------------------------------------------------------------------------
@@ -135,6 +170,7 @@ class Slot:
                 "version": self.version,
                 "clock": time.monotonic(),
                 "runs": [run.report(now_ns) for run in self.runs.values()],
+                "notice": self.notice and self.notice.report(),
                 "logs": {group: run.log.read(log_offsets.get(group, 0), log_bytes) for group, run in self.runs.items()},
                 "logEnds": {group: run.log.end for group, run in self.runs.items()},
             }
@@ -145,23 +181,37 @@ class Slot:
     def start(self, request):
         """Start a worker, which will wait for its release before it loads or trains.
 
-        Returns why not, if the node has no memory for one more beside that which runs here.
+        Returns why not, if the node has no memory for one more beside that which runs here (`refusal`), and why
+        it was not forked, if it should have been (`unforked`).
         """
         group = request["group"]
         with self.changed:
-            if group in self.runs:
-                return None
-            if refusal := self._lack_of_memory():
-                return refusal
-            run = self.runs[group] = Run(self.directory, group, request["rank"])
-            self.launches.put((run, request))
+            if group not in self.runs:
+                if refusal := self._lack_of_memory():
+                    return {"refusal": refusal, "unforked": None}
+                run = self.runs[group] = Run(self.directory, group, request["rank"])
+                self.launches.put((run, request))
+            run = self.runs[group]
             self.changed.wait_for(lambda: run.launched)
-        return None
+        return {"refusal": None, "unforked": run.unforked}
 
     def restore(self, group, digest):
-        """Put a checkpoint where the group's worker will look for it."""
-        blobs.unpack(os.path.join(self.blobs, digest), self.runs[group].restored)
-        self.drop(digest)
+        """Put a checkpoint that was received where the group's worker will look for it."""
+        path = os.path.join(self.blobs, digest)
+        blobs.unpack(path, self.runs[group].restored)
+        os.unlink(path)
+
+    def link(self, group, path):
+        """Do the same with a save that is on this very disk, without moving it; say whether it is."""
+        if not os.path.isdir(path):
+            return False
+        target = os.path.join(self.runs[group].restored, os.path.basename(path))
+        try:
+            shutil.copytree(path, target, copy_function=os.link)
+        except (OSError, shutil.Error):  # It may be of another file system, or be gone.
+            shutil.rmtree(target, ignore_errors=True)
+            return False
+        return True
 
     def release(self, group, peers):
         """Let a worker load its checkpoint, meet its peers and train."""
@@ -183,24 +233,19 @@ class Slot:
         words = self.runs[group].control.words
         words[worker.SAVE_ASKED] = words[worker.SAVES] + 1
 
-    def pack_checkpoint(self, group, number):
-        """Pack a save of rank 0, or return None if there is no complete one of that number."""
-        run = self.runs[group]
-        if run.packed and run.packed["number"] == number and self.has(run.packed["digest"]):
-            return run.packed
-        name = f"checkpoint-{group}"
-        path = os.path.join(run.saves, str(number), name)
-        if not os.path.isdir(path):
-            return None
-        digest, size, names = blobs.pack([(path, name)], self.blobs)
-        for other in os.listdir(run.saves):
-            if int(other) <= number:
-                shutil.rmtree(os.path.join(run.saves, other), ignore_errors=True)
-        run.packed = {"number": number, "digest": digest, "size": size, "files": len(names)} if names else None
-        return run.packed
+    def open_checkpoint(self, group, number):
+        """Begin to pack a save of rank 0; return the stream's name, or None if there is no whole one of that number."""
+        path = self.runs[group].save_path(number) if group in self.runs else None
+        return path and self._open([(path, os.path.basename(path))])
 
-    def pack_artifacts(self, group, patterns):
-        """Pack what the worker left of the job's artifacts, or return None if there is nothing."""
+    def open_restored(self, group):
+        """Begin to pack the checkpoint that a group was given, which others may have lost."""
+        directory = self.runs[group].restored if group in self.runs else None
+        names = directory and os.listdir(directory)
+        return self._open([(os.path.join(directory, name), name) for name in sorted(names)]) if names else None
+
+    def open_artifacts(self, group, patterns):
+        """Begin to pack what the worker left of the job's artifacts; return None if there is nothing."""
         cwd = self.runs[group].cwd
         inside = os.path.realpath(cwd) + os.sep
         names = sorted(
@@ -214,34 +259,65 @@ class Slot:
         # What stands in a directory that is packed comes with it.
         packed = {name for name in names if is_directory(os.path.join(cwd, name))}
         names = [name for name in names if packed.isdisjoint(ancestors(name))]
-        if not names:
-            return None
-        digest, size, files = blobs.pack([(os.path.join(cwd, name), name) for name in names], self.blobs)
-        return {"digest": digest, "size": size, "files": len(files)}
+        return self._open([(os.path.join(cwd, name), name) for name in names]) if names else None
 
-    def read(self, digest, offset, size):
-        """A chunk of a blob."""
-        with open(os.path.join(self.blobs, digest), "rb") as file:
-            file.seek(offset)
-            return file.read(size)
+    def _open(self, sources):
+        name = uuid.uuid4().hex
+        self.streams[name] = blobs.Packing(sources, CHUNK_BYTES)
+        return name
 
-    def has(self, digest):
-        return os.path.exists(os.path.join(self.blobs, digest))
+    def next_chunk(self, stream):
+        """The next piece of a stream, and what the whole was if that was the last."""
+        chunk, end = self.streams[stream].next()
+        if end:
+            del self.streams[stream]
+        return chunk, end
 
-    def write(self, digest, offset, chunk, last):
-        """Receive a blob chunk by chunk, from offset 0 on. At the last, say whether it is what it should be."""
-        if offset == 0:
-            if unfinished := self.receivers.pop(digest, None):
-                unfinished.abandon()
-            self.receivers[digest] = blobs.Receiver(self.blobs, digest)
-        self.receivers[digest].write(chunk)
-        return self.receivers.pop(digest).finish() if last else None
+    def close_stream(self, stream):
+        """Give a stream up."""
+        if packing := self.streams.pop(stream, None):
+            packing.abandon()
 
-    def drop(self, digest):
-        """Remove a blob."""
-        path = os.path.join(self.blobs, digest)
-        if os.path.exists(path):
-            os.unlink(path)
+    def receive(self, name, chunk):
+        """Take the next piece of a blob that comes from elsewhere."""
+        if name not in self.receivers:
+            self.receivers[name] = blobs.Receiver(self.blobs, durable=False)
+        self.receivers[name].write(chunk)
+
+    def received(self, name, digest):
+        """Note that all of a blob has come; say whether it is what it should be."""
+        return self.receivers.pop(name).finish(digest)
+
+    def give_up(self, name):
+        """Forget what was received of a blob."""
+        if receiver := self.receivers.pop(name, None):
+            receiver.abandon()
+
+    def taken(self, group, number):
+        """Note that the head has a save. It is kept here too, until there is a newer one that the head has."""
+        run = self.runs.get(group)
+        for other in os.listdir(run.saves) if run else ():
+            if int(other) < number:
+                shutil.rmtree(os.path.join(run.saves, other), ignore_errors=True)
+
+    def retire(self, timeout_s):
+        """Have every worker save and end, for another bridge has come; return the newest save of each."""
+        deadline = time.monotonic() + timeout_s
+        for run in list(self.runs.values()):
+            # What has not trained has nothing to save, and might never notice the signal.
+            if run.trains():
+                run.process.send_signal(signal.SIGTERM)
+            elif run.alive() and not run.control.words[worker.LEAVING]:
+                host.kill_group(run.process.pid)
+        with self.changed:
+            self.changed.wait_for(
+                lambda: not any(run.trains() for run in self.runs.values()), max(0.0, deadline - time.monotonic())
+            )
+        for run in list(self.runs.values()):
+            if run.alive():
+                host.kill_group(run.process.pid)
+        self.last_contact = time.monotonic()
+        return [save for run in self.runs.values() if (save := run.save())]
 
     def forget(self, group):
         """Remove what is left of a group here, killing its worker if it lives."""
@@ -263,6 +339,9 @@ class Slot:
         """Kill every worker and leave nothing on the node."""
         for group in list(self.runs):
             self.forget(group)
+        self.launches.put(None)
+        for stream in list(self.streams):
+            self.close_stream(stream)
         self._remove_directory()
 
     # --- Called by the supervisor ----------------------------------------------------------------------------
@@ -274,6 +353,12 @@ class Slot:
                 run.arrived = True
                 self._tell()
             return self.changed.wait_for(lambda: run.released, timeout_s)
+
+    def look_at(self, run):
+        """Note what a worker says that it has done: it is in its control page."""
+        with self.changed:
+            run.noticed = seen_of(run)
+            self._tell()
 
     def note_joined(self, run):
         with self.changed:
@@ -309,8 +394,9 @@ class Slot:
         return None
 
     def _launch_forever(self):
-        while True:
-            run, request = self.launches.get()
+        """Start workers, one after the other, in the thread on whose life theirs depend."""
+        while item := self.launches.get():
+            run, request = item
             try:
                 if not run.forgotten:
                     self._launch(run, request)
@@ -323,6 +409,8 @@ class Slot:
             with self.changed:
                 run.launched = True
                 self.changed.notify_all()
+        if self.fork_server:
+            self.fork_server.stop()
 
     def _launch(self, run, request):
         """Start the bootstrap. The working directory is a copy, so that nobody writes into another's."""
@@ -331,36 +419,37 @@ class Slot:
         os.makedirs(run.cwd, exist_ok=True)
         share = request["sharePath"] or os.path.join(self.home, "share")
         os.makedirs(share, exist_ok=True)
-        url = self.supervisor.admit(run)
+        supervisor = self.supervisor.admit(run)
         config = {
-            "parent": os.getpid(),
             "cwd": run.cwd,
             "control": run.control_path,
             "saves": run.saves,
-            "releaseUrl": url + "/release",
+            "supervisor": supervisor,
             "rank": run.rank,
             **{key: request[key] for key in ("entrypoint", "command", "args")},
         }
         config_path = os.path.join(run.directory, "config.json")
         with open(config_path, "w", encoding="utf-8") as file:
             json.dump(config, file)
-        environment = {**host.worker_environment(self.address, self.cpus, self.gpus, run.cwd), **request["env"]}
-        environment.update(
-            **host.without_proxy(environment),
-            ADAPTDL_JOB_ID=request["job"],
-            ADAPTDL_REPLICA_RANK=str(run.rank),
-            ADAPTDL_NUM_REPLICAS=str(request["replicas"]),
-            ADAPTDL_NUM_NODES=str(request["nodes"]),
-            ADAPTDL_NUM_RESTARTS=str(run.group),
-            ADAPTDL_MASTER_PORT=str(request["masterPort"]),
-            ADAPTDL_SUPERVISOR_URL=url,
-            ADAPTDL_CHECKPOINT_PATH=run.restored,
-            ADAPTDL_SHARE_PATH=share,
-            ADAPTDL_SCHED_VERSION="0.2.11",
-        )
+        variables = {
+            "ADAPTDL_JOB_ID": request["job"],
+            "ADAPTDL_REPLICA_RANK": str(run.rank),
+            "ADAPTDL_NUM_REPLICAS": str(request["replicas"]),
+            "ADAPTDL_NUM_NODES": str(request["nodes"]),
+            "ADAPTDL_NUM_RESTARTS": str(run.group),
+            "ADAPTDL_MASTER_PORT": str(request["masterPort"]),
+            "ADAPTDL_SUPERVISOR_URL": "http://{}:{}/{}".format(*supervisor),
+            "ADAPTDL_CHECKPOINT_PATH": run.restored,
+            "ADAPTDL_SHARE_PATH": share,
+            "ADAPTDL_SCHED_VERSION": "0.2.11",
+        }
         reader, writer = os.pipe()
         try:
-            run.process = host.launch([sys.executable, WORKER, config_path], environment, writer)
+            run.process = self._forked(run, request, config_path, variables, writer)
+            if run.process is None:
+                command = [sys.executable, WORKER, config_path, str(os.getpid())]
+                environment = {**self._environment(run.cwd, request["env"]), **variables}
+                run.process = host.launch(command, environment, writer)
         except OSError:
             os.close(reader)
             raise
@@ -370,6 +459,45 @@ class Slot:
             host.set_oom_score(run.process.pid, 1000)
         guard = host.guard(run.process.pid)
         threading.Thread(target=self._follow, args=(run, reader, guard), daemon=True, name="follower").start()
+
+    def _environment(self, directory, env):
+        """What a worker's interpreter is started with, if its working directory is that one."""
+        environment = {**host.worker_environment(self.address, self.cpus, self.gpus, directory), **env}
+        return {**environment, **host.without_proxy(environment)}
+
+    def _forked(self, run, request, config_path, variables, output):
+        """A worker forked from the slot's fork server, or None where one is not wanted or cannot be had."""
+        if not request["fork"] or request["command"]:
+            return None
+        here = os.getcwd() if self.has_package else run.cwd
+        environment = self._environment(here, request["env"])
+        script_directory = os.path.dirname(os.path.join(here, request["entrypoint"]))
+        moved = {here: run.cwd}
+        variables = {**variables, "PYTHONPATH": self._environment(run.cwd, request["env"])["PYTHONPATH"]}
+        # One that has died, or was killed while it was asked, is started again, once.
+        for _ in range(2):
+            try:
+                return self._server(environment, here, script_directory).fork(config_path, variables, moved, output)
+            except processes.Unforkable as error:
+                run.unforked = str(error)
+                return None
+            except (OSError, subprocess.SubprocessError, ValueError) as error:
+                run.unforked = f"the fork server does not answer: {error}"
+                self._stop_server()
+        return None
+
+    def _server(self, environment, directory, script_directory):
+        server = self.fork_server
+        if server and (server.environment != environment or not server.refusal and not server.lives()):
+            self._stop_server()
+        if self.fork_server is None:
+            self.fork_server = processes.ForkServer(environment, directory, script_directory)
+        return self.fork_server
+
+    def _stop_server(self):
+        if self.fork_server:
+            self.fork_server.stop()
+            self.fork_server = None
 
     def _follow(self, run, reader, guard):
         """Take in a worker's output until it ends; then note how it ended."""
@@ -382,6 +510,7 @@ class Slot:
         guard.communicate()
         copier.join(timeout=5)
         self._note_exit(run, code)
+        processes.reap_orphans(run.process.pid)
 
     def _copy(self, run, reader):
         with open(reader, "rb", buffering=0) as pipe:
@@ -406,9 +535,7 @@ class Slot:
             time.sleep(WATCH_S)
             with self.changed:
                 for run in self.runs.values():
-                    words = run.control.words
-                    seen = (words[worker.SAVES], words[worker.FIRST_STEP_NS])
-                    if seen != run.noticed:
+                    if (seen := seen_of(run)) != run.noticed:
                         run.noticed = seen
                         self._tell()
             if time.monotonic() - self.last_contact > self.lease_s:
@@ -416,9 +543,29 @@ class Slot:
                     for run in list(self.runs.values()):
                         if run.alive():
                             host.kill_group(run.process.pid)
+                    self._stop_server()
                     self._remove_directory()
                 finally:
                     os._exit(1)
+
+    def _follow_metadata(self, service):
+        """Ask the machine's metadata service, now and then, whether the machine will be taken away."""
+        while True:
+            try:
+                notice = service.look()
+                with self.changed:
+                    if (notice or self.notice) and not (notice and notice.same(self.notice)):
+                        self.notice = notice
+                        self._tell()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                pass  # Out of order for now: what is known stays known.
+            time.sleep(PERIOD_S)
+
+
+def seen_of(run):
+    """What a worker has done, as far as the bridge should hear of it at once."""
+    words = run.control.words
+    return words[worker.SAVES], words[worker.FIRST_STEP_NS], words[worker.LEAVING]
 
 
 def is_directory(path):

@@ -1,11 +1,14 @@
 """Blobs on the head's disk: checkpoints and artifacts, until the controller has them, and to start groups from.
 
 A checkpoint's place in history is `(group, number)`: the group that saved it and its how-many-eth save.
+
+What is known of a blob stands beside it, so that the next bridge finds it.
 """
 
+import contextlib
+import json
 import os
-
-from . import blobs
+import time
 
 CHECKPOINT, ARTIFACTS = "Checkpoint", "Artifacts"
 # Artifacts are fetched at once by a controller that is there; for one that is not, the newest are kept.
@@ -19,18 +22,29 @@ class BlobStore:
         self.directory = directory
         self.descriptions = []
         os.makedirs(directory, exist_ok=True)
+        for name in os.listdir(directory):
+            if name.endswith(".json"):
+                self._find(os.path.join(directory, name))
+        self.descriptions.sort(key=place)
 
     def path(self, digest):
         return os.path.join(self.directory, digest)
-
-    def receiver(self, digest):
-        return blobs.Receiver(self.directory, digest)
 
     def add(self, description):
         """Count a blob whose file is there; adding it again changes nothing."""
         if not any(place(other) == place(description) for other in self.descriptions):
             self.descriptions.append(description)
             self.descriptions.sort(key=place)
+            temporary = self._beside(description) + ".new"
+            with open(temporary, "w", encoding="utf-8") as file:
+                # A bridge of another life of the machine counts by another clock.
+                json.dump({**description, "at": time.time() - (time.monotonic() - description["at"])}, file)
+            os.rename(temporary, self._beside(description))
+
+    def newest(self):
+        """The place of the newest checkpoint in the job's history, or None."""
+        found = self.newest_first()
+        return (found[0]["group"], found[0]["number"]) if found else None
 
     def newest_first(self):
         """The checkpoints, the newest first."""
@@ -44,9 +58,25 @@ class BlobStore:
 
     def remove(self, blob):
         self.descriptions.remove(blob)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._beside(blob))
         if not any(other["digest"] == blob["digest"] for other in self.descriptions):
             if os.path.exists(self.path(blob["digest"])):
                 os.unlink(self.path(blob["digest"]))
+
+    def _beside(self, blob):
+        return os.path.join(self.directory, "{}-{}-{}.json".format(*place(blob)))
+
+    def _find(self, path):
+        """Count a blob that an earlier bridge has left, if all of it is there."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                description = json.load(file)
+            if os.path.getsize(self.path(description["digest"])) == description["size"]:
+                age_s = max(0.0, time.time() - description["at"])
+                self.descriptions.append({**description, "at": time.monotonic() - age_s})
+        except (OSError, ValueError, KeyError):
+            pass  # It was being written, or removed, when the bridge died.
 
 
 def place(blob):

@@ -2,7 +2,8 @@
 
 `GET .../discover/{namespace}/{name}/{group}` names the peers in rank order; until the group is released the
 request is held and then answered 408, which makes AdaptDL ask again: any other error would end the worker.
-`PUT .../hints/{namespace}/{name}` reports scalability hints. `GET .../release` is the bootstrap's own.
+`PUT .../hints/{namespace}/{name}` reports scalability hints. `GET .../release`, `POST .../saved` and `POST
+.../left` are the bootstrap's own.
 The path begins with a secret that only the worker was given.
 """
 
@@ -30,10 +31,10 @@ class Supervisor:
         threading.Thread(target=self.server.serve_forever, daemon=True, name="supervisor").start()
 
     def admit(self, run):
-        """The URL at which a run's worker, and nobody else, finds this supervisor."""
+        """Where a run's worker, and nobody else, finds this supervisor: host, port and the path's beginning."""
         secret = secrets.token_urlsafe(24)
         self.secrets[secret] = run
-        return f"http://127.0.0.1:{self.server.server_port}/{secret}"
+        return "127.0.0.1", self.server.server_port, secret
 
     def dismiss(self, run):
         self.secrets = {secret: other for secret, other in self.secrets.items() if other is not run}
@@ -58,6 +59,13 @@ class SupervisorHandler(BaseHTTPRequestHandler):
             self.answer(200 if released else 408, run.peers if released else None)
         else:
             self.answer(404)
+
+    def do_POST(self):
+        run, words = self.recognise()
+        known = run is not None and words in (["saved"], ["left"])
+        if known:
+            self.supervisor.slot.look_at(run)
+        self.answer(200 if known else 404)
 
     def do_PUT(self):
         run, words = self.recognise()

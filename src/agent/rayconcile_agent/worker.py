@@ -1,13 +1,15 @@
 """The worker bootstrap: the process that becomes one replica of the user's program.
 
-A slot runs `python worker.py CONFIG.json`. This file ties the process's life to the slot's, mends what
-AdaptDL 0.2.11 needs on today's packages, and then runs the user's script as `__main__` (or replaces itself
-with the user's command). The script is not changed and does not notice; nothing here is imported by it.
+A slot runs `python worker.py CONFIG.json`, or has a fork server (`forkserver.py`) become it. This file ties the
+process's life to the slot's, mends what AdaptDL 0.2.11 needs on today's packages, and then runs the user's script
+as `__main__` (or replaces itself with the user's command). The script is not changed and does not notice; nothing
+here is imported by it.
 
 Only the standard library is used, and neither torch nor adaptdl is imported before the script does it:
 the mends are applied by import hooks, so a script that uses neither pays nothing.
 """
 
+import atexit
 import builtins
 import ctypes
 import importlib.abc
@@ -18,6 +20,7 @@ import mmap
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import types
@@ -25,6 +28,8 @@ import types
 # Words of the control page, a memory-mapped file shared with the slot: eight bytes each, written whole, so
 # that neither side ever reads half a value. Both sides know them by these indices (see `slot.py`).
 STEPS, LAST_STEP_NS, FIRST_STEP_NS, EPOCH, PROGRESS, BATCH, SAVE_ASKED, SAVES, SAVE_NS, SAVE_STEPS = range(10)
+# When it last did anything that counts as getting on, and whether it leaves: it has saved, and trains no more.
+ACTIVE_NS, LEAVING = 10, 11
 CONTROL_BYTES = 4096
 
 # What `get_exit_flag` answers when a checkpoint is wanted and training shall go on. AdaptDL combines the
@@ -32,6 +37,8 @@ CONTROL_BYTES = 4096
 SAVE_ONLY = 2
 
 PR_SET_PDEATHSIG = 1
+# What AdaptDL's programs end with when they were told to (128 + SIGTERM).
+SIGTERM_EXIT = 143
 
 
 class Control:
@@ -53,6 +60,9 @@ class Control:
         self.words[LAST_STEP_NS] = now
         self.words[STEPS] += 1
 
+    def active(self):
+        self.words[ACTIVE_NS] = time.monotonic_ns()
+
     def save_wanted(self):
         return self.words[SAVE_ASKED] > self.words[SAVES]
 
@@ -70,24 +80,44 @@ class Worker:
         self.rank = config["rank"]
         self.saves = config["saves"]
         self.control = Control(config["control"])
-        self.release_url = config["releaseUrl"]
+        self.supervisor = config["supervisor"]
+        self.released = False
 
     def wait_for_release(self):
         """Block until the slot says that this group may load its checkpoint and train."""
-        if self.release_url is None:  # It has said so before.
-            return
-        import urllib.request
-
-        # No proxy: the supervisor is on this machine, whatever the user's environment says.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while True:
+        while not self.released:
             try:
-                with opener.open(self.release_url) as response:
-                    if response.status == 200:
-                        break
+                self.released = self.ask("GET", "release") == 200
             except OSError:
                 time.sleep(0.2)
-        self.release_url = None
+
+    def tell(self, what):
+        """Tell the slot something that it would otherwise notice a little later."""
+        try:
+            self.ask("POST", what)
+        except OSError:
+            pass
+
+    def ask(self, method, what):
+        """Ask the supervisor, without a proxy, for it is on this machine; return the status of its answer."""
+        import http.client
+
+        host, port, secret = self.supervisor
+        connection = http.client.HTTPConnection(host, port)
+        try:
+            connection.request(method, f"/{secret}/{what}")
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def leaving(self):
+        return bool(self.control.words[LEAVING])
+
+    def leave(self, code):
+        """End the program, which has saved. From here on it cannot train, whatever its script does with this."""
+        self.control.words[LEAVING] = 1
+        self.tell("left")
+        raise SystemExit(code)
 
 
 # --- Mends for AdaptDL, applied when the module of that name has been imported -----------------------------
@@ -155,6 +185,8 @@ def mend_checkpoint(module, worker):
             else:
                 os.environ["ADAPTDL_CHECKPOINT_PATH"] = restored_from
         worker.control.saved(started)
+        if worker.rank == 0:
+            worker.tell("saved")
         return result
 
     module.load_state = load_when_released
@@ -170,8 +202,11 @@ def mend_data(module, worker):
 
     @module.contextmanager
     def counted(self, commit):
+        if worker.leaving():
+            os._exit(SIGTERM_EXIT)
         with profile(self, commit):
             yield
+        worker.control.active()
         if self.training:
             epoch = current_epoch()
             worker.control.step_done(0 if epoch is None else epoch + 1, metrics.get_progress(), self.current_batch_size)
@@ -185,14 +220,35 @@ def mend_data(module, worker):
     def leave(code):
         agreed = getattr(helper._current.future_exit, "_result", True) if helper._current else True
         if agreed != SAVE_ONLY:
-            raise SystemExit(code)
+            worker.leave(code)
 
     helper.profile = counted
     module.get_exit_flag = exit_or_save
     module.exit = leave
 
 
+def mend_cuda(module, worker):
+    """Hold the first use of a GPU until the group before has given its memory back.
+
+    All of torch asks this function first, its C++ part too (`torch/csrc/utils/device_lazy_init.cpp`). A fork server
+    has no worker yet: each process that is forked from it is mended when it becomes one.
+    """
+    if worker is None:
+        return
+    lazy_init = module._lazy_init
+
+    def init_when_released():
+        worker.wait_for_release()
+        return lazy_init()
+
+    for name, other in list(sys.modules.items()):
+        if name.startswith("torch.") and getattr(other, "_lazy_init", None) is lazy_init:
+            other._lazy_init = init_when_released
+    module._lazy_init = init_when_released
+
+
 MENDS = {
+    "torch.cuda": mend_cuda,
     "semver": mend_semver,
     "adaptdl.goodput": mend_goodput,
     "adaptdl.reducer": mend_reducer,
@@ -258,7 +314,14 @@ class PkgResources(importlib.abc.Loader):
 
 
 def die_with_parent(parent):
-    """Have the kernel kill this process when the slot's launching thread is gone."""
+    """Have the kernel kill this process when the slot is gone.
+
+    A forked worker is the slot's only when the process between them has ended, which it does at once.
+    """
+    while (now := os.getppid()) != parent:
+        if not os.path.exists(f"/proc/{parent}") or now == 1:
+            os._exit(1)
+        time.sleep(0.001)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)  # It died before the request was made.
@@ -266,7 +329,8 @@ def die_with_parent(parent):
 
 def show_user_frames(kind, error, trace):
     """Print a traceback that begins in the user's script."""
-    while trace and trace.tb_frame.f_code.co_filename == __file__:
+    ours = os.path.dirname(os.path.abspath(__file__))
+    while trace and os.path.dirname(os.path.abspath(trace.tb_frame.f_code.co_filename)) == ours:
         trace = trace.tb_next
     traceback.print_exception(kind, error, trace)
 
@@ -284,10 +348,22 @@ def run_script(path, args):
     exec(code, main.__dict__)
 
 
-def start():
-    with open(sys.argv[1], encoding="utf-8") as file:
+def leave_quickly(code):
+    """End as the interpreter does, but for taking down every module, which takes torch's seconds."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+    os._exit(code)
+
+
+def become(path):
+    """Run the program that the configuration at a path describes."""
+    with open(path, encoding="utf-8") as file:
         config = json.load(file)
-    die_with_parent(config["parent"])
     os.chdir(config["cwd"])
     if config["command"]:
         command = config["command"]
@@ -296,9 +372,18 @@ def start():
         except OSError as error:
             print(f"cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
             sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
-    sys.meta_path.insert(0, Mender(Worker(config)))
-    run_script(config["entrypoint"], config["args"])
+    worker = Worker(config)
+    sys.meta_path.insert(0, Mender(worker))
+    for name in [name for name in MENDS if name in sys.modules]:
+        MENDS[name](sys.modules[name], worker)
+    try:
+        run_script(config["entrypoint"], config["args"])
+    except SystemExit as ending:
+        if worker.leaving():
+            leave_quickly(ending.code)
+        raise
 
 
 if __name__ == "__main__":
-    start()
+    die_with_parent(int(sys.argv[2]))
+    become(sys.argv[1])

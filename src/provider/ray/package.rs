@@ -14,19 +14,25 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 13] = files![
+const FILES: [(&str, &str); 19] = files![
     "__init__.py",
     "agent.py",
+    "alone.py",
     "blobs.py",
     "bridge.py",
+    "forkserver.py",
     "group.py",
+    "heirloom.py",
     "host.py",
     "logs.py",
+    "metadata.py",
+    "processes.py",
     "report.py",
     "reservation.py",
     "slot.py",
     "store.py",
     "supervisor.py",
+    "transfer.py",
     "worker.py",
 ];
 
