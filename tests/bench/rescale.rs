@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use rayconcile::api::units::Bytes;
 use serde_json::{Value, json};
 
 use common::{job, keep, largest, median, number, seconds, state_program, words};
@@ -114,7 +115,7 @@ fn measure(world: &World, model: &str, variant: &str) -> Vec<Run> {
             let job = world.wait_job("bench", "it has been rescaled, and all is quiet", |job| {
                 settled(job, u64::from(replicas), group)
             });
-            run.state_bytes = job["status"]["checkpoint"]["size"].as_u64().unwrap_or(run.state_bytes);
+            run.state_bytes = size(&job["status"]["checkpoint"]["size"]);
             if repetition > 0 {
                 run.take(&job);
             }
@@ -133,6 +134,11 @@ fn settled(job: &Value, wanted: u64, group: u64) -> bool {
         conditions.into_iter().flatten().any(|one| one["type"] == "Converged" && one["status"] == "True");
     let kept = group == 0 || job["status"]["checkpoint"]["id"]["group"] == group - 1;
     phase(job) == "Running" && replicas(job) == wanted && last["number"] == group && told && converged && kept
+}
+
+/// A size as manifests write it.
+fn size(value: &Value) -> u64 {
+    serde_json::from_value::<Bytes>(value.clone()).map_or(0, |bytes| bytes.0)
 }
 
 /// A group of a job's history, counted from the newest.

@@ -39,8 +39,7 @@ class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Linear(8, 1)
-        kept = torch.full((int(options.megabytes * 250_000),), 0.5)
-        self.kept = torch.nn.Parameter(kept, requires_grad=False)
+        self.register_buffer("kept", torch.full((int(options.megabytes * 250_000),), 0.5))
 
     def forward(self, batch):
         return self.layer(batch)
@@ -52,7 +51,7 @@ adaptdl.torch.init_process_group("gloo")
 loader = adaptdl.torch.AdaptiveDataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size=16)
 model = Model()
 optimizer = torch.optim.SGD(model.layer.parameters(), lr=0.001)
-model = adaptdl.torch.AdaptiveDataParallel(model, optimizer)
+model = adaptdl.torch.AdaptiveDataParallel(model, optimizer, broadcast_buffers=False)
 made = Made("made")
 adaptdl.checkpoint.load_state(made)
 who = f"group={adaptdl.env.num_restarts()} replicas={adaptdl.env.num_replicas()}"
