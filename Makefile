@@ -14,7 +14,7 @@ RAYCONCILE := target/debug/rayconcile
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build python ## Run a real elastic job on a local Ray cluster, from one worker to two, to success
@@ -22,12 +22,24 @@ demo: build python ## Run a real elastic job on a local Ray cluster, from one wo
 
 .PHONY: test
 test: python ## Run all tests, with real Ray, torch and AdaptDL
-	cargo test --all-targets -- --test-threads=2
+	cargo test --lib --bins --test it --test live -- --test-threads=2
 
 .PHONY: check
 check: ## The quick loop: does it compile, and do the tests pass that need no Ray
 	cargo clippy --all-targets -- -D warnings
 	cargo test --lib --test it
+
+.PHONY: bench-rescale
+bench-rescale: python ## Measure how long a job stands still when it is rescaled (MODELS=, VARIANTS=, REPETITIONS=)
+	cargo bench --profile dev --bench rescale
+
+.PHONY: bench-recovery
+bench-recovery: python ## Measure how soon a job goes on after a failure (EVENTS=, REPETITIONS=)
+	cargo bench --profile dev --bench recovery
+
+.PHONY: chaos
+chaos: python ## Throw random faults at two jobs, and see that nothing is lost (SEED=, MINUTES=, FAULTS=)
+	cargo bench --profile dev --bench chaos
 
 .PHONY: lint
 lint: ## Formatting and lints, as CI wants them

@@ -5,14 +5,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod chaos;
 mod crashes;
 mod elastic;
 mod enclosed;
+#[path = "../chaos/faults.rs"]
+mod faults;
 mod gitops;
 mod goodput;
 mod life;
+#[allow(dead_code)]
+mod metadata;
 mod places;
 mod python;
+#[path = "../chaos/storm.rs"]
+mod storm;
 mod support;
 mod trouble;
 mod walk;

@@ -221,18 +221,17 @@ impl World {
 
     /// Waits until something can be had.
     pub(crate) fn wait<T>(&self, what: &str, probe: impl Fn() -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = probe() {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "waited too long until {what}\n{}", self.state());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        within(PATIENCE, probe).unwrap_or_else(|| panic!("waited too long until {what}\n{}", self.state()))
+    }
+
+    /// The processes of this world's nodes, and all that was started on them: process id and command.
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        let started = in_sessions_of(&self.launches());
+        started.into_iter().map(|(pid, _)| (pid, command_of(pid))).collect()
     }
 
     /// Everything that helps to understand what went wrong.
-    fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         let status = self.run(&["status"]).1;
         let events = self.run(&["events", "-A"]).1;
         format!("--- status\n{status}\n--- events\n{events}\n{}", self.log_tail())
@@ -321,11 +320,18 @@ impl Drop for World {
     }
 }
 
-/// The processes of a world's clusters whose command line has this in it.
-pub(crate) fn commands_of(world: &World, words: &str) -> Vec<u32> {
-    let launches = world.launches();
-    let own = marked().into_iter().filter(|(launch, what)| launches.contains(launch) && what.contains(words));
-    own.filter_map(|(_, what)| what.split_whitespace().next()?.parse().ok()).collect()
+/// What can be had in this time, looked for again and again.
+pub(crate) fn within<T>(patience: Duration, probe: impl Fn() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = probe() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Asks a process to end.
@@ -350,12 +356,21 @@ fn marked() -> Vec<(String, String)> {
             std::str::from_utf8(word).ok()?.strip_prefix("RAYCONCILE_LAUNCH=").map(str::to_owned)
         });
         if let Some(launch) = launch {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            found.push((launch, format!("{pid} {command}")));
+            found.push((launch, format!("{pid} {}", command_of(pid))));
         }
     }
     found
+}
+
+/// A process's command line, or the title it has given itself.
+fn command_of(pid: u32) -> String {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned()
+}
+
+/// The session that a process is in, if it lives.
+pub(crate) fn session(pid: u32) -> Option<u32> {
+    Some(stat(pid)?.session)
 }
 
 /// What the kernel says of a process that is no zombie.
