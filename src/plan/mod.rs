@@ -5,6 +5,7 @@
 //! the same records and no effects.
 
 mod absorb;
+mod adopt;
 mod allocation;
 mod capacity;
 mod cluster;
@@ -12,6 +13,7 @@ mod documents;
 mod draft;
 pub mod guards;
 mod nodes;
+mod notices;
 pub mod report;
 mod room;
 pub mod scaling;
@@ -41,6 +43,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     workers::plan(&mut draft, &allocation);
     transfers::plan(&mut draft);
+    notices::drain_foreign(&mut draft);
     let held = allocation::held_slots(&draft);
     nodes::finish_leaving(&mut draft, &held);
     draft.finish()
