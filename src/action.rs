@@ -127,6 +127,9 @@ pub enum Effect {
     RemoveBridge {
         /// The job.
         job: Uid,
+        /// Whether what the job has on the head stays, for the bridge that follows one that died.
+        #[serde(default)]
+        keep: bool,
     },
     /// Bring a checkpoint from the cluster to durable storage.
     FetchCheckpoint {
@@ -190,7 +193,7 @@ impl Effect {
             Self::SubmitAgent { .. } | Self::StopAgent { .. } => Target::Agent,
             Self::SendDocument { job, .. }
             | Self::SendCheckpoint { job, .. }
-            | Self::RemoveBridge { job } => Target::Bridge(job.clone()),
+            | Self::RemoveBridge { job, .. } => Target::Bridge(job.clone()),
             Self::FetchCheckpoint { job, checkpoint } => Target::Checkpoint(job.clone(), checkpoint.id),
             Self::DropCheckpoint { job, id } => Target::Checkpoint(job.clone(), *id),
             Self::FetchArtifacts { job, group, .. } => Target::Artifacts(job.clone(), *group),

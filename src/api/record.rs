@@ -17,6 +17,7 @@ use super::job::{EnvVar, WorkerResources};
 use super::meta::ObjectKey;
 use super::status::JobPhase;
 use super::units::{Bytes, Span};
+use super::wire::NoticeKind;
 
 /// The digest of a value's JSON form: equal values, equal digests.
 pub fn digest_of(value: &impl Serialize) -> Digest {
@@ -42,6 +43,8 @@ pub struct ClusterRecord {
     pub trouble: Option<Trouble>,
     /// Since when no unfinished job needs the cluster.
     pub unused_since: Option<Timestamp>,
+    /// What was announced for nodes that we did not launch.
+    pub notices: BTreeMap<RayNodeId, Notice>,
 }
 
 /// A cluster's life, from its head's start to its end: where it is found.
@@ -99,6 +102,36 @@ pub struct NodeRecord {
     pub ray: Option<RayNodeId>,
     /// Since when no worker is on it.
     pub idle_since: Option<Timestamp>,
+    /// What was announced for it.
+    #[serde(default)]
+    pub notice: Option<Notice>,
+}
+
+/// That a node will be taken away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Notice {
+    /// What it is.
+    pub kind: NoticeKind,
+    /// What will be done with the node, such as `terminate`.
+    pub action: String,
+    /// When, if that was said.
+    pub deadline: Option<Timestamp>,
+    /// When it was heard first.
+    pub heard: Timestamp,
+}
+
+impl Notice {
+    /// What will be done, and when, seen from a moment.
+    pub fn describe(&self, now: Timestamp) -> String {
+        let action = if self.action.is_empty() { "taken away" } else { &self.action };
+        let left = self.deadline.map(|deadline| deadline.duration_since(now).as_secs());
+        match left {
+            Some(left @ 0..) => format!("{}: {action} in {left}s", self.kind.words()),
+            Some(_) => format!("{}: {action} now", self.kind.words()),
+            None => self.kind.words().to_owned(),
+        }
+    }
 }
 
 /// Where a node is in its life.
@@ -456,6 +489,8 @@ pub enum GroupReason {
     WorkerKilled,
     /// A node, slot or bridge was lost.
     NodeLost,
+    /// A node will be taken away.
+    NodeLeaving,
     /// A group could not be had, and is tried again.
     Retried,
 }

@@ -318,4 +318,7 @@ pub struct NodeStatus {
     pub capacity: String,
     /// Workers on it.
     pub workers: u32,
+    /// What was announced for it: that it will be taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }

@@ -38,6 +38,9 @@ impl AgentState {
             for log in &mut job.logs {
                 log.end = log.end.min(1);
             }
+            for notice in &mut job.notices {
+                notice.deadline_ms = notice.deadline_ms.map(|_| 0.0);
+            }
             for blob in &mut job.blobs {
                 blob.at = 0.0;
             }
@@ -181,6 +184,17 @@ pub enum NoticeKind {
     RebalanceRecommendation,
     /// Its host is to be mended.
     ScheduledMaintenance,
+}
+
+impl NoticeKind {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::SpotInterruption => "spot interruption",
+            Self::RebalanceRecommendation => "rebalance recommendation",
+            Self::ScheduledMaintenance => "scheduled maintenance",
+        }
+    }
 }
 
 /// A wish to have the job saved at once, and what came of it.

@@ -107,9 +107,9 @@ pub(super) async fn execute(context: &Context, intent: &Intent) -> Result<Effect
         Effect::StopAgent { submission } => context.clients()?.0.stop(submission).await?,
         Effect::SendDocument { job, revision } => send_document(context, job, *revision).await?,
         Effect::SendCheckpoint { job, id } => send_checkpoint(context, job, *id).await?,
-        Effect::RemoveBridge { job } => {
+        Effect::RemoveBridge { job, keep } => {
             let revision = context.job(job)?.record.revision;
-            context.clients()?.1.delete_job(job, revision).await?;
+            context.clients()?.1.delete_job(job, revision, *keep).await?;
         }
         Effect::FetchCheckpoint { job, checkpoint } => {
             let path = context.directories.resolve(&checkpoint.path);

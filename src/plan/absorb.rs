@@ -1,15 +1,19 @@
 //! What was observed goes into the records. Nothing is decided here, and nothing is taken for gone that was only
 //! not seen.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::adopt::adopt;
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
+use super::notices;
 use super::snapshot::Snapshot;
 use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
-use crate::api::ids::{GroupNumber, NodeName};
+use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
 use crate::api::object::Kind;
 use crate::api::observed::{LAUNCH_LABEL, Processes};
 use crate::api::record::{
@@ -30,6 +34,7 @@ const FENCE_MARGIN: SignedDuration = SignedDuration::from_secs(3);
 pub(super) fn absorb(draft: &mut Draft<'_>) {
     absorb_agent(draft);
     absorb_nodes(draft);
+    notices::absorb(draft);
     for index in 0..draft.jobs.len() {
         absorb_job(draft, index);
     }
@@ -208,6 +213,10 @@ fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     let Some(bridge) = living else { return };
     let moment = job.heard_at - SignedDuration::from_millis(bridge.age_ms.clamp(0.0, 1e9) as i64);
     job.record.binding = Some(Binding { bridge: Some((bridge.bridge.clone(), moment)), ..binding });
+    if !removing {
+        adopt(draft, index, bridge);
+    }
+    let job = &mut draft.jobs[index];
     let mut events = absorb_groups(job, bridge, moment);
     events.extend(absorb_hints(job, bridge, now));
     events.extend(absorb_notes(job, bridge));
@@ -230,13 +239,15 @@ fn end_groups(job: &mut JobDraft<'_>, now: Timestamp, kind: &str, message: &str)
 
 fn absorb_groups(job: &mut JobDraft<'_>, bridge: &BridgeReport, heard: Timestamp) -> Vec<Said> {
     let mut said = Vec::new();
+    let durable = job.record.checkpoints.iter().map(|checkpoint| (checkpoint.id, checkpoint.steps));
+    let known = Known { bridge, durable: durable.collect() };
     for report in &bridge.groups {
         let before = bridge.groups.iter().filter(|other| other.number < report.number && other.steps > 0);
         let before = before.max_by_key(|other| other.number);
         let Some(group) = job.record.groups.iter_mut().find(|group| group.number == report.number) else {
             continue;
         };
-        absorb_group(group, report, before, bridge, heard);
+        absorb_group(group, report, before, &known, heard);
         let ended = group.outcome.is_some();
         if let (false, Some(outcome)) = (ended, &report.outcome) {
             let kind = GroupOutcome { kind: name(outcome).to_owned(), message: message(outcome) };
@@ -250,12 +261,20 @@ fn absorb_groups(job: &mut JobDraft<'_>, bridge: &BridgeReport, heard: Timestamp
     said
 }
 
+/// The checkpoints that are known.
+struct Known<'r> {
+    /// The bridge with those on the head.
+    bridge: &'r BridgeReport,
+    /// The steps in those that are durable.
+    durable: BTreeMap<CheckpointId, u64>,
+}
+
 /// What a report says of a group, in our time.
 fn absorb_group(
     group: &mut GroupRecord,
     report: &GroupReport,
     before: Option<&GroupReport>,
-    bridge: &BridgeReport,
+    known: &Known<'_>,
     heard: Timestamp,
 ) {
     let moment = |age_ms: f64| heard - SignedDuration::from_millis(age_ms.clamp(0.0, 1e12) as i64);
@@ -271,14 +290,19 @@ fn absorb_group(
     if let (Some(first), Some(last)) = (report.first_step, before.and_then(|before| before.last_step)) {
         group.downtime_ms.get_or_insert((last - first).max(0.0) as u64);
     }
-    if let (Some(before), true) = (before, report.times.contains_key("released")) {
-        let kept = bridge.blobs.iter().find(|blob| {
-            blob.kind == BlobKind::Checkpoint
-                && Some(blob.id) == group.restored
-                && blob.id.group == before.number
-        });
-        group.lost_steps.get_or_insert(before.steps.saturating_sub(kept.map_or(0, |blob| blob.steps)));
+    if let (Some(before), None, true) = (before, group.lost_steps, report.times.contains_key("released")) {
+        group.lost_steps =
+            kept_steps(group.restored, before, known).map(|kept| before.steps.saturating_sub(kept));
     }
+}
+
+/// How many steps of the group before are in the checkpoint that a group began from; `None` while that is not known:
+/// a checkpoint that was handed over directly reaches the head a little later.
+fn kept_steps(restored: Option<CheckpointId>, before: &GroupReport, known: &Known<'_>) -> Option<u64> {
+    let Some(id) = restored.filter(|id| id.group == before.number) else { return Some(0) };
+    let blobs = known.bridge.blobs.iter().filter(|blob| blob.kind == BlobKind::Checkpoint);
+    let on_head = blobs.map(|blob| (blob.id, blob.steps)).find(|(other, _)| *other == id);
+    on_head.map(|(_, steps)| steps).or_else(|| known.durable.get(&id).copied())
 }
 
 fn note_outcome(

@@ -8,11 +8,12 @@ use jiff::SignedDuration;
 use super::capacity::Capacity;
 use super::cluster::{is_leaving, is_ours};
 use super::draft::{Draft, JobDraft};
+use super::notices;
 use super::scaling::{Decision, Question, decide};
 use crate::api::cluster::NodeTemplate;
 use crate::api::ids::{NodeName, Uid};
 use crate::api::object::RayCluster;
-use crate::api::record::NodeState;
+use crate::api::record::{NodeState, Notice};
 use crate::goodput::Hints;
 
 /// A place for workers: a node that is there, or one that could be.
@@ -43,9 +44,12 @@ pub(super) struct Allocation {
     pub(super) jobs: BTreeMap<Uid, JobAllocation>,
 }
 
+#[derive(Clone)]
 struct Room {
     place: Place,
     ready: bool,
+    /// It will be taken away, though not at once: workers that are there stay if they have nowhere else to go.
+    leaving: bool,
     free: Capacity,
 }
 
@@ -160,18 +164,24 @@ fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, rooms: &[Room]) -> JobAll
 
 /// As many workers as fit on the nodes that are ready, up to a number.
 fn place_ready(rooms: &[Room], current: &[NodeName], need: &Capacity, replicas: u32) -> Vec<Place> {
-    let ready: Vec<Room> = rooms
-        .iter()
-        .filter(|room| room.ready)
-        .map(|room| Room { place: room.place.clone(), ready: true, free: room.free.clone() })
-        .collect();
+    let ready: Vec<Room> = rooms.iter().filter(|room| room.ready).cloned().collect();
     (1..=replicas).rev().find_map(|replicas| place(&ready, current, need, replicas)).unwrap_or_default()
+}
+
+/// Places for so many workers, or `None` if there is no room: away from nodes that will be taken away, or else, for
+/// those that are there, also on these.
+fn place(rooms: &[Room], current: &[NodeName], need: &Capacity, replicas: u32) -> Option<Vec<Place>> {
+    if !rooms.iter().any(|room| room.leaving) {
+        return fit(rooms, current, need, replicas);
+    }
+    let lasting: Vec<Room> = rooms.iter().filter(|room| !room.leaving).cloned().collect();
+    fit(&lasting, current, need, replicas).or_else(|| fit(rooms, current, need, replicas))
 }
 
 /// Places for so many workers, ranks of one node side by side, or `None` if there is no room. A job keeps the
 /// nodes it has, those of rank 0 and of most workers first; beyond that it takes the nodes with the most room, so
 /// that it is spread over few.
-fn place(rooms: &[Room], current: &[NodeName], need: &Capacity, replicas: u32) -> Option<Vec<Place>> {
+fn fit(rooms: &[Room], current: &[NodeName], need: &Capacity, replicas: u32) -> Option<Vec<Place>> {
     let mut left = replicas;
     let mut places = Vec::new();
     let mut kept: Vec<(usize, usize)> = Vec::new();
@@ -199,6 +209,7 @@ fn place(rooms: &[Room], current: &[NodeName], need: &Capacity, replicas: u32) -
         taken[index] += take;
         left -= take;
     }
+    order.retain(|index| !rooms[*index].leaving);
     for index in order.iter().copied().filter(|index| taken[*index] > 0).collect::<Vec<_>>() {
         let take = left.min(rooms[index].free.fits(need).saturating_sub(taken[index]));
         taken[index] += take;
@@ -235,7 +246,10 @@ fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<Room> {
         .nodes()
         .into_iter()
         .filter(|node| node.usable)
-        .map(|node| Room { place: Place::Node(node.name), ready: node.ready, free: node.capacity })
+        .map(|node| {
+            let (ready, leaving) = (node.ready, node.leaving);
+            Room { place: Place::Node(node.name), ready, leaving, free: node.capacity }
+        })
         .collect();
     if is_ours(cluster) && !draft.record.ending {
         for group in &cluster.spec.worker_groups {
@@ -244,7 +258,8 @@ fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<Room> {
             let new = group.max_nodes.saturating_sub(count(existing.count()));
             for number in 0..new {
                 let place = Place::New(group.name.clone(), number);
-                rooms.push(Room { place, ready: false, free: Capacity::of_template(&group.template) });
+                let free = Capacity::of_template(&group.template);
+                rooms.push(Room { place, ready: false, leaving: false, free });
             }
         }
     }
@@ -259,6 +274,8 @@ pub(super) struct NodeView {
     /// Whether workers may be placed on it, now or when it is ready.
     pub(super) usable: bool,
     pub(super) ready: bool,
+    /// Whether it will be taken away, though not at once.
+    pub(super) leaving: bool,
 }
 
 impl Draft<'_> {
@@ -281,6 +298,9 @@ impl Draft<'_> {
                 .any(|known| known.name == *group && known.template == *template),
         };
         let surplus = self.surplus(cluster);
+        let is_urgent = |notice: &Option<Notice>| {
+            notice.as_ref().is_some_and(|notice| notices::is_urgent(notice, self.now))
+        };
         let nodes = self.record.nodes.iter().map(|(name, node)| NodeView {
             name: name.clone(),
             ray: node.ray.clone(),
@@ -288,7 +308,9 @@ impl Draft<'_> {
             // A node of an outdated template keeps the workers it has, but is given no more: see `place`.
             usable: node.state.is_wanted()
                 && (known(&node.template, &node.group) || self.has_slots(name))
-                && !surplus.contains(name),
+                && !surplus.contains(name)
+                && !is_urgent(&node.notice),
+            leaving: node.notice.is_some(),
             ready: matches!(node.state, NodeState::Ready { .. }) && node.ray.is_some(),
         });
         nodes.collect()
@@ -319,8 +341,10 @@ impl Draft<'_> {
             name: NodeName(node.address.clone()),
             ray: Some(node.id.clone()),
             capacity: Capacity::of_ray(node),
-            usable: !node.draining,
+            usable: !node.draining
+                && !self.record.notices.get(&node.id).is_some_and(|it| notices::is_urgent(it, self.now)),
             ready: true,
+            leaving: self.record.notices.contains_key(&node.id),
         });
         nodes.collect()
     }

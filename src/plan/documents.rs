@@ -101,7 +101,7 @@ impl JobDraft<'_> {
 
 impl Draft<'_> {
     /// The name of a node that Ray has.
-    fn node_of(&self, ray: &RayNodeId) -> Option<NodeName> {
+    pub(super) fn node_of(&self, ray: &RayNodeId) -> Option<NodeName> {
         let known = self.record.nodes.iter().find(|(_, node)| node.ray.as_ref() == Some(ray));
         let foreign = || {
             let (_, agent) = self.agent()?;
@@ -141,8 +141,8 @@ pub(super) fn want_group(
     let prepare = match (beside, beside_another) {
         (false, _) => Prepare::Nothing,
         (true, false) => Prepare::Full,
-        // A group on GPUs must not be started before the running one has given its memory back.
-        (true, true) if spec.rescale.overlap && waits && spec.resources.gpu == 0 => Prepare::Full,
+        // Workers are held before they use a GPU, and the bridge waits for the old ones' end there.
+        (true, true) if spec.rescale.overlap && waits => Prepare::Full,
         (true, true) => Prepare::Slots,
     };
     let (ranks, slots) = assign(draft, wanted.nodes, kept, &kind)?;
@@ -379,11 +379,18 @@ pub(super) fn same_nodes(one: &[NodeName], other: &[NodeName]) -> bool {
 
 /// Why the number of workers or their nodes change, for a group that trained before.
 pub(super) fn why_moved(
-    job: &JobDraft<'_>,
+    draft: &Draft<'_>,
+    index: usize,
     allocation: &JobAllocation,
     nodes: &[NodeName],
 ) -> (GroupReason, String) {
+    let job = &draft.jobs[index];
     let spec = &job.job.spec;
+    let left = job.running_group().into_iter().flat_map(|group| &group.nodes);
+    let mut left = left.filter(|name| !nodes.contains(name));
+    if let Some((name, notice)) = left.find_map(|name| Some((name, draft.notice_of(name)?))) {
+        return (GroupReason::NodeLeaving, super::notices::why(name, notice));
+    }
     let (from, to) = (job.running_group().map_or(0, |group| group.nodes.len()), nodes.len());
     let allowed = spec.min_replicas as usize..=spec.max_replicas as usize;
     let message = match allocation.complete {

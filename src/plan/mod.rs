@@ -5,6 +5,7 @@
 //! the same records and no effects.
 
 mod absorb;
+mod adopt;
 mod allocation;
 mod capacity;
 mod clock;
@@ -13,6 +14,7 @@ mod documents;
 mod draft;
 pub mod guards;
 mod nodes;
+mod notices;
 pub mod report;
 mod room;
 pub mod scaling;
@@ -43,6 +45,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     workers::plan(&mut draft, &allocation);
     transfers::plan(&mut draft);
+    notices::drain_foreign(&mut draft);
     let held = allocation::held_slots(&draft);
     nodes::finish_leaving(&mut draft, &held);
     draft.finish()

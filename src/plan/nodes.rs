@@ -108,7 +108,8 @@ fn wanted_nodes(draft: &Draft<'_>, group: &WorkerGroup, workers: &BTreeMap<NodeN
     u32::try_from(kept.count()).unwrap_or(u32::MAX)
 }
 
-/// Whether a node counts as one that a group should have: one of an outdated template does while it has workers.
+/// Whether a node counts as one that a group should have: one of an outdated template, or one that will be taken away,
+/// does while it has workers.
 fn is_of_use(
     group: &WorkerGroup,
     workers: &BTreeMap<NodeName, u32>,
@@ -117,7 +118,7 @@ fn is_of_use(
 ) -> bool {
     node.group.as_ref() == Some(&group.name)
         && node.state.is_wanted()
-        && (node.template == group.template || workers.contains_key(name))
+        && ((node.template == group.template && node.notice.is_none()) || workers.contains_key(name))
 }
 
 fn launch_missing(
@@ -166,6 +167,7 @@ fn launch(draft: &mut Draft<'_>, name: NodeName, group: Option<String>, template
         state: NodeState::Launching { since: draft.now },
         ray: None,
         idle_since: None,
+        notice: None,
     };
     draft.cluster_event(EventType::Normal, "NodeLaunched", format!("node {name} is launched"));
     draft.record.nodes.insert(name, record);
@@ -204,6 +206,9 @@ fn give_back_idle(
         let since = *node.idle_since.get_or_insert(now);
         if node.template != group.template {
             drain(draft, &name, "its template has changed");
+        } else if let Some(notice) = &node.notice {
+            let cause = notice.kind.words();
+            drain(draft, &name, cause);
         } else if draft.is_due(since + group.idle_timeout.signed()) {
             idle.push((since, name));
         }

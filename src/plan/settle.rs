@@ -83,7 +83,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
                 Some(AgentRecord { submission: submission.clone(), since: at, answered: false });
         }
         Effect::StopAgent { .. } => draft.record.agent = None,
-        Effect::RemoveBridge { job } => {
+        Effect::RemoveBridge { job, .. } => {
             if let Some(record) = job_record(draft, job) {
                 record.binding = None;
                 record.document = None;

@@ -7,14 +7,18 @@ use super::cluster::is_leaving;
 use super::documents::stop;
 use super::draft::Draft;
 use super::guards::Guard;
+use super::notices;
 use super::report::Waiting;
 use super::workers::wait;
 use crate::action::Effect;
+use crate::api::event::EventType;
+use crate::api::ids::NodeName;
 use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
-use crate::api::record::Desired;
+use crate::api::record::{Desired, JobOutcome};
 use crate::api::status::JobPhase;
 use crate::api::units::Span;
-use crate::api::wire::{BlobKind, BridgePhase, BridgeReport};
+use crate::api::wire::{BlobKind, BridgePhase, BridgeReport, GroupPhase};
+use crate::api::words::count;
 
 /// How long to wait for the rest of the output of a job that has stopped.
 const LOGS_PATIENCE: Span = Span::from_secs(30);
@@ -24,6 +28,8 @@ pub(super) struct StopWish {
     pub(super) grace: Span,
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// Whether it goes on here as soon as there is a place for it.
+    pub(super) goes_on: bool,
 }
 
 /// Whether a job is to have no workers, and why.
@@ -34,7 +40,9 @@ pub(super) fn stop_wish(
 ) -> Option<StopWish> {
     let (job, record) = (draft.jobs[index].job, &draft.jobs[index].record);
     let spec = &job.spec;
-    let wish = |grace, reason, message: &str| Some(StopWish { grace, reason, message: message.to_owned() });
+    let wish = |grace, reason, message: &str| {
+        Some(StopWish { grace, reason, message: message.to_owned(), goes_on: false })
+    };
     if job.metadata.is_deleting() {
         return wish(spec.termination_grace_period, "Deleting", "it is being deleted");
     }
@@ -59,12 +67,92 @@ pub(super) fn stop_wish(
         let state = if cluster.metadata.is_deleting() { "being deleted" } else { "suspended" };
         return wish(spec.checkpoint.timeout, "ClusterLeaving", &format!("cluster {key} is {state}"));
     }
-    match allocated {
-        Some(allocated) if allocated.decision.replicas == 0 => {
-            wish(spec.checkpoint.timeout, allocated.decision.reason, &allocated.decision.message)
-        }
-        _ => None,
+    let allocated = allocated.filter(|allocated| allocated.decision.replicas == 0)?;
+    Some(match draft.leaving(index) {
+        Some((name, notice)) => StopWish {
+            grace: notices::grace(notice, spec.checkpoint.timeout, draft.now),
+            reason: "NodeLeaving",
+            message: format!("{}; {}", notices::why(name, notice), allocated.decision.message),
+            goes_on: true,
+        },
+        None => StopWish {
+            grace: spec.checkpoint.timeout,
+            reason: allocated.decision.reason,
+            message: allocated.decision.message.clone(),
+            goes_on: true,
+        },
+    })
+}
+
+/// Notices that a job has finished, one way or the other.
+pub(super) fn judge(draft: &mut Draft<'_>, index: usize) {
+    let job = &draft.jobs[index];
+    if job.record.outcome.is_some() {
+        return;
     }
+    let (spec, now) = (&job.job.spec, draft.now);
+    let last = job.record.groups.last();
+    let succeeded = job
+        .record
+        .groups
+        .iter()
+        .rev()
+        .find(|group| group.outcome.as_ref().is_some_and(|outcome| outcome.kind == "Succeeded"));
+    let outcome = |phase, reason: &str, message: String| JobOutcome {
+        phase,
+        reason: reason.to_owned(),
+        message,
+        at: now,
+    };
+    let deadline = spec.active_deadline.zip(job.record.started).map(|(limit, since)| since + limit.signed());
+    let found = if let Some(group) = succeeded {
+        Some(outcome(
+            JobPhase::Succeeded,
+            "Succeeded",
+            format!("its program has done its work in group {}", group.number),
+        ))
+    } else if job.record.failures > spec.backoff_limit {
+        let message =
+            last.and_then(|group| group.outcome.as_ref()).map_or("", |outcome| outcome.message.as_str());
+        let times = count(job.record.failures, "time");
+        Some(outcome(
+            JobPhase::Failed,
+            "BackoffLimitExceeded",
+            format!("its program failed {times}: {message}"),
+        ))
+    } else {
+        let limit = spec.active_deadline.unwrap_or_default();
+        let over = deadline.is_some_and(|deadline| draft.is_due(deadline));
+        over.then(|| outcome(JobPhase::Failed, "DeadlineExceeded", format!("it took longer than {limit}")))
+    };
+    if let Some(outcome) = found {
+        let event_type =
+            if outcome.phase == JobPhase::Succeeded { EventType::Normal } else { EventType::Warning };
+        let (reason, message) = (outcome.reason.clone(), outcome.message.clone());
+        draft.jobs[index].record.outcome = Some(outcome);
+        let job = draft.jobs[index].job;
+        draft.job_event(job, event_type, &reason, message);
+    }
+}
+
+/// Stops a group that is on a node which will be taken away, if there is no other place for it, or none so soon that
+/// it could be waited for; says whether it did.
+pub(super) fn leave(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport, nodes: &[NodeName]) -> bool {
+    let trains = bridge.groups.iter().any(|group| group.phase == GroupPhase::Running);
+    let Some((name, notice)) = draft.leaving(index).filter(|_| trains) else { return false };
+    let (name, notice) = (name.clone(), notice.clone());
+    let spec = &draft.jobs[index].job.spec;
+    let timeout = spec.checkpoint.timeout;
+    let nowhere = nodes.len() < spec.min_replicas.max(1) as usize;
+    let last_call = notices::last_call(&notice, timeout);
+    if !nowhere && !last_call.is_some_and(|at| draft.is_due(at)) {
+        return false;
+    }
+    let grace = notices::grace(&notice, timeout, draft.now);
+    stop(draft, index, grace);
+    let message = format!("{}; its workers save and end", notices::why(&name, &notice));
+    wait(draft, index, Waiting::going_on("NodeLeaving", message));
+    true
 }
 
 /// Stops a job, brings away what only its cluster has, and ends its bridge.
@@ -94,7 +182,7 @@ pub(super) fn stop_step(draft: &mut Draft<'_>, index: usize, bridge: Option<&Bri
     {
         return wait(draft, index, Waiting::going_on("Fetching", format!("{}; {what}", wish.message)));
     }
-    draft.intend(Effect::RemoveBridge { job: uid });
+    draft.intend(Effect::RemoveBridge { job: uid, keep: false });
     wait(draft, index, Waiting::going_on("Stopping", format!("{}; its bridge is being ended", wish.message)));
 }
 

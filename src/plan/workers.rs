@@ -6,15 +6,15 @@ use super::documents::{
 };
 use super::draft::Draft;
 use super::guards::Guard;
+use super::notices;
 use super::report::Waiting;
 use super::room::{make_room, stand_aside};
-use super::stopping::{stop_step, stop_wish};
+use super::stopping::{judge, leave, stop_step, stop_wish};
 use crate::action::{Effect, Target};
 use crate::api::condition::Finding;
-use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
-use crate::api::record::{Binding, Desired, GroupReason, GroupSpec, JobOutcome};
-use crate::api::status::{JobPhase, ScalingStatus};
+use crate::api::record::{Binding, Desired, GroupReason, GroupSpec};
+use crate::api::status::ScalingStatus;
 use crate::api::units::Span;
 use crate::api::wire::{BlobKind, BridgeReport, GroupPhase, GroupReport};
 use crate::api::words::count;
@@ -50,7 +50,8 @@ fn plan_job(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocatio
             wait(draft, index, Waiting::going_on("Moving", message));
         }
         (Some(_), wish) => {
-            let Some(bridge) = hear(draft, index) else { return };
+            let goes_on = wish.as_ref().is_none_or(|wish| wish.goes_on);
+            let Some(bridge) = hear(draft, index, goes_on) else { return };
             match wish {
                 Some(wish) => stop_step(draft, index, bridge, wish),
                 None => run_step(draft, index, bridge, allocated),
@@ -86,59 +87,9 @@ fn note_decision(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllo
     };
 }
 
-/// Notices that a job has finished, one way or the other.
-fn judge(draft: &mut Draft<'_>, index: usize) {
-    let job = &draft.jobs[index];
-    if job.record.outcome.is_some() {
-        return;
-    }
-    let (spec, now) = (&job.job.spec, draft.now);
-    let last = job.record.groups.last();
-    let succeeded = job
-        .record
-        .groups
-        .iter()
-        .rev()
-        .find(|group| group.outcome.as_ref().is_some_and(|outcome| outcome.kind == "Succeeded"));
-    let outcome = |phase, reason: &str, message: String| JobOutcome {
-        phase,
-        reason: reason.to_owned(),
-        message,
-        at: now,
-    };
-    let deadline = spec.active_deadline.zip(job.record.started).map(|(limit, since)| since + limit.signed());
-    let found = if let Some(group) = succeeded {
-        Some(outcome(
-            JobPhase::Succeeded,
-            "Succeeded",
-            format!("its program has done its work in group {}", group.number),
-        ))
-    } else if job.record.failures > spec.backoff_limit {
-        let message =
-            last.and_then(|group| group.outcome.as_ref()).map_or("", |outcome| outcome.message.as_str());
-        let times = count(job.record.failures, "time");
-        Some(outcome(
-            JobPhase::Failed,
-            "BackoffLimitExceeded",
-            format!("its program failed {times}: {message}"),
-        ))
-    } else {
-        let limit = spec.active_deadline.unwrap_or_default();
-        let over = deadline.is_some_and(|deadline| draft.is_due(deadline));
-        over.then(|| outcome(JobPhase::Failed, "DeadlineExceeded", format!("it took longer than {limit}")))
-    };
-    if let Some(outcome) = found {
-        let event_type =
-            if outcome.phase == JobPhase::Succeeded { EventType::Normal } else { EventType::Warning };
-        let (reason, message) = (outcome.reason.clone(), outcome.message.clone());
-        draft.jobs[index].record.outcome = Some(outcome);
-        let job = draft.jobs[index].job;
-        draft.job_event(job, event_type, &reason, message);
-    }
-}
-
-/// What the bridge says, once it has been heard and has taken what it was told.
-fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeReport>> {
+/// What the bridge says, once it has been heard and has taken what it was told. Of one that died everything is removed,
+/// unless the job goes on.
+fn hear<'a>(draft: &mut Draft<'a>, index: usize, goes_on: bool) -> Option<Option<&'a BridgeReport>> {
     let job = &draft.jobs[index];
     let uid = job.uid().clone();
     if draft.agent().is_none() {
@@ -148,7 +99,7 @@ fn hear<'a>(draft: &mut Draft<'a>, index: usize) -> Option<Option<&'a BridgeRepo
         return None;
     }
     if job.is_dead() {
-        draft.intend(Effect::RemoveBridge { job: uid });
+        draft.intend(Effect::RemoveBridge { job: uid, keep: goes_on });
         wait(draft, index, Waiting::going_on("BridgeDied", "its bridge died; another is being made"));
         return None;
     }
@@ -181,14 +132,14 @@ fn bind(draft: &mut Draft<'_>, index: usize, allocated: Option<&JobAllocation>) 
     let uid = draft.jobs[index].uid().clone();
     let seen = draft.agent().is_some_and(|(_, agent)| agent.jobs.contains_key(&uid));
     if seen {
-        draft.intend(Effect::RemoveBridge { job: uid });
+        draft.intend(Effect::RemoveBridge { job: uid, keep: true });
         return wait(draft, index, Waiting::going_on("Stopping", "its old bridge is being ended"));
     }
     if let Some(waiting) = trouble(draft, index) {
         return wait(draft, index, waiting);
     }
     if allocated.is_none_or(|allocated| wanted_nodes(draft, index, allocated).is_empty()) {
-        let waiting = waiting_for_nodes(draft);
+        let waiting = waiting_for_nodes(draft, index);
         return wait(draft, index, waiting);
     }
     let binding = Binding { cluster: draft.snapshot.key.clone(), incarnation: incarnation.id, bridge: None };
@@ -205,8 +156,12 @@ fn waiting_for_cluster(draft: &Draft<'_>) -> Waiting {
     }
 }
 
-fn waiting_for_nodes(draft: &Draft<'_>) -> Waiting {
+fn waiting_for_nodes(draft: &Draft<'_>, index: usize) -> Waiting {
     const REASON: &str = "WaitingForNodes";
+    if let Some((name, notice)) = draft.leaving(index) {
+        let message = format!("{}; it goes on when there is another", notices::why(name, notice));
+        return Waiting::going_on("NodeLeaving", message);
+    }
     match draft.cluster_trouble() {
         Some(why) => Waiting::blocked(REASON, format!("the nodes for its workers cannot be started: {why}")),
         None => Waiting::going_on(REASON, "the nodes for its workers are being started"),
@@ -265,12 +220,17 @@ fn run_step(
         Desired::Stop { .. } => None,
     });
     let Some((number, active)) = running else {
+        let leaving = draft.leaving(index).map(|(name, notice)| notices::why(name, notice));
         let (reason, message) = match draft.jobs[index].record.groups.last() {
             None => (GroupReason::Started, "it begins".to_owned()),
+            Some(_) if let Some(why) = leaving => (GroupReason::NodeLeaving, why),
             Some(last) => after(last.outcome.as_ref().map_or("", |outcome| outcome.kind.as_str())),
         };
         return begin(draft, index, bridge, &nodes, reason, message);
     };
+    if bridge.is_some_and(|bridge| leave(draft, index, bridge, &nodes)) {
+        return;
+    }
     let report = bridge.and_then(|bridge| bridge.groups.iter().find(|group| group.number == number));
     let Some((bridge, report)) = bridge.zip(report) else {
         return wait(
@@ -305,7 +265,7 @@ fn begin(
     }
     if nodes.is_empty() {
         make_room(draft, index);
-        let waiting = waiting_for_nodes(draft);
+        let waiting = waiting_for_nodes(draft, index);
         return wait(draft, index, waiting);
     }
     // It is newer than what is known to be durable, and may be so already.
@@ -334,7 +294,7 @@ fn begin(
 fn want(draft: &mut Draft<'_>, index: usize, nodes: &[NodeName], reason: GroupReason, message: String) {
     if nodes.len() < draft.jobs[index].job.spec.min_replicas.max(1) as usize {
         make_room(draft, index);
-        let waiting = waiting_for_nodes(draft);
+        let waiting = waiting_for_nodes(draft, index);
         return wait(draft, index, waiting);
     }
     let waiting = match want_group(draft, index, NewGroup { nodes, reason, message }) {
@@ -436,7 +396,7 @@ fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, 
         return replace(draft, index, nodes, GroupReason::SpecChanged, message);
     }
     if !same_nodes(&group.nodes, nodes) {
-        let (reason, message) = why_moved(job, allocated, nodes);
+        let (reason, message) = why_moved(draft, index, allocated, nodes);
         return replace(draft, index, nodes, reason, message);
     }
     if !allocated.complete {
@@ -472,7 +432,7 @@ fn preparing_step(
                 keep(draft, index, training)
             }
             _ => {
-                let (reason, message) = why_moved(&draft.jobs[index], allocated, nodes);
+                let (reason, message) = why_moved(draft, index, allocated, nodes);
                 want(draft, index, nodes, reason, message);
             }
         };

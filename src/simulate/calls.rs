@@ -246,10 +246,11 @@ impl World {
             }
             Effect::SendDocument { job, revision } => self.send_document(call, job, *revision)?,
             Effect::SendCheckpoint { job, id } => self.send_checkpoint(call, job, *id)?,
-            Effect::RemoveBridge { job } => {
+            Effect::RemoveBridge { job, keep } => {
                 let session = self.agent(call)?;
                 let revision = call.job.as_ref().map_or(u64::MAX, |job| job.revision);
-                let removed = self.in_ray(key, &session, |ray, env| ray.delete_job(job, revision, env));
+                let removed =
+                    self.in_ray(key, &session, |ray, env| ray.delete_job(job, revision, *keep, env));
                 at = removed.unwrap_or(Ok(at))?;
             }
             Effect::FetchCheckpoint { job, checkpoint } => self.fetch_checkpoint(call, job, checkpoint)?,
@@ -394,7 +395,7 @@ fn job_of(effect: &Effect) -> Option<&Uid> {
     match effect {
         Effect::SendDocument { job, .. }
         | Effect::SendCheckpoint { job, .. }
-        | Effect::RemoveBridge { job }
+        | Effect::RemoveBridge { job, .. }
         | Effect::FetchCheckpoint { job, .. }
         | Effect::FetchArtifacts { job, .. }
         | Effect::DeliverArtifacts { job }

@@ -1,6 +1,6 @@
 //! One Ray cluster, from its head's start to its end: its nodes, our agent, and the bridges. After `agent.py`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::bridge::{Blob, Bridge};
 use super::clock::Ms;
@@ -26,8 +26,9 @@ pub(super) struct Ray {
     submissions: BTreeMap<String, Submission>,
     agent: Option<Agent>,
     pub(super) bridges: BTreeMap<Uid, Bridge>,
-    /// The jobs of which a directory is on the head: a bridge was made, and not removed since.
-    directories: BTreeSet<Uid>,
+    /// The jobs of which a directory is on the head, for a bridge was made, and not removed since: with what one that
+    /// died has left in it.
+    directories: BTreeMap<Uid, Vec<Blob>>,
     made: u64,
 }
 
@@ -64,7 +65,7 @@ impl Ray {
             submissions: BTreeMap::new(),
             agent: None,
             bridges: BTreeMap::new(),
-            directories: BTreeSet::new(),
+            directories: BTreeMap::new(),
             made: 0,
         }
     }
@@ -170,6 +171,7 @@ impl Ray {
     pub(super) fn kill_bridge(&mut self, job: &Uid, env: &mut Env<'_>) {
         let Some(bridge) = self.bridges.remove(job) else { return };
         self.floor.orphan(&bridge.id, env);
+        self.directories.insert(job.clone(), bridge.left_blobs());
         if let Some(agent) = &mut self.agent {
             let last = bridge.describe(env.now);
             agent.dead.insert(job.clone(), Death::Unnoticed(Box::new(last), env.now));
@@ -298,9 +300,11 @@ impl Ray {
         Ok(self.bridges.entry(job.clone()).or_insert_with(|| {
             self.made += 1;
             // Whatever a bridge left that was never removed may still train.
-            let inherits = !self.directories.insert(job.clone());
-            let fence = if inherits { env.lease + FENCE_MARGIN_MS } else { 0 };
-            Bridge::new((job.clone(), self.made), fence)
+            let left = self.directories.insert(job.clone(), Vec::new());
+            let fence = if left.is_some() { env.lease + FENCE_MARGIN_MS } else { 0 };
+            let mut bridge = Bridge::new((job.clone(), self.made), fence);
+            left.into_iter().flatten().for_each(|blob| bridge.add_blob(blob));
+            bridge
         }))
     }
 
@@ -338,12 +342,15 @@ impl Ray {
         &mut self,
         job: &Uid,
         revision: u64,
+        keep: bool,
         env: &mut Env<'_>,
     ) -> Result<Ms, EffectError> {
         let agent = self.ask(job, (revision, true))?;
         agent.dead.remove(job);
         let Some(bridge) = self.bridges.get_mut(job) else {
-            self.directories.remove(job);
+            if !keep {
+                self.directories.remove(job);
+            }
             return Ok(env.now);
         };
         let until = bridge.shut_down(&mut self.floor, env);

@@ -102,7 +102,10 @@ pub(super) fn effect(effect: &Effect) -> String {
         Effect::StopAgent { .. } => "stop the agent".to_owned(),
         Effect::SendDocument { job, revision } => format!("tell the bridge of {job}, revision {revision}"),
         Effect::SendCheckpoint { job, id } => format!("bring checkpoint {id} of {job} to the cluster"),
-        Effect::RemoveBridge { job } => format!("remove the bridge of {job}"),
+        Effect::RemoveBridge { job, keep } => {
+            let kept = if *keep { ", but keep its checkpoints" } else { "" };
+            format!("remove the bridge of {job}{kept}")
+        }
         Effect::FetchCheckpoint { job, checkpoint } => format!("fetch checkpoint {} of {job}", checkpoint.id),
         Effect::FetchArtifacts { job, group, .. } => format!("fetch the artifacts of group {group} of {job}"),
         Effect::DeliverArtifacts { job } => format!("deliver the artifacts of {job}"),

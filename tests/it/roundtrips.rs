@@ -19,6 +19,7 @@ use rayconcile::api::record::*;
 use rayconcile::api::source::{SourceError, SourceStatus};
 use rayconcile::api::status::*;
 use rayconcile::api::units::{Bytes, MilliCpu, Span};
+use rayconcile::api::wire::NoticeKind;
 use rayconcile::manifest::to_yaml;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -162,8 +163,9 @@ prop_compose! {
 
 prop_compose! {
     fn node_status()(name in text(), group in option::of(text()), state in text(), since in option::of(when()),
-        address in option::of(text()), pid: Option<u32>, capacity in text(), workers: u32) -> NodeStatus {
-        NodeStatus { name: NodeName(name), group, state, since, address, pid, capacity, workers }
+        address in option::of(text()), pid: Option<u32>, capacity in text(), workers: u32,
+        notice in option::of(text())) -> NodeStatus {
+        NodeStatus { name: NodeName(name), group, state, since, address, pid, capacity, workers, notice }
     }
 }
 
@@ -211,18 +213,27 @@ fn node_state() -> BoxedStrategy<NodeState> {
 }
 
 prop_compose! {
+    fn notice()(kind in select(vec![NoticeKind::SpotInterruption, NoticeKind::RebalanceRecommendation, NoticeKind::ScheduledMaintenance]),
+        action in text(), deadline in option::of(when()), heard in when()) -> Notice {
+        Notice { kind, action, deadline, heard }
+    }
+}
+
+prop_compose! {
     fn node()(group in option::of(text()), index: u64, launch in text(), template in template(), state in node_state(),
-        ray in option::of(text().prop_map(RayNodeId)), idle_since in option::of(when())) -> NodeRecord {
-        NodeRecord { group, index, launch: IntentId(launch), template, state, ray, idle_since }
+        ray in option::of(text().prop_map(RayNodeId)), idle_since in option::of(when()),
+        notice in option::of(notice())) -> NodeRecord {
+        NodeRecord { group, index, launch: IntentId(launch), template, state, ray, idle_since, notice }
     }
 }
 
 prop_compose! {
     fn cluster_record()(incarnation in option::of(incarnation()), ending: bool, nodes in btree_map(text().prop_map(NodeName), node(), 0..3),
         launched: u64, agent in option::of((text(), when(), any::<bool>())), trouble in option::of(trouble()),
-        unused_since in option::of(when())) -> ClusterRecord {
+        unused_since in option::of(when()),
+        notices in btree_map(text().prop_map(RayNodeId), notice(), 0..2)) -> ClusterRecord {
         let agent = agent.map(|(submission, since, answered)| AgentRecord { submission, since, answered });
-        ClusterRecord { incarnation, ending, nodes, launched, agent, trouble, unused_since }
+        ClusterRecord { incarnation, ending, nodes, launched, agent, trouble, unused_since, notices }
     }
 }
 
@@ -291,7 +302,7 @@ prop_compose! {
 prop_compose! {
     fn group_record()(number in group(), created in when(), message in text(), program in digest(),
         reason in select(vec![GroupReason::Started, GroupReason::Resumed, GroupReason::Scaled, GroupReason::ReplicasChanged,
-            GroupReason::SpecChanged, GroupReason::ProgramFailed, GroupReason::WorkerKilled, GroupReason::NodeLost, GroupReason::Retried]),
+            GroupReason::SpecChanged, GroupReason::ProgramFailed, GroupReason::WorkerKilled, GroupReason::NodeLost, GroupReason::NodeLeaving, GroupReason::Retried]),
         nodes in vec(text().prop_map(NodeName), 0..3), slots in slots(), restored in option::of(checkpoint_id()), timeline in times(),
         (from_replicas, steps, downtime_ms, lost_steps, spoke_adaptdl) in any::<(u32, u64, Option<u64>, Option<u64>, bool)>(),
         (last_step, outcome) in (option::of(when()), option::of((text(), text())))) -> GroupRecord {
@@ -317,7 +328,7 @@ fn effect() -> BoxedStrategy<Effect> {
                 6 => Effect::StopAgent { submission: one },
                 7 => Effect::SendDocument { job, revision: index },
                 8 => Effect::SendCheckpoint { job, id },
-                9 => Effect::RemoveBridge { job },
+                9 => Effect::RemoveBridge { job, keep: head },
                 10 => Effect::FetchCheckpoint { job, checkpoint },
                 11 => Effect::FetchArtifacts { job, group, digest, size: Bytes(index) },
                 12 => Effect::DeliverArtifacts { job },

@@ -6,7 +6,7 @@ use crate::api::condition::{Finding, Truth};
 use crate::api::ids::NodeName;
 use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::RayCluster;
-use crate::api::record::{ClusterRecord, NodeState};
+use crate::api::record::{ClusterRecord, NodeState, Notice};
 use crate::api::status::{ClusterPhase, NodeStatus, RayClusterStatus};
 use crate::api::words::count_are;
 use crate::plan::report::ClusterReport;
@@ -108,6 +108,12 @@ fn head_ready(phase: ClusterPhase, seen: &Seen) -> Finding {
     }
 }
 
+/// With the moment itself: what is left of it would be another with every status.
+fn describe_notice(notice: &Notice) -> String {
+    let words = notice.kind.words();
+    notice.deadline.map_or_else(|| words.to_owned(), |at| format!("{words}: {} at {at:.0}", notice.action))
+}
+
 fn node_statuses(
     cluster: &RayCluster,
     record: &ClusterRecord,
@@ -128,6 +134,7 @@ fn node_statuses(
                 pid: None,
                 capacity: Capacity::of_ray(node).describe(),
                 workers: workers(&name),
+                notice: record.notices.get(&node.id).map(describe_notice),
                 name,
             }
         });
@@ -148,6 +155,7 @@ fn node_statuses(
         pid: processes.and_then(|processes| processes.get(&node.launch)?.leader).map(|(pid, _)| pid),
         capacity: Capacity::of_template(&node.template).describe(),
         workers: workers(name),
+        notice: node.notice.as_ref().map(describe_notice),
     });
     let mut nodes: Vec<NodeStatus> = nodes.collect();
     nodes.sort_by(|one, other| (one.group.is_some(), &one.group).cmp(&(other.group.is_some(), &other.group)));

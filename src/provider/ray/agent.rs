@@ -94,14 +94,15 @@ impl AgentClient {
         send(request).await.map(|_| ())
     }
 
-    /// Ends a job's bridge and everything of it, unless something newer than a revision was asked of it.
+    /// Ends a job's bridge and everything of it, unless something newer than a revision was asked of it. What the
+    /// job has on the head can be kept, for another bridge to find.
     ///
     /// # Errors
     /// If it cannot be ended.
-    pub async fn delete_job(&self, uid: &Uid, revision: u64) -> Result<(), RayError> {
+    pub async fn delete_job(&self, uid: &Uid, revision: u64, keep: bool) -> Result<(), RayError> {
         let request = self.request(Method::DELETE, &format!("/v1/jobs/{uid}"));
-        let request = request.query(&[("revision", revision.to_string())]).timeout(2 * TIMEOUT);
-        send(request).await.map(|_| ())
+        let request = request.query(&[("revision", revision.to_string()), ("keep", keep.to_string())]);
+        send(request.timeout(2 * TIMEOUT)).await.map(|_| ())
     }
 
     /// A worker's output from an offset on, as much as comes at once.

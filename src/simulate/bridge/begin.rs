@@ -334,6 +334,9 @@ impl Bridge {
     fn restore(&mut self, number: GroupNumber) -> Result<Option<(CheckpointId, Digest)>, Outcome> {
         let least = self.groups.get(&number).and_then(|group| group.spec.restore);
         let newest = |blob: &Blob| blob.kind == BlobKind::Checkpoint && Some(blob.id) >= least;
+        if let Some((_, handed)) = self.copying.iter().rfind(|(_, blob)| newest(blob)) {
+            return Ok(Some((handed.id, handed.digest.clone())));
+        }
         while let Some(index) = self.blobs.iter().rposition(newest) {
             if self.blobs[index].good {
                 return Ok(Some((self.blobs[index].id, self.blobs[index].digest.clone())));

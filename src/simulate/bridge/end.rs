@@ -123,7 +123,9 @@ impl Bridge {
                 None
             }
             Stage::Killing => {
-                let saved = self.groups.get(&number).is_some_and(|group| group.unpacked.is_some());
+                // What the next group waits for is handed to it directly.
+                let saved = matches!(ending.then, Then::Watch)
+                    && self.groups.get(&number).is_some_and(|group| group.unpacked.is_some());
                 let until = env.now + if saved { env.random.between(50, 1_500) } else { 0 };
                 self.wake(until, env);
                 Some(Stage::Packing { until })
@@ -145,7 +147,10 @@ impl Bridge {
     /// Keeps what a group left behind, and removes it from its nodes.
     fn bury(&mut self, ending: &Ending, floor: &mut Floor, env: &mut Env<'_>) {
         let number = ending.number;
-        let saved = self.pack(number, floor, env);
+        let saved = match ending.then {
+            Then::Watch => self.pack(number, floor, env),
+            Then::Switch(_) => self.copy_save(number, floor, env),
+        };
         let Some(seen) = self.seen(number) else { return };
         let outcome = match ending.why {
             Why::Itself => seen.judge(&ending.killed),

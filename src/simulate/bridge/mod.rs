@@ -36,6 +36,8 @@ pub(super) struct Bridge {
     preparing: Option<Preparing>,
     doing: Doing,
     blobs: Vec<Blob>,
+    /// Checkpoints that are handed over already, while they are brought to the head, and until when that takes.
+    copying: Vec<(Ms, Blob)>,
     notes: Vec<NoteReport>,
     fenced: BTreeSet<RayNodeId>,
     /// When it looks whether a save is due.
@@ -85,6 +87,7 @@ impl Bridge {
             preparing: None,
             doing: Doing::Nothing,
             blobs: Vec::new(),
+            copying: Vec::new(),
             notes: Vec::new(),
             fenced: BTreeSet::new(),
             save_at: 0,
@@ -125,6 +128,11 @@ impl Bridge {
             self.blobs.push(blob);
             self.blobs.sort_by_key(|blob| (blob.kind, blob.id));
         }
+    }
+
+    /// What stays on the head when it dies.
+    pub(super) fn left_blobs(&self) -> Vec<Blob> {
+        self.blobs.clone()
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> Option<&Blob> {
@@ -190,6 +198,7 @@ impl Bridge {
     /// Does everything that can be done now.
     pub(super) fn advance(&mut self, floor: &mut Floor, env: &mut Env<'_>) {
         loop {
+            self.finish_copies(env);
             for slot in self.slots.values_mut() {
                 slot.listen(floor, env.now);
             }
@@ -284,6 +293,9 @@ impl Bridge {
         if let Some(number) = self.current {
             self.begin_halt(number, grace, Then::Watch, env);
             return true;
+        }
+        if !self.copying.is_empty() {
+            return false;
         }
         self.close_slots(&BTreeSet::new(), floor, env);
         let idle = self.phase == BridgePhase::Idle;
@@ -458,23 +470,43 @@ impl Bridge {
 
     /// Takes in what rank 0 saved last; says whether there was anything to take in.
     fn pack(&mut self, number: GroupNumber, floor: &Floor, env: &mut Env<'_>) -> bool {
-        let Some(group) = self.groups.get_mut(&number) else { return false };
-        let Some(master) = group.slots.first().and_then(|id| self.slots.get(id)) else { return false };
-        if master.state != Known::Ready || !floor.reaches(master.actor) {
-            return false;
-        }
-        let Some(save) = group.unpacked.take() else { return false };
-        let digest = env.saves.add(save.total);
-        env.say(|| format!("bridge: checkpoint {} is on the head ({} steps in all)", save.id, save.total));
-        let blob = Blob {
-            kind: BlobKind::Checkpoint,
-            id: save.id,
-            digest,
-            steps: save.steps,
-            at: env.now,
-            good: true,
-        };
-        self.add_blob(blob);
+        let Some(blob) = self.take_save(number, floor, env) else { return false };
+        self.store(blob, env);
         true
+    }
+
+    /// Begins to bring to the head what rank 0 saved last, which the next group can begin from at once.
+    fn copy_save(&mut self, number: GroupNumber, floor: &Floor, env: &mut Env<'_>) -> bool {
+        let Some(blob) = self.take_save(number, floor, env) else { return false };
+        let until = env.now + env.random.between(50, 3_000);
+        self.wake(until, env);
+        self.copying.push((until, blob));
+        true
+    }
+
+    fn take_save(&mut self, number: GroupNumber, floor: &Floor, env: &mut Env<'_>) -> Option<Blob> {
+        let group = self.groups.get_mut(&number)?;
+        let master = group.slots.first().and_then(|id| self.slots.get(id))?;
+        if master.state != Known::Ready || !floor.reaches(master.actor) {
+            return None;
+        }
+        let save = group.unpacked.take()?;
+        let digest = env.saves.add(save.total);
+        let (kind, id, steps) = (BlobKind::Checkpoint, save.id, save.steps);
+        Some(Blob { kind, id, digest, steps, at: env.now, good: true })
+    }
+
+    fn finish_copies(&mut self, env: &mut Env<'_>) {
+        let now = env.now;
+        let done: Vec<_> = self.copying.extract_if(.., |(until, _)| *until <= now).collect();
+        for (_, blob) in done {
+            self.store(blob, env);
+        }
+    }
+
+    fn store(&mut self, blob: Blob, env: &mut Env<'_>) {
+        let total = env.saves.total(&blob.digest);
+        env.say(|| format!("bridge: checkpoint {} is on the head ({total} steps in all)", blob.id));
+        self.add_blob(blob);
     }
 }

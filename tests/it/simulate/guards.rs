@@ -24,14 +24,18 @@ fn each_is_needed() {
     }
 }
 
-/// A node cannot be reached, and while the worker on it still trains its bridge dies.
+/// A node cannot be reached, and while the worker on it still trains its bridge dies. It is removed with everything that
+/// tells of it, for the job is suspended for a moment.
 fn orphans(seed: u64, guards: Guards) -> Option<Violation> {
     let mut world = Simulation::new(Options { guards, ..options(seed) });
     world.apply(two_nodes());
-    world.apply(two_workers());
+    world.apply(two_workers(false));
     world.run_until(60_000);
     world.strike(Fault::NodeCut(30_000));
     world.strike(Fault::BridgeDies);
+    world.apply(two_workers(true));
+    world.run_until(64_000);
+    world.apply(two_workers(false));
     world.run_until(90_000);
     world.converge(600_000);
     world.violation().cloned()
@@ -53,12 +57,13 @@ fn two_nodes() -> AnyObject {
     cluster("gpu", serde_json::from_value(spec).unwrap())
 }
 
-fn two_workers() -> AnyObject {
+fn two_workers(suspend: bool) -> AnyObject {
     let spec = json!({
         "clusterRef": {"name": "gpu"}, "entrypoint": "main.py", "minReplicas": 1, "maxReplicas": 3,
         "scaling": {"policy": "Fixed", "replicas": 3},
     });
     let mut spec: rayconcile::api::job::AdaptDLJobSpec = serde_json::from_value(spec).unwrap();
     spec.rescale.timeout = Span::from_secs(0);
+    spec.suspend = suspend;
     job("ada", spec)
 }

@@ -29,7 +29,7 @@ fn write(tx: &Tx<'_>, number: usize) -> Result<(), StoreError> {
     tx.put_intent(&Intent {
         id: IntentId(name),
         cluster,
-        effect: Effect::RemoveBridge { job: object.uid().clone() },
+        effect: Effect::RemoveBridge { job: object.uid().clone(), keep: false },
         created: now,
         attempts: 0,
         not_before: now,
