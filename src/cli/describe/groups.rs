@@ -114,6 +114,7 @@ fn cost(group: &GroupStatus) -> Vec<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::api::ids::{CheckpointId, GroupNumber};
