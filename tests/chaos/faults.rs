@@ -53,7 +53,7 @@ impl Fault {
     }
 
     /// Its name: that of the variant, as words on a command line are written.
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         let mut name = String::new();
         for letter in format!("{self:?}").chars() {
             if letter.is_ascii_uppercase() && !name.is_empty() {

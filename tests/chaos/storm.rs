@@ -49,7 +49,8 @@ struct Storm {
 
 /// Lets faults of these kinds come for so long, and sees that all is well afterwards; panics if it is not.
 pub(crate) fn run(seed: u64, lasting: Duration, kinds: &[Fault]) {
-    println!("seed {seed}, {lasting:.0?} of faults: {kinds:?}");
+    let names: Vec<String> = kinds.iter().map(|fault| fault.name()).collect();
+    println!("seed {seed}, {lasting:.0?} of faults: {}", names.join(" "));
     let mut storm = Storm {
         world: World::with_controller(&[]),
         metadata: Metadata::start(),
@@ -125,8 +126,8 @@ impl Storm {
                     _ => self.choose(kinds),
                 };
                 match self.inject(fault) {
-                    Some(what) => self.say(&format!("{fault:?} {what}")),
-                    None => self.say(&format!("{fault:?} finds nothing to hit")),
+                    Some(what) => self.say(&format!("{} {what}", fault.name())),
+                    None => self.say(&format!("{} finds nothing to hit", fault.name())),
                 }
                 next = Instant::now() + Duration::from_millis(self.random.u64(PAUSE_MS));
             }
