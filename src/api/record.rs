@@ -226,6 +226,8 @@ pub struct JobRecord {
     pub delivered: bool,
     /// The newest note of the bridge that became an event: its bridge, its number.
     pub noted: Option<(String, u64)>,
+    /// The newest wish to have it saved at once that a bridge took, and what came of it.
+    pub checkpoint_request: Option<CheckpointRequest>,
 }
 
 impl JobRecord {
@@ -237,6 +239,11 @@ impl JobRecord {
     /// The number of the next group.
     pub fn next_group(&self) -> GroupNumber {
         self.groups.last().map_or(GroupNumber(0), |group| group.number.next())
+    }
+
+    /// The checkpoint that was made for a wish to have the job saved.
+    pub fn granted(&self, wish: &str) -> Option<CheckpointId> {
+        self.checkpoint_request.as_ref().filter(|request| request.id == wish)?.checkpoint
     }
 
     /// The group that the document wants.
@@ -482,6 +489,17 @@ pub struct CheckpointRecord {
     pub saved: Timestamp,
     /// The file it is in.
     pub path: String,
+}
+
+/// A wish to have a job saved at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointRequest {
+    /// The wish's name.
+    pub id: String,
+    /// The checkpoint that was made; it becomes durable a little later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointId>,
 }
 
 /// Artifacts that a group left, fetched.

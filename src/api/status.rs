@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::condition::Condition;
 use super::ids::{CheckpointId, Digest, GroupNumber, NodeName};
+use super::record::CheckpointRequest;
 use super::units::Bytes;
 
 /// What is known of a job.
@@ -44,6 +45,9 @@ pub struct AdaptDLJobStatus {
     /// The newest durable checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
+    /// The newest wish to have it saved at once that was taken in the cluster, and what came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_request: Option<CheckpointRequest>,
     /// How often the program failed.
     pub failures: u32,
     /// When the first group was asked for.
@@ -199,11 +203,14 @@ pub struct GroupStatus {
     pub replicas: u32,
     /// The nodes of its ranks.
     pub nodes: Vec<NodeName>,
+    /// The group that trained before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<GroupBefore>,
     /// The checkpoint it began from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restored: Option<CheckpointId>,
-    /// When each thing happened: `prepared`, `signalled` and `saved` (the group before), `handedOver`,
-    /// `released`, `firstStep`, `ended`.
+    /// When each thing happened to it: `prepared`, `handedOver`, `released`, `firstStep`, then `signalled`, `saved`
+    /// and `ended`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub timeline: BTreeMap<String, Timestamp>,
     /// How long the job stood still, from the last step before to the first step after, in milliseconds.
@@ -215,6 +222,19 @@ pub struct GroupStatus {
     /// How it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+}
+
+/// The group that trained before another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupBefore {
+    /// Its number.
+    pub number: GroupNumber,
+    /// The nodes of its ranks.
+    pub nodes: Vec<NodeName>,
+    /// When it made way: `signalled`, `saved`, `ended`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub timeline: BTreeMap<String, Timestamp>,
 }
 
 /// What is known of a cluster.

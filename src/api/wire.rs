@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, SlotId, Uid};
 
 /// The version of what controller and agent say to each other; another one is refused.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Everything an agent observes.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -1,4 +1,6 @@
-//! `checkpoint`: list a job's checkpoints, or fetch one.
+//! `checkpoint`: list a job's checkpoints, fetch one, or have one made now.
+
+mod now;
 
 use std::path::PathBuf;
 
@@ -26,6 +28,9 @@ enum What {
         #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
         namespace: String,
     },
+    /// Have a job saved at once, while it goes on training, and wait until that checkpoint is durable
+    #[command(after_help = now::EXAMPLES)]
+    Now(now::NowArgs),
     /// Fetch a checkpoint into a directory
     Get {
         /// The job
@@ -43,6 +48,7 @@ enum What {
 
 pub(super) async fn run(context: &Context, args: CheckpointArgs) -> Result<ExitStatus> {
     match args.what {
+        What::Now(args) => now::run(context, args).await,
         What::Ls { job, namespace } => list(context, &ObjectKey::new(namespace, job)).await,
         What::Get { job, id, output, namespace } => {
             get(context, &ObjectKey::new(namespace, job), id, output).await

@@ -1,18 +1,18 @@
 //! `describe`: everything of an object.
 
+mod groups;
+
 use std::fmt::Write as _;
 
 use anyhow::Result;
 use clap::Args;
 
 use super::target::{name, object};
-use super::text::{age, millis, table};
+use super::text::{age, table};
 use super::{Context, ExitStatus, events, status};
 use crate::api::condition::Condition;
 use crate::api::meta::DEFAULT_NAMESPACE;
 use crate::api::object::AnyObject;
-use crate::api::status::GroupStatus;
-use crate::api::words::count;
 use crate::manifest::to_yaml;
 
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Context, args: DescribeArgs) -> Result<ExitSta
     if let AnyObject::Job(job) = &object
         && !job.status.history.is_empty()
     {
-        let _ = write!(page, "\nGroups:\n{}", groups(&job.status.history));
+        let _ = write!(page, "\nGroups:\n{}", groups::render(&job.status.history));
     }
     if !events.is_empty() {
         let _ = write!(page, "\nEvents:\n{}", indented(&events::render(&events)));
@@ -89,38 +89,4 @@ fn conditions(object: &AnyObject) -> String {
         })
         .collect();
     table("  ", &["TYPE", "STATUS", "FOR", "REASON", "MESSAGE"], &rows)
-}
-
-/// Each group: when it came, what it cost, and, below it, why it came and how it ended.
-fn groups(history: &[GroupStatus]) -> String {
-    let mut text = String::new();
-    for group in history {
-        let downtime = group.downtime_ms.map_or_else(|| "-".to_owned(), millis);
-        let lost = group.lost_steps.map_or_else(|| "-".to_owned(), |lost| lost.to_string());
-        let from = group.restored.map_or_else(|| "nothing".to_owned(), |id| format!("checkpoint {id}"));
-        let _ = writeln!(
-            text,
-            "  group {}   {} ago   {} → {}   stood still {downtime}   lost steps {lost}   began from {from}",
-            group.number,
-            age(group.created),
-            group.from_replicas,
-            count(group.replicas, "worker")
-        );
-        let _ = writeln!(text, "    {}: {}", group.reason, group.message);
-        let nodes: Vec<String> = group.nodes.iter().map(ToString::to_string).collect();
-        let _ = writeln!(text, "    on {}", nodes.join(", "));
-        let mut times: Vec<_> = group.timeline.iter().collect();
-        times.sort_by_key(|(_, at)| **at);
-        if let Some((_, first)) = times.first().copied() {
-            let steps = times.iter().map(|(event, at)| {
-                let since = u64::try_from(at.duration_since(*first).as_millis()).unwrap_or(0);
-                format!("{event} +{}", millis(since))
-            });
-            let _ = writeln!(text, "    {}", steps.collect::<Vec<_>>().join(", "));
-        }
-        if let Some(outcome) = &group.outcome {
-            let _ = writeln!(text, "    ended: {outcome}");
-        }
-    }
-    text
 }

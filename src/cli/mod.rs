@@ -119,7 +119,7 @@ enum Verb {
     Validate(validate::ValidateArgs),
     /// Print the JSON Schemas of manifests
     Schema(schema::SchemaArgs),
-    /// List a job's checkpoints, or fetch one
+    /// List a job's checkpoints, fetch one, or have one made now
     Checkpoint(checkpoint::CheckpointArgs),
     /// Print a shell's completion script
     Completion(completion::CompletionArgs),
@@ -151,6 +151,15 @@ struct WrongArguments(String);
 /// An error of whoever typed the arguments.
 fn wrong(message: impl Into<String>) -> anyhow::Error {
     WrongArguments(message.into()).into()
+}
+
+/// An error of which it is known what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Hinted {
+    message: String,
+    hint: String,
+    status: ExitStatus,
 }
 
 /// What a verb needs of the command line's beginning.
@@ -198,7 +207,12 @@ pub fn main() -> ExitCode {
 }
 
 fn status_of(error: &anyhow::Error) -> ExitStatus {
-    if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NoController { .. }))) {
+    if let Some(Hinted { status, .. }) = error.downcast_ref() {
+        *status
+    } else if error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NoController { .. })))
+    {
         ExitStatus::NoController
     } else if error.is::<input::InvalidManifests>() || error.is::<WrongArguments>() {
         ExitStatus::Usage

@@ -113,6 +113,9 @@ fn is_utf8() -> bool {
 /// What to do about an error, if that is known.
 fn hint(error: &anyhow::Error) -> Option<String> {
     for cause in error.chain() {
+        if let Some(super::Hinted { hint, .. }) = cause.downcast_ref() {
+            return Some(hint.clone());
+        }
         if let Some(ClientError::NoController { state }) = cause.downcast_ref() {
             let logs = state.join("jobs");
             let kept = if logs.exists() {

@@ -123,6 +123,12 @@ fn job_page(job: &AdaptDLJob) -> String {
         let (id, size, saved) = (checkpoint.id, checkpoint.size.rounded(), age(checkpoint.saved));
         put!(page, "  checkpoint  {id}, {size}, saved {saved} ago in {:.0} ms", checkpoint.save_ms);
     }
+    let durable = status.checkpoint.as_ref().map(|checkpoint| checkpoint.id);
+    let asked = status.checkpoint_request.as_ref();
+    let open = asked.is_some_and(|asked| asked.checkpoint.is_none_or(|made| durable < Some(made)));
+    if open && !status.phase.is_final() {
+        put!(page, "              another was asked for and is not there yet");
+    }
     if status.failures > 0 {
         put!(page, "  failures    {} of {} that are tolerated", status.failures, job.spec.backoff_limit);
     }

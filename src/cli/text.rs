@@ -38,6 +38,28 @@ pub(super) fn millis(millis: u64) -> String {
     }
 }
 
+/// Parts one after the other, with as many lines as it takes: the first begins with a title, the others are indented as
+/// far. Nothing if there are no parts.
+pub(super) fn wrapped(title: &str, parts: &[String], width: usize) -> String {
+    let indent = title.chars().count();
+    let (mut text, mut line) = (String::new(), title.to_owned());
+    let mut empty = true;
+    for part in parts {
+        if !empty && line.chars().count() + 1 + part.chars().count() > width {
+            text.push_str(&line);
+            text.push('\n');
+            line = " ".repeat(indent);
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(part);
+        empty = false;
+    }
+    if empty { String::new() } else { format!("{text}{line}\n") }
+}
+
 /// Rows as a table with aligned columns. An empty cell is a dash.
 pub(super) fn table<R: AsRef<[String]>>(indent: &str, header: &[&str], rows: &[R]) -> String {
     let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(3);
@@ -64,6 +86,14 @@ mod tests {
         {
             assert_eq!(duration(SignedDuration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn parts_are_put_on_as_many_lines_as_they_take() {
+        let parts: Vec<String> = ["one,", "two and", "three"].map(str::to_owned).to_vec();
+        assert_eq!(wrapped("a: ", &parts, 14), "a: one,\n   two and\n   three\n");
+        assert_eq!(wrapped("a: ", &parts, 15), "a: one, two and\n   three\n");
+        assert_eq!(wrapped("a: ", &[], 15), "");
     }
 
     #[test]

@@ -12,11 +12,12 @@ use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::AdaptDLJob;
 use crate::api::record::{GroupRecord, JobRecord};
 use crate::api::status::{
-    AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupStatus, JobPhase, Progress, WorkerStatus,
+    AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupBefore, GroupStatus, JobPhase, Progress,
+    WorkerStatus,
 };
 use crate::api::units::Span;
 use crate::api::wire::{BridgePhase, BridgeReport, GroupPhase, GroupReport, RankReport};
-use crate::api::words::count;
+use crate::api::words::{count, nodes};
 use crate::goodput::{Hints, Placement};
 use crate::plan::Snapshot;
 use crate::plan::report::{JobReport, Waiting};
@@ -65,6 +66,7 @@ pub fn job_status(
             save_ms: checkpoint.save_ms,
             saved: checkpoint.saved,
         }),
+        checkpoint_request: record.checkpoint_request.clone(),
         failures: record.failures,
         start_time: record.started,
         completion_time: record.outcome.as_ref().map(|outcome| outcome.at),
@@ -244,7 +246,7 @@ impl<'a> View<'a> {
         }
         match self.record.target() {
             Some(group) => {
-                let message = format!("group {} is placed on {}", group.number, names(&group.nodes));
+                let message = format!("group {} is placed on {}", group.number, nodes(&group.nodes));
                 Finding::new("Scheduled", true, "Placed", message)
             }
             None => Finding::new("Scheduled", false, "NotWanted", "no workers are wanted now"),
@@ -338,21 +340,6 @@ fn doing(group: &GroupReport) -> String {
     }
 }
 
-/// Nodes, each once, with how many ranks it has if more than one.
-fn names(nodes: &[NodeName]) -> String {
-    let mut counted: Vec<(&NodeName, usize)> = Vec::new();
-    for node in nodes {
-        match counted.iter_mut().find(|(name, _)| *name == node) {
-            Some((_, count)) => *count += 1,
-            None => counted.push((node, 1)),
-        }
-    }
-    let names = counted
-        .iter()
-        .map(|(name, count)| if *count > 1 { format!("{name} ×{count}") } else { name.to_string() });
-    names.collect::<Vec<_>>().join(", ")
-}
-
 fn accepted(error: Option<&String>) -> Finding {
     match error {
         Some(error) => Finding::new(
@@ -385,7 +372,7 @@ fn step_rate(before: Option<&Progress>, steps: u64, last: Option<Timestamp>) -> 
 
 fn history(record: &JobRecord) -> Vec<GroupStatus> {
     let shown = record.groups.len().saturating_sub(HISTORY);
-    let groups = record.groups.iter().skip(shown).map(|group| GroupStatus {
+    let groups = record.groups.iter().enumerate().skip(shown).map(|(index, group)| GroupStatus {
         number: group.number,
         created: group.created,
         reason: format!("{:?}", group.reason),
@@ -393,6 +380,7 @@ fn history(record: &JobRecord) -> Vec<GroupStatus> {
         from_replicas: group.from_replicas,
         replicas: u32::try_from(group.nodes.len()).unwrap_or(u32::MAX),
         nodes: group.nodes.clone(),
+        before: record.groups[..index].iter().rev().find(|before| has_trained(before)).map(before),
         restored: group.restored,
         timeline: group.timeline.clone(),
         downtime_ms: group.downtime_ms,
@@ -405,6 +393,21 @@ fn history(record: &JobRecord) -> Vec<GroupStatus> {
         }),
     });
     groups.collect()
+}
+
+/// Whether a group was let train; others gave way before they began.
+fn has_trained(group: &GroupRecord) -> bool {
+    group.timeline.contains_key("released")
+}
+
+fn before(group: &GroupRecord) -> GroupBefore {
+    let way = |event: &str| matches!(event, "signalled" | "saved" | "ended");
+    let timeline = group.timeline.iter().filter(|(event, _)| way(event));
+    GroupBefore {
+        number: group.number,
+        nodes: group.nodes.clone(),
+        timeline: timeline.map(|(event, at)| (event.clone(), *at)).collect(),
+    }
 }
 
 /// A length of time for people: in whole seconds, minutes and hours.

@@ -216,7 +216,8 @@ fn keep(
     let mut refused = Vec::new();
     let wanted: BTreeSet<(Kind, ObjectKey)> =
         look.objects.iter().map(|object| (object.kind(), object.key())).collect();
-    for object in look.objects {
+    for mut object in look.objects {
+        tx.keep_wishes(&mut object)?;
         if let Some(message) = refusal(tx, source, &object)? {
             let file = object.metadata().annotations.get(SOURCE_FILE).cloned().unwrap_or_default();
             refused.push(SourceError { message: format!("{file}: {message}"), file });

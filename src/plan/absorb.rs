@@ -6,12 +6,15 @@ use serde_json::Value;
 
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
+use super::snapshot::Snapshot;
 use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
 use crate::api::ids::{GroupNumber, NodeName};
 use crate::api::object::Kind;
 use crate::api::observed::{LAUNCH_LABEL, Processes};
-use crate::api::record::{Binding, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState};
+use crate::api::record::{
+    Binding, CheckpointRequest, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState,
+};
 use crate::api::units::Span;
 use crate::api::wire::{BlobKind, BridgeReport, GroupReport, Outcome, RayNode};
 use crate::goodput::Hints;
@@ -162,12 +165,17 @@ fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause:
     }
 }
 
+/// How long after the death of a bridge its workers may live.
+pub(super) fn fence(snapshot: &Snapshot) -> SignedDuration {
+    snapshot.settings.lease.signed() + FENCE_MARGIN
+}
+
 // --- Jobs --------------------------------------------------------------------------------------------------------
 
 fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     let (key, now) = (draft.snapshot.key.clone(), draft.now);
     let incarnation = draft.record.incarnation.as_ref().map(|incarnation| incarnation.id.clone());
-    let fence = draft.snapshot.settings.lease.signed() + FENCE_MARGIN;
+    let fence = fence(draft.snapshot);
     let fenced = draft.guarded(Guard::DeadBridgeIsFenced);
     let heard = draft.agent().is_some();
     let removing = draft.removal_of(draft.jobs[index].uid()).is_some();
@@ -203,6 +211,7 @@ fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     let mut events = absorb_groups(job, bridge, moment);
     events.extend(absorb_hints(job, bridge, now));
     events.extend(absorb_notes(job, bridge));
+    absorb_save_request(job, bridge);
     for (event_type, reason, message) in events {
         let (object, uid) = (job.job.metadata.key(), job.uid().clone());
         draft.events.push(NewEvent { kind: Kind::AdaptDLJob, object, uid, event_type, reason, message });
@@ -417,4 +426,12 @@ fn absorb_notes(job: &mut JobDraft<'_>, bridge: &BridgeReport) -> Vec<Said> {
         job.record.noted = Some((bridge.bridge.clone(), newest.number));
     }
     new.into_iter().map(|note| (note.kind, note.reason.clone(), note.message.clone())).collect()
+}
+
+/// Takes in what has become of the wish to have the job saved. What was granted once stays so: another bridge does not
+/// know of it.
+fn absorb_save_request(job: &mut JobDraft<'_>, bridge: &BridgeReport) {
+    let Some(report) = &bridge.save_request else { return };
+    let granted = job.record.granted(&report.id).or(report.checkpoint);
+    job.record.checkpoint_request = Some(CheckpointRequest { id: report.id.clone(), checkpoint: granted });
 }

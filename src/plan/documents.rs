@@ -226,10 +226,16 @@ fn document(
         fenced: draft.fenced(job),
         fence_until: job.record.fence_until,
         progress_deadline: spec.progress_deadline,
-        save_request: job.job.metadata.annotations.get(CHECKPOINT_NOW).cloned(),
+        save_request: open_request(job),
         metadata_endpoint: draft.cluster().and_then(super::cluster::metadata_endpoint),
         min_replicas: spec.min_replicas,
     }
+}
+
+/// The wish to have the job saved, unless it was granted already: another bridge would save once more.
+fn open_request(job: &JobDraft<'_>) -> Option<String> {
+    let wish = job.job.metadata.annotations.get(CHECKPOINT_NOW)?;
+    job.record.granted(wish).is_none().then(|| wish.clone())
 }
 
 /// Says again what was said, if anything beside the wanted group has changed: intervals, fences and the like.
@@ -241,6 +247,8 @@ pub(super) fn refresh(draft: &mut Draft<'_>, index: usize) {
         now.fenced.clone_from(&told.fenced);
     }
     now.fence_until = told.fence_until;
+    // That a wish was granted, or taken back, is no news to the bridge.
+    now.save_request = now.save_request.or_else(|| told.save_request.clone());
     if now != told {
         tell(draft, index, told.desired, told.slots);
     }

@@ -184,6 +184,13 @@ impl<'a> Draft<'a> {
         );
     }
 
+    /// Ends waits between two tries that are longer than any that was begun: the clock was set back.
+    pub(super) fn wait_less(&mut self) {
+        let now = self.now;
+        let ahead = self.intents.values_mut().filter(|intent| intent.not_before > now + LONGEST_WAIT);
+        ahead.for_each(|intent| intent.not_before = now);
+    }
+
     /// The unsettled intent on a target.
     pub(super) fn pending(&self, target: &Target) -> Option<&Intent> {
         self.intents.values().find(|intent| intent.effect.target() == *target)

@@ -7,6 +7,7 @@
 mod absorb;
 mod allocation;
 mod capacity;
+mod clock;
 mod cluster;
 mod documents;
 mod draft;
@@ -30,6 +31,7 @@ pub use snapshot::{Plan, Snapshot};
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut draft = Draft::new(snapshot);
     settle::settle(&mut draft);
+    clock::set_back(&mut draft);
     absorb::absorb(&mut draft);
     cluster::plan(&mut draft);
     let allocation = allocation::allocate(&draft);

@@ -205,7 +205,9 @@ fn bounded(found: Decision, hints: &Hints, room: u32, upper: u32) -> Decision {
 /// Leaves a job alone for its cooldown.
 fn rested(question: &Question<'_>, found: Decision) -> Decision {
     let current = question.current;
-    let Some(changed) = question.changed.filter(|_| current > 0 && found.replicas != current) else {
+    // What lies ahead was before the clock was set back: nobody knows how long ago.
+    let changed = question.changed.filter(|changed| *changed <= question.now);
+    let Some(changed) = changed.filter(|_| current > 0 && found.replicas != current) else {
         return found;
     };
     let rested = changed + question.spec.scaling.cooldown.signed();

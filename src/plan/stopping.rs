@@ -115,6 +115,8 @@ fn left_on_cluster(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport) -
     let behind = draft.jobs[index].logs_behind;
     let stopped: Option<Timestamp> =
         draft.jobs[index].record.groups.last().and_then(|group| group.timeline.get("ended").copied());
+    // If the clock was set back nobody knows how long ago that was.
+    let stopped = stopped.filter(|at| *at <= draft.now);
     let patient = stopped.is_some_and(|at| !draft.is_due(at + LOGS_PATIENCE.signed()));
     (behind > 0 && patient).then(|| "the rest of its output is being fetched".to_owned())
 }

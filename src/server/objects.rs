@@ -252,8 +252,12 @@ pub(super) async fn put(
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
     let condition = Condition::of(&body)?;
-    let object = read(&api, kind(&plural)?, &namespace, Some(&name), body)?;
-    write(api, &query, move |tx| change(tx, object, &condition)).await
+    let mut object = read(&api, kind(&plural)?, &namespace, Some(&name), body)?;
+    let work = move |tx: &Tx<'_>| {
+        tx.keep_wishes(&mut object)?;
+        change(tx, object, &condition)
+    };
+    write(api, &query, work).await
 }
 
 /// A merge patch (RFC 7386).

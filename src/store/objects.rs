@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::feed::{Change, ChangeType};
 use super::{StoreError, Tx};
 use crate::api::ids::Uid;
-use crate::api::meta::{DEFAULT_NAMESPACE, FINALIZER, ObjectKey, ObjectMeta};
+use crate::api::meta::{CHECKPOINT_NOW, DEFAULT_NAMESPACE, FINALIZER, ObjectKey, ObjectMeta};
 use crate::api::object::{AnyObject, Kind};
 
 /// The cluster of jobs that refer to none.
@@ -98,6 +98,21 @@ impl Tx<'_> {
         let object = AnyObject::from_parts(wanted.kind(), metadata, wanted.spec(), stored.status())
             .map_err(|source| StoreError::Malformed { what: "object", source })?;
         Ok((Applied::Configured, self.update(object)?))
+    }
+
+    /// Gives an object that is about to be applied the wishes that were made of the stored one. They are not in its
+    /// manifest, and are not taken back by it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn keep_wishes(&self, object: &mut AnyObject) -> Result<(), StoreError> {
+        if let Some(stored) = self.get(object.kind(), &object.key())?
+            && let Some(wish) = stored.metadata().annotations.get(CHECKPOINT_NOW)
+        {
+            let annotations = &mut object.metadata_mut().annotations;
+            annotations.entry(CHECKPOINT_NOW.to_owned()).or_insert_with(|| wish.clone());
+        }
+        Ok(())
     }
 
     fn create(&self, mut object: AnyObject, uid: Uid, now: Timestamp) -> Result<AnyObject, StoreError> {

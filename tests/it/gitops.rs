@@ -120,6 +120,43 @@ fn objects_follow_their_files() {
 }
 
 #[test]
+fn a_wish_outlives_what_knows_nothing_of_it() {
+    let world = watching(&["watched"]);
+    let mut manifest = job("one", "  command: [a]\n");
+    world.write("watched/one.yaml", &manifest);
+    see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    let api = world.api();
+    let at = crate::world::address("adaptdljobs", "one");
+    let wish = |value: Value| {
+        let patch =
+            serde_json::json!({"metadata": {"annotations": {"rayconcile.dev/checkpoint-now": value}}});
+        let answer = api.put(reqwest::Method::PATCH, &at, &patch);
+        assert_eq!((answer.code, generation(&answer.body)), (200, 1), "{answer:?}");
+    };
+    let wished = |job: &Value| job["metadata"]["annotations"]["rayconcile.dev/checkpoint-now"].clone();
+    wish("w1".into());
+    // The directory is looked at again, and has something else to say.
+    manifest = manifest.replace("{name: one}", "{name: one, labels: {a: b}}");
+    world.write("watched/one.yaml", &manifest);
+    let job = see(&world, "job", "one", "is changed", |job| job["metadata"]["labels"]["a"] == "b");
+    assert_eq!((wished(&job), generation(&job)), ("w1".into(), 1));
+    // So it is with what is applied by hand, unless that has a wish of its own.
+    assert_eq!(world.ok(&["get", "job/one", "-o", "name"]), "adaptdljob/one\n");
+    world.ok(&["apply", "-f", "watched/one.yaml"]);
+    assert_eq!(wished(&world.get("job", "one")), "w1");
+    world.write(
+        "watched/one.yaml",
+        &manifest.replace("labels", "annotations: {rayconcile.dev/checkpoint-now: w2}, labels"),
+    );
+    see(&world, "job", "one", "is wished by its file", |job| wished(job) == "w2");
+    world.write("watched/one.yaml", &manifest.replace("a: b", "a: c"));
+    see(&world, "job", "one", "is changed", |job| job["metadata"]["labels"]["a"] == "c");
+    wish(Value::Null);
+    assert_eq!(wished(&world.get("job", "one")), Value::Null);
+    finish(world, &["watched"]);
+}
+
+#[test]
 fn programs_are_packed_again_when_they_change() {
     let world = watching(&["watched"]);
     world.write("program/main.py", "print(1)\n");

@@ -7,6 +7,7 @@ mod cli;
 mod gitops;
 mod manifest;
 mod plan;
+mod provider;
 mod roundtrips;
 mod server;
 mod simulate;

@@ -123,10 +123,18 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn checkpoint_request()(id in text(), checkpoint in option::of(checkpoint_id())) -> CheckpointRequest {
+        CheckpointRequest { id, checkpoint }
+    }
+}
+
+prop_compose! {
     fn group_status()(number in group(), created in when(), reason in text(), message in text(), from_replicas: u32,
         replicas: u32, nodes in vec(text().prop_map(NodeName), 0..3), restored in option::of(checkpoint_id()),
-        timeline in times(), downtime_ms: Option<u64>, (lost_steps, outcome) in (any::<Option<u64>>(), option::of(text()))) -> GroupStatus {
-        GroupStatus { number, created, reason, message, from_replicas, replicas, nodes, restored, timeline, downtime_ms, lost_steps, outcome }
+        timeline in times(), downtime_ms: Option<u64>, (lost_steps, outcome) in (any::<Option<u64>>(), option::of(text())),
+        before in option::of((group(), vec(text().prop_map(NodeName), 0..3), times()))) -> GroupStatus {
+        let before = before.map(|(number, nodes, timeline)| GroupBefore { number, nodes, timeline });
+        GroupStatus { number, created, reason, message, from_replicas, replicas, nodes, before, restored, timeline, downtime_ms, lost_steps, outcome }
     }
 }
 
@@ -137,12 +145,13 @@ prop_compose! {
             JobPhase::Suspended, JobPhase::Succeeded, JobPhase::Failed, JobPhase::Unknown]),
         scaling in option::of((any::<u32>(), text(), text())), group in option::of(group()),
         workers in vec((any::<u32>(), text(), any::<Option<u32>>(), text()), 0..3), progress in option::of(progress()),
-        checkpoint in option::of(checkpoint()), start_time in option::of(when()), completion_time in option::of(when()),
+        checkpoint in option::of(checkpoint()), checkpoint_request in option::of(checkpoint_request()),
+        (start_time, completion_time) in (option::of(when()), option::of(when())),
         history in vec(group_status(), 0..2)) -> AdaptDLJobStatus {
         let (observed_generation, message, phase_since, conditions, (replicas, desired_replicas, failures)) = words;
         AdaptDLJobStatus {
             observed_generation, phase, message, phase_since, conditions, replicas, desired_replicas, group, progress, failures,
-            start_time, completion_time, history,
+            start_time, completion_time, checkpoint_request, history,
             scaling: scaling.map(|(replicas, reason, message)| ScalingStatus { replicas, reason, message }),
             workers: workers.into_iter().map(|(rank, node, pid, state)| WorkerStatus { rank, node: NodeName(node), pid, state }).collect(),
             checkpoint: checkpoint.map(|it| CheckpointStatus { id: it.id, digest: it.digest, size: it.size, files: it.files,
@@ -265,11 +274,12 @@ prop_compose! {
         artifacts in vec((group(), digest()), 0..2), failures: u32, trouble in option::of(trouble()),
         hints in option::of((group(), any::<u64>(), when(), number())), (started, fence_until) in (option::of(when()), option::of(when())),
         hints_seen in option::of((group(), any::<u64>())), wanting_since in option::of(when()), sent in option::of((any::<u64>(), when())),
-        spoilt in proptest::collection::btree_set(checkpoint_id(), 0..3),
+        (spoilt, checkpoint_request) in (proptest::collection::btree_set(checkpoint_id(), 0..3), option::of(checkpoint_request())),
         (outcome, delivered, noted) in (option::of((text(), text(), when())), any::<bool>(), option::of((text(), any::<u64>())))) -> JobRecord {
         JobRecord {
             binding: binding.map(|(cluster, incarnation, bridge)| Binding { cluster, incarnation, bridge }),
             revision, sent, spoilt, document, failures, trouble, started, fence_until, hints_seen, wanting_since, delivered, noted,
+            checkpoint_request,
             groups: Vec::new(), checkpoints: Vec::new(),
             artifacts: artifacts.into_iter().map(|(group, digest)| ArtifactsRecord { group, digest }).collect(),
             hints: hints.map(|(group, number, at, x)| HintsRecord { group, number, at, hints: json!({"perfParams": {"alpha_c": x}}) }),

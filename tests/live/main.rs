@@ -23,3 +23,4 @@ mod python;
 mod storm;
 mod support;
 mod trouble;
+mod walk;

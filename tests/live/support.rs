@@ -167,6 +167,11 @@ impl World {
         child.wait().unwrap();
     }
 
+    /// The controller's process.
+    pub(crate) fn controller_pid(&self) -> u32 {
+        self.controller.as_ref().unwrap().id()
+    }
+
     /// Waits until the controller has died; says whether it did in time.
     pub(crate) fn controller_dies(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
@@ -327,6 +332,13 @@ pub(crate) fn within<T>(patience: Duration, probe: impl Fn() -> Option<T>) -> Op
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// The processes of a world's clusters whose command line has this in it.
+pub(crate) fn commands_of(world: &World, words: &str) -> Vec<u32> {
+    let launches = world.launches();
+    let own = marked().into_iter().filter(|(launch, what)| launches.contains(launch) && what.contains(words));
+    own.filter_map(|(_, what)| what.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// Asks a process to end.

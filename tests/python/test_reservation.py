@@ -39,6 +39,7 @@ class Actor:
         self.error = None
         self.polls = 0
         self.stubborn = False
+        self.notice = None
         for name in ("describe", "poll", "forget", "close"):
             setattr(self, name, Method(getattr(self, "_" + name)))
 
@@ -52,7 +53,10 @@ class Actor:
         if self.error:
             raise self.error
         self.polls, self.heard = self.polls + 1, heard
-        return {"version": 1, "clock": float(self.polls), "runs": [], "logs": {}, "logEnds": {}}
+        notice = dict(self.notice) if self.notice else None
+        return {
+            "version": 1, "clock": float(self.polls), "runs": [], "notice": notice, "logs": {}, "logEnds": {},
+        }  # fmt: skip
 
     async def _forget(self, _group):
         if self.error or self.stubborn:
@@ -106,7 +110,7 @@ class ReservationTest(unittest.IsolatedAsyncioTestCase):
             self.changes += 1
 
         spec = {"node": "node", "resources": {"cpu": 1, "gpu": 0, "memory": 0, "custom": {}}, "environment": {}}
-        return self.module.Reservation("uid", "s0", spec, LEASE_S, None, changed)
+        return self.module.Reservation("uid", "s0", spec, LEASE_S, None, None, changed)
 
     async def until(self, condition):
         for _ in range(1000):
@@ -175,6 +179,22 @@ class ReservationTest(unittest.IsolatedAsyncioTestCase):
         await slot.opened()
         await self.until(lambda: self.actor.polls > 2)
         self.assertGreaterEqual(self.actor.heard, self.actor.polls - 1)
+
+    async def test_a_node_is_left_at_once_only_if_it_goes_soon(self):
+        slot = self.reserve()
+        await slot.opened()
+        for notice, soon in (
+            ({"kind": "SpotInterruption", "action": "hibernate", "deadlineMs": None}, True),
+            ({"kind": "SpotInterruption", "action": "terminate", "deadlineMs": 120_000.0}, True),
+            ({"kind": "RebalanceRecommendation", "action": "rebalance", "deadlineMs": None}, False),
+            ({"kind": "ScheduledMaintenance", "action": "system-reboot", "deadlineMs": 1e8}, False),
+            ({"kind": "ScheduledMaintenance", "action": "system-reboot", "deadlineMs": 60_000.0}, True),
+            (None, False),
+        ):
+            self.actor.notice = notice
+            polls = self.actor.polls + 1
+            await self.until(lambda: self.actor.polls > polls)
+            self.assertEqual(slot.leaves_soon(), soon, notice)
 
     async def test_a_group_is_forgotten_or_the_slot_is_given_up(self):
         self.module.POLL_S = 0.01

@@ -1,6 +1,7 @@
 """A slot with real processes; of Ray, only what it asks about itself is stood in for."""
 
 import importlib
+import io
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from support import enter
 def request(group, script, **more):
     return {
         "group": group, "rank": 0, "job": "default/job", "replicas": 1, "nodes": 1, "masterPort": 1, "args": [],
-        "entrypoint": None, "command": ["/bin/sh", "-c", script], "env": {}, "sharePath": None, **more,
+        "entrypoint": None, "command": ["/bin/sh", "-c", script], "env": {}, "sharePath": None, "fork": False, **more,
     }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ class SlotTest(unittest.TestCase):
         sys.modules.pop("rayconcile_agent.slot", None)
         self.module = importlib.import_module("rayconcile_agent.slot")
         self.addCleanup(sys.modules.pop, "rayconcile_agent.slot", None)
-        self.slot = self.module.Slot("uid", "s0", 1, False, 3600.0)
+        self.slot = self.module.Slot("uid", "s0", 1, False, 3600.0, None)
         self.addCleanup(self.slot.close)
 
     def until(self, condition):
@@ -63,7 +64,7 @@ class SlotTest(unittest.TestCase):
         return self.slot.poll(-1, 0, {}, 1 << 20, 0.0)["logs"][group][1].decode()
 
     def start(self, group, script, **more):
-        self.assertIsNone(self.slot.start(request(group, script, **more)))
+        self.assertEqual(self.slot.start(request(group, script, **more)), {"refusal": None, "unforked": None})
         self.slot.release(group, ["127.0.0.1"])
 
     def test_a_worker_runs_and_its_end_is_told(self):
@@ -111,29 +112,97 @@ class SlotTest(unittest.TestCase):
             "from rayconcile_agent import host\n"
             "process = host.launch(['/bin/sh', '-c', 'sleep 1000 & echo $!; wait'], dict(os.environ), sys.stdout)\n"
             "guard = host.guard(process.pid)\n"
+            "print('guarded', flush=True)\n"
             "time.sleep(1000)\n"
         )
         slot = self.module.host.subprocess.Popen(
             [sys.executable, "-c", program], stdout=self.module.host.subprocess.PIPE, start_new_session=True
         )
-        child = int(slot.stdout.readline())
+        # The child writes at its own time; the guard is there when both have spoken.
+        lines = {slot.stdout.readline(), slot.stdout.readline()} - {b"guarded\n"}
+        child = int(lines.pop())
         self.assertTrue(lives(child))
         slot.send_signal(signal.SIGKILL)
         slot.wait()
         self.until(lambda: not lives(child))
         slot.stdout.close()
 
-    def test_a_save_that_is_asked_for_again_is_packed_once(self):
+    def save(self, group, number, text="weights"):
+        """A save, as rank 0 of a group leaves one."""
+        path = os.path.join(self.slot.runs[group].saves, str(number), f"checkpoint-{group}")
+        os.makedirs(path)
+        with open(os.path.join(path, "model"), "w", encoding="ascii") as file:
+            file.write(text)
+        self.slot.runs[group].control.words[self.module.worker.SAVES] = number
+        return path
+
+    def read(self, stream):
+        """The names in a stream, and what it was."""
+        data, end = b"", None
+        while end is None:
+            chunk, end = self.slot.next_chunk(stream)
+            data += chunk
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            return [member.name for member in archive if member.isfile()], end
+
+    def test_a_save_can_be_packed_as_often_as_it_is_asked_for(self):
         self.start(0, "sleep 1000")
-        saves = os.path.join(self.slot.runs[0].saves, "3", "checkpoint-0")
-        os.makedirs(saves)
-        with open(os.path.join(saves, "model"), "w", encoding="ascii") as file:
-            file.write("weights")
-        packed = self.slot.pack_checkpoint(0, 3)
-        self.assertFalse(os.path.exists(saves))
-        self.assertEqual(self.slot.pack_checkpoint(0, 3), packed, "its first answer was lost")
-        self.slot.drop(packed["digest"])
-        self.assertIsNone(self.slot.pack_checkpoint(0, 3))
+        self.save(0, 2, "older")
+        self.save(0, 3)
+        names, what = self.read(self.slot.open_checkpoint(0, 3))
+        self.assertEqual((names, what["files"]), (["checkpoint-0/model"], 1))
+        self.assertEqual(self.read(self.slot.open_checkpoint(0, 3))[1], what, "its first answer was lost")
+        self.slot.taken(0, 3)
+        self.assertIsNone(self.slot.open_checkpoint(0, 2), "the head has a newer one")
+        self.assertIsNotNone(self.slot.open_checkpoint(0, 3), "kept here too, until there is a newer one")
+        self.assertIsNone(self.slot.open_checkpoint(0, 4))
+
+    def test_the_next_group_has_the_save_without_its_being_moved_and_keeps_it(self):
+        self.start(0, "sleep 1000")
+        self.start(1, "sleep 1000")
+        path = self.save(0, 1)
+        self.assertTrue(self.slot.link(1, path))
+        restored = os.path.join(self.slot.runs[1].restored, "checkpoint-0", "model")
+        self.assertEqual(os.stat(restored).st_ino, os.stat(os.path.join(path, "model")).st_ino)
+        self.slot.forget(0)
+        self.assertEqual(self.read(self.slot.open_restored(1))[0], ["checkpoint-0/model"])
+        self.assertFalse(self.slot.link(1, path), "it is gone, or of another machine")
+
+    def test_what_comes_from_elsewhere_is_restored_only_if_it_is_whole(self):
+        self.start(0, "sleep 1000")
+        self.start(1, "sleep 1000")
+        self.save(0, 1)
+        stream = self.slot.open_checkpoint(0, 1)
+        chunk, what = self.slot.next_chunk(stream)
+        self.slot.receive("name", chunk)
+        self.assertTrue(self.slot.received("name", what["digest"]))
+        self.slot.restore(1, what["digest"])
+        self.assertEqual(os.listdir(self.slot.runs[1].restored), ["checkpoint-0"])
+        self.slot.receive("other", chunk[:-1])
+        self.assertFalse(self.slot.received("other", what["digest"]))
+        self.slot.receive("third", chunk)
+        self.slot.give_up("third")
+        self.assertEqual(os.listdir(self.slot.blobs), [], "nothing is left of it")
+
+    def test_for_another_bridge_workers_save_and_end(self):
+        words = self.module.worker
+        self.start(0, "trap 'exit 143' TERM; echo; while :; do sleep 0.05; done")
+        self.start(1, "trap '' TERM; echo; while :; do sleep 0.05; done")
+        self.until(lambda: self.output(0) and self.output(1))
+        self.slot.runs[0].control.words[words.FIRST_STEP_NS] = 1
+        self.save(0, 1)
+        saves = self.slot.retire(30.0)
+        self.assertEqual([(save["group"], save["number"]) for save in saves], [(0, 1)])
+        self.until(lambda: self.report(0)["exit"] and self.report(1)["exit"])
+        self.assertEqual(self.report(0)["exit"]["code"], 143, "it trained, and was asked to leave")
+        self.assertEqual(self.report(1)["exit"]["signal"], "SIGKILL", "it had nothing to save")
+
+    def test_who_is_stopped_is_seen_to_be(self):
+        self.start(0, "sleep 1000")
+        self.slot.signal(0, "SIGSTOP")
+        self.until(lambda: self.report(0)["stopped"])
+        self.slot.signal(0, "SIGCONT")
+        self.until(lambda: not self.report(0)["stopped"])
 
     def test_artifacts_are_packed_once_each(self):
         self.start(0, "sleep 1000")
@@ -144,14 +213,13 @@ class SlotTest(unittest.TestCase):
             with open(os.path.join(cwd, name), "w", encoding="ascii") as file:
                 file.write(name)
         os.symlink("out", os.path.join(cwd, "link"))
-        packed = self.slot.pack_artifacts(0, ["out/**", "out-of-order/*", "single", "link/top", "nothing", "../*"])
-        with tarfile.open(os.path.join(self.slot.blobs, packed["digest"])) as archive:
-            names = [member.name for member in archive if member.isfile()]
+        patterns = ["out/**", "out-of-order/*", "single", "link/top", "nothing", "../*"]
+        names, _ = self.read(self.slot.open_artifacts(0, patterns))
         self.assertEqual(names, ["link/top", "out/a/b/model.pt", "out/top", "out-of-order/x", "single"])
-        self.assertIsNone(self.slot.pack_artifacts(0, ["nothing*"]))
+        self.assertIsNone(self.slot.open_artifacts(0, ["nothing*"]))
 
     def test_the_last_slot_of_a_job_leaves_nothing_on_the_node(self):
-        other = self.module.Slot("uid", "s1", 1, False, 3600.0)
+        other = self.module.Slot("uid", "s1", 1, False, 3600.0, None)
         self.start(0, "true")
         other.close()
         self.assertEqual(sorted(os.listdir(self.slot.home)), ["s0", "share"])

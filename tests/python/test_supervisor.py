@@ -5,7 +5,6 @@ import threading
 import time
 import unittest
 from unittest import mock
-from urllib.parse import urlsplit
 
 from rayconcile_agent import supervisor
 from support import enter
@@ -16,13 +15,16 @@ class Slot:
 
     def __init__(self):
         self.released = threading.Event()
-        self.hints, self.joined = [], []
+        self.hints, self.joined, self.looked_at = [], [], []
 
     def await_release(self, _run, hold):
         return self.released.wait(hold)
 
     def note_joined(self, run):
         self.joined.append(run)
+
+    def look_at(self, run):
+        self.looked_at.append(run)
 
     def note_hints(self, run, text):
         self.hints.append((run, text))
@@ -39,19 +41,18 @@ class SupervisorTest(unittest.TestCase):
         self.supervisor = supervisor.Supervisor(self.slot)
         self.addCleanup(self.supervisor.server.server_close)
         self.addCleanup(self.supervisor.server.shutdown)
-        self.url = self.supervisor.admit(self.run_of_worker)
+        self.host, self.port, self.secret = self.supervisor.admit(self.run_of_worker)
 
     def ask(self, method, path, body=None, headers=None):
         """The status and the body of an answer to a request below the worker's address."""
-        parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         self.addCleanup(connection.close)
         connection.request(method, path, body, headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read()
 
     def of_worker(self, rest):
-        return f"{urlsplit(self.url).path}/{rest}"
+        return f"/{self.secret}/{rest}"
 
     def test_only_who_was_given_the_secret_is_answered(self):
         self.slot.released.set()
@@ -61,7 +62,7 @@ class SupervisorTest(unittest.TestCase):
         self.assertEqual(self.ask("GET", self.of_worker("release"))[0], 200)
         self.assertEqual(self.slot.hints, [])
         other = self.supervisor.admit(Run())
-        self.assertNotEqual(other, self.url)
+        self.assertNotEqual(other[2], self.secret)
         self.supervisor.dismiss(self.run_of_worker)
         self.assertEqual(self.ask("GET", self.of_worker("release"))[0], 404, "its run is over")
 
@@ -76,6 +77,13 @@ class SupervisorTest(unittest.TestCase):
         self.assertEqual(self.slot.joined, [self.run_of_worker])
         for rest in ("discover/default/job", "discover", "elsewhere", "release/more"):
             self.assertEqual(self.ask("GET", self.of_worker(rest))[0], 404, rest)
+
+    def test_what_a_worker_says_that_it_has_done_is_looked_at(self):
+        self.assertEqual(self.ask("POST", self.of_worker("saved"))[0], 200)
+        self.assertEqual(self.ask("POST", self.of_worker("left"))[0], 200)
+        self.assertEqual(self.ask("POST", self.of_worker("right"))[0], 404)
+        self.assertEqual(self.ask("POST", "/wrong/left")[0], 404)
+        self.assertEqual(self.slot.looked_at, [self.run_of_worker] * 2)
 
     def test_hints_are_bounded_and_passed_on_as_text(self):
         hints = self.of_worker("hints/default/job")

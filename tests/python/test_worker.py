@@ -24,7 +24,7 @@ class WorkerTest(unittest.TestCase):
             file.write(text)
         return path
 
-    def run_worker(self, **config):
+    def run_worker(self, parent=None, **config):
         """Run a program as a slot's worker is."""
         control = os.path.join(self.directory, "control")
         with open(control, "wb") as file:
@@ -33,8 +33,7 @@ class WorkerTest(unittest.TestCase):
             "rank": 0,
             "saves": os.path.join(self.directory, "saves"),
             "control": control,
-            "releaseUrl": None,
-            "parent": os.getpid(),
+            "supervisor": None,
             "cwd": self.directory,
             "command": None,
             "args": [],
@@ -42,7 +41,7 @@ class WorkerTest(unittest.TestCase):
             **config,
         }
         path = self.write("config.json", json.dumps(config))
-        command = [sys.executable, PROGRAM, path]
+        command = [sys.executable, PROGRAM, path, str(parent or os.getpid())]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def run_script(self, text, **config):
@@ -91,7 +90,9 @@ class WorkerTest(unittest.TestCase):
 
     def test_whose_slot_has_gone_does_not_start(self):
         self.write("main.py", "print('started')")
-        ended = self.run_worker(parent=1)
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        ended = self.run_worker(parent=gone.pid)
         self.assertEqual((ended.returncode, ended.stdout), (1, ""))
 
     def test_numpys_old_aliases_are_back_for_adaptdl(self):

@@ -10,7 +10,6 @@ At most one group trains: another is released only when no worker of the one bef
 """
 
 import asyncio
-import contextlib
 import os
 import shutil
 import time
@@ -19,14 +18,15 @@ import uuid
 import ray
 from ray.exceptions import RayError
 
-from . import transfer
 from .alone import Alone
 from .group import Group
 from .heirloom import Heirloom
 from .logs import Spools
 from .report import describe
 from .reservation import LEASE_MARGIN_S, Reservation
-from .store import ARTIFACTS, CHECKPOINT, BlobStore
+from .saves import Saves
+from .store import BlobStore
+from .unavailable import Unavailable
 
 # How long a group that is prepared beside a running one may take to come where AdaptDL has it wait.
 PREPARE_S = 300.0
@@ -34,20 +34,10 @@ PREPARE_S = 300.0
 SETTLE_S = 2.0
 # After rank 0 has finished or saved, how long the others may take to leave.
 LEAVE_S = 30.0
-# A blob that does not arrive is asked for again after each of these, before it is taken for lost.
-TAKE_PAUSES_S = (1.0, 2.0, 4.0, 0.0)
 # While a bridge shuts down, how often it looks whether all its slots have ended.
 SHUT_DOWN_WATCH_S = 0.2
 KEEP_GROUPS = 20
 KEEP_NOTES = 50
-
-
-class Unavailable(Exception):
-    """A group cannot be had; `kind` is the outcome this gives it."""
-
-    def __init__(self, kind, message):
-        super().__init__(message)
-        self.kind = kind
 
 
 class Bridge:
@@ -65,11 +55,10 @@ class Bridge:
         self.current = self.next = self.preparation = None
         # Groups that have saved and leave, and what sees each of them out.
         self.leaving = {}
-        self.saving = None
         self.phase = "Fencing"
         self.store = BlobStore(os.path.join(directory, "blobs"))
         self.spools = Spools(os.path.join(directory, "logs"))
-        self.packing = asyncio.Lock()
+        self.saves = Saves(self)
         self.notes, self.noted = [], 0
         self.version, self.news = 0, asyncio.Event()
         self.driver = None
@@ -163,20 +152,11 @@ class Bridge:
     async def _fence(self):
         """Take over what an earlier bridge of this job left: have it save, bring that to the head, and end it."""
         timeout_s = self.document["checkpoint"]["timeoutMs"] / 1000
-        unsure = await self.heirloom.collect(timeout_s, set(self.document["fencedNodes"]), self._inherit)
+        unsure = await self.heirloom.collect(timeout_s, set(self.document["fencedNodes"]), self.saves.inherit)
         # Those that could not be reached end with their lease. If the controller saw the earlier bridge die it
         # knows how much of that is left.
         if unsure or (self.inherited_s and not self.heirloom.known):
             await asyncio.sleep(max(self.document["fenceMs"] / 1000, self.inherited_s))
-
-    async def _inherit(self, slot, save):
-        """Bring a save that an earlier bridge's slot has to the head, if it is newer than what is there."""
-        if (save["group"], save["number"]) > (self.store.newest() or (-1, -1)):
-            opened = await slot.actor.open_checkpoint.remote(save["group"], save["number"])
-            if opened and (what := await transfer.carry(slot, opened, [transfer.HeadSink(self.store.directory)])):
-                extra = {key: save[key] for key in ("group", "number", "steps", "saveMs")}
-                self.store.add({"kind": CHECKPOINT, **what, **extra, "at": time.monotonic()})
-                self._note("Normal", "CheckpointInherited", f"what group {save['group']} had saved is brought to the head")
 
     async def _step(self):
         """Bring what is nearer to what is wanted. Long steps are waited for: a switch is never left half done."""
@@ -191,7 +171,7 @@ class Bridge:
             self.phase = "Active"
             await self._run(desired)
             await self.alone.step(desired)
-        self._save_sometimes()
+        self.saves.save_sometimes()
         self._trim()
 
     async def _run(self, desired):
@@ -318,9 +298,9 @@ class Bridge:
                 await self._reserve(group)
             if not group.started and (refusal := await self._start(group)):
                 raise Unavailable("Lost", refusal)
-            if not (old and await self._hand_over(old, group)):
+            if not (old and await self.saves.hand_over(old, group)):
                 await self._wait_for_leaving()
-                await self._restore(group)
+                await self.saves.restore(group)
         except (Unavailable, RayError, OSError) as error:
             if not (group.started and group.lost_slots() and not group.can_be_held()):
                 refused = isinstance(error, Unavailable)
@@ -334,48 +314,6 @@ class Bridge:
             await self._kill_rest(group)
             await self._bury(group, {"kind": "Lost", "message": str(error)})
         self._tell()
-
-    async def _hand_over(self, old, group):
-        """Give the new ranks what the old ones have just saved, straight from the old rank 0; False if that fails."""
-        run, source = old.rank0(), old.slots[0]
-        if not (old.outcome.get("saved") and run["savePath"] and source.state == "Ready"):
-            return False
-        try:
-            linked = await asyncio.gather(
-                *(slot.actor.link.remote(group.number, run["savePath"]) for slot in group.slots)
-            )
-            others = [transfer.SlotSink(slot, group.number) for slot, done in zip(group.slots, linked) if not done]
-            if others:
-                stream = await source.actor.open_checkpoint.remote(old.number, run["saves"])
-                if not stream or not await transfer.carry(source, stream, others):
-                    raise OSError("what arrived does not match its digest")
-        except (RayError, OSError) as error:
-            # By way of the head it may still come.
-            self._note("Warning", "HandOverFailed", f"group {old.number}: {error}")
-            return False
-        group.restored = {"group": old.number, "number": run["saves"], "digest": ""}
-        group.mark("handedOver")
-        return True
-
-    async def _restore(self, group):
-        """Give every rank the newest good checkpoint, but none older than one that the controller has."""
-        least = group.spec["restore"]
-        for blob in self.store.newest_first():
-            if least and (blob["group"], blob["number"]) < (least["group"], least["number"]):
-                break
-            sinks = [transfer.SlotSink(slot, group.number) for slot in group.slots]
-            if await transfer.send_file(self.store.path(blob["digest"]), blob["digest"], sinks):
-                group.restored = {key: blob[key] for key in ("group", "number", "digest")}
-                group.mark("handedOver")
-                return
-            self.store.remove(blob)
-            self._note(
-                "Warning",
-                "CheckpointUnreadable",
-                f"the checkpoint of group {blob['group']} does not match its digest; the one before is used",
-            )
-        if least:
-            raise Unavailable("NoCheckpoint", "none of the newest checkpoints that are left on the cluster is good")
 
     async def _give_up(self, group, error):
         """End a group that never trained."""
@@ -425,7 +363,7 @@ class Bridge:
     async def _see_out(self, group):
         """Bring what a group has saved to the head, and remove the group when its processes have ended."""
         try:
-            await self._take_checkpoint(group)
+            await self.saves.take_checkpoint(group)
             await self._until(lambda: self._over(group), LEAVE_S)
             await self._kill_rest(group)
             await group.forget()
@@ -451,7 +389,7 @@ class Bridge:
         message = f"no step for {self.document['progressDeadlineMs'] / 1000:g} s; behind: {ranks}"
         stopped = any(run and run["stopped"] for run in runs)
         await self._kill_rest(group)
-        await self._take_checkpoint(group)
+        await self.saves.take_checkpoint(group)
         if stopped:
             await self._bury(group, {"kind": "Hung", "message": f"{message}, which was stopped by a signal"})
         else:
@@ -469,7 +407,7 @@ class Bridge:
         killed = group.alive()
         await self._kill_rest(group)
         outcome = group.judge(killed)
-        await self._take_checkpoint(group)
+        await self.saves.take_checkpoint(group)
         await self._bury(group, outcome)
 
     async def _kill_rest(self, group):
@@ -480,7 +418,7 @@ class Bridge:
     async def _bury(self, group, outcome):
         """Keep what a group left behind, then remove it from its nodes."""
         if outcome["kind"] == "Succeeded":
-            await self._take_artifacts(group)
+            await self.saves.take_artifacts(group)
         self.current = None
         group.end(outcome.pop("kind"), **outcome)
         await group.forget()
@@ -515,81 +453,6 @@ class Bridge:
             del self.groups[number]
         self.spools.keep(kept)
         self.store.prune(max(2, self.document["checkpoint"]["keep"]))
-
-    # --- Checkpoints and artifacts ---------------------------------------------------------------------------
-
-    def _save_sometimes(self):
-        """Have the running group save when its interval is over or somebody wants it, and take in what it saved."""
-        group = self.current
-        run = group and group.rank0()
-        if not run or self.packing.locked():
-            return
-        if run["saves"] > group.packed:
-            asyncio.ensure_future(self._take_checkpoint(group))
-        interval_s = self.document["checkpoint"]["intervalMs"] / 1000
-        since = max(group.save_asked_at, group.times["released"])
-        due = interval_s and time.monotonic() > since + interval_s
-        wish = self.document["saveRequest"]
-        wished = wish is not None and (self.saving is None or self.saving["id"] != wish)
-        if run["firstStepAt"] and (due or wished):
-            group.save_asked_at = time.monotonic()
-            if wished:
-                self.saving = {"id": wish, "after": (group.number, run["saves"]), "checkpoint": None}
-            group.slots[0].actor.ask_save.remote(group.number)
-
-    async def _take_checkpoint(self, group):
-        """Bring the newest save of a group to the head, from whoever has it."""
-        async with self.packing:
-            run, slot = group.rank0(), group.slots[0]
-            if not run or run["saves"] <= group.packed:
-                return
-            number, group.packed = run["saves"], run["saves"]
-            extra = {"number": number, "steps": run["saveSteps"], "saveMs": run["saveMs"]}
-            openers = [(slot, lambda: slot.actor.open_checkpoint.remote(group.number, number))]
-            heirs = [other for other in (self.current, self.next) if other and other.restored]
-            for heir in heirs:
-                if (heir.restored["group"], heir.restored["number"]) == (group.number, number):
-                    openers += [
-                        (other, lambda other=other: other.actor.open_restored.remote(heir.number))
-                        for other in heir.slots
-                    ]
-            if await self._take(group, CHECKPOINT, openers, extra):
-                with contextlib.suppress(RayError):
-                    await slot.actor.taken.remote(group.number, number)
-            if self.saving and not self.saving["checkpoint"] and (group.number, number) > self.saving["after"]:
-                self.saving["checkpoint"] = {"group": group.number, "number": number}
-                self._tell()
-
-    async def _take_artifacts(self, group):
-        slot, patterns = group.slots[0], self.document["artifacts"]
-        if patterns and slot.state == "Ready":
-            openers = [(slot, lambda: slot.actor.open_artifacts.remote(group.number, patterns))]
-            await self._take(group, ARTIFACTS, openers, {"number": 0})
-
-    async def _take(self, group, kind, openers, extra):
-        """Bring to the head what a slot packs; try again while there is a slot that can. Say whether it came."""
-        failure = None
-        for pause_s in TAKE_PAUSES_S:
-            for slot, opener in openers:
-                if slot.state != "Ready":
-                    continue
-                try:
-                    if (stream := await opener()) is None:
-                        continue
-                    sink = transfer.HeadSink(self.store.directory)
-                    if (what := await transfer.carry(slot, stream, [sink])) is None:
-                        raise OSError("what arrived does not match its digest")
-                except (RayError, OSError) as error:
-                    failure = error
-                    continue
-                self.store.add({"kind": kind, "group": group.number, **what, **extra, "at": time.monotonic()})
-                self._tell()
-                return True
-            if failure is None:
-                return False
-            await asyncio.sleep(pause_s)
-        self._note("Warning", f"{kind}Lost", f"group {group.number}: {failure}")
-        return False
 
 
 def died(group):

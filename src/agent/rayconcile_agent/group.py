@@ -7,6 +7,8 @@ one rank is lost the others are killed.
 import asyncio
 import time
 
+from . import points
+
 SIGTERM_EXIT = 143
 
 
@@ -33,6 +35,7 @@ class Group:
     def mark(self, event):
         self.times[event] = time.monotonic()
         self.changed()
+        points.reached(event)
 
     # --- What is known of its workers ------------------------------------------------------------------------
 
@@ -143,6 +146,7 @@ class Group:
         peers = [slot.info["address"] for slot in self.slots]
         for slot in self.slots:
             await slot.actor.release.remote(self.number, peers)
+            points.reached("releasing")
         self.phase = "Running"
         self.mark("released")
 

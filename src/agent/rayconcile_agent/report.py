@@ -68,7 +68,7 @@ def describe(bridge):
         "groups": [describe_group(group) for group in bridge.groups.values()],
         "blobs": [{**blob, "at": age_ms(blob["at"])} for blob in bridge.store.descriptions],
         "notices": describe_notices(),
-        "saveRequest": bridge.saving and {"id": bridge.saving["id"], "checkpoint": bridge.saving["checkpoint"]},
+        "saveRequest": bridge.saves.saving and {"id": bridge.saves.saving["id"], "checkpoint": bridge.saves.saving["checkpoint"]},
         "notes": [{**note, "at": age_ms(note["at"])} for note in bridge.notes],
         "logs": bridge.spools.ends(),
     }

@@ -10,7 +10,6 @@ Only `ray` and the standard library are used, for this runs inside the user's ru
 import contextlib
 import glob
 import json
-import math
 import os
 import queue
 import shutil
@@ -24,8 +23,8 @@ import uuid
 import ray
 
 from . import blobs, host, processes, worker
-from .logs import Ring
 from .metadata import PERIOD_S, MetadataService
+from .run import Run
 from .supervisor import Supervisor
 
 # What must stay free beside a prepared worker as large as the one that runs.
@@ -33,87 +32,11 @@ HEADROOM_BYTES = 256 << 20
 TAIL_BYTES = 4096
 # A blob is carried in pieces of this size.
 CHUNK_BYTES = 32 << 20
+# How soon a worker that was released begins to train, unless it waits for somebody who will not come.
+BEGIN_S = 5.0
 # How soon a first step is noticed, and the end of the lease.
 WATCH_S = 0.1
 WORKER = os.path.abspath(worker.__file__)
-
-
-class Run:
-    """One worker: a rank of a group, from its preparation until it is forgotten."""
-
-    def __init__(self, slot_directory, group, rank):
-        self.group, self.rank = group, rank
-        self.directory = os.path.join(slot_directory, f"group-{group}")
-        self.cwd = os.path.join(self.directory, "cwd")
-        self.saves = os.path.join(self.directory, "saves")
-        self.restored = os.path.join(self.directory, "restored")
-        self.process = self.exit = self.peers = None
-        self.launched = self.forgotten = self.released = self.arrived = self.joined = False
-        self.unforked = None
-        self.hints, self.hints_number = None, 0
-        self.log = Ring()
-        self.noticed = (0, 0, 0)
-        for directory in (self.saves, self.restored):
-            os.makedirs(directory, exist_ok=True)
-        control_path = os.path.join(self.directory, "control")
-        with open(control_path, "wb") as file:
-            # Written, not only made that long: on a full disk a page that is missing kills who touches it.
-            file.write(bytes(worker.CONTROL_BYTES))
-        self.control_path = control_path
-        self.control = worker.Control(control_path)
-
-    def alive(self):
-        return self.process is not None and self.exit is None
-
-    def trains(self):
-        """Whether it may have made steps, and may make more."""
-        words = self.control.words
-        return self.alive() and bool(words[worker.FIRST_STEP_NS]) and not words[worker.LEAVING]
-
-    def save_path(self, number):
-        """Where a save of that number is, if it is whole: AdaptDL gives it this name last."""
-        path = os.path.join(self.saves, str(number), f"checkpoint-{self.group}")
-        return path if os.path.isdir(path) else None
-
-    def save(self):
-        """The newest save, as the bridge counts it."""
-        words = self.control.words
-        number = words[worker.SAVES]
-        if not number or not self.save_path(number):
-            return None
-        steps, save_ms = words[worker.SAVE_STEPS], words[worker.SAVE_NS] / 1e6
-        return {"group": self.group, "number": number, "steps": steps, "saveMs": save_ms}
-
-    def report(self, now_ns):
-        """What the bridge wants to know; times as ages, for clocks of two machines are never compared."""
-        words, progress = self.control.words, self.control.floats[worker.PROGRESS]
-
-        def age_ms(word):
-            return (now_ns - words[word]) / 1e6 if words[word] else None
-
-        return {
-            "group": self.group,
-            "rank": self.rank,
-            "pid": self.process.pid if self.process else None,
-            "arrived": self.arrived,
-            "joined": self.joined,
-            "leaving": bool(words[worker.LEAVING]),
-            "stopped": self.alive() and host.is_stopped(self.process.pid),
-            "exit": self.exit and {**self.exit, "at": None, "agoMs": now_ns / 1e6 - self.exit["at"] * 1e3},
-            "steps": words[worker.STEPS],
-            "lastStepAgoMs": age_ms(worker.LAST_STEP_NS),
-            "firstStepAgoMs": age_ms(worker.FIRST_STEP_NS),
-            "activeAgoMs": age_ms(worker.ACTIVE_NS),
-            "epoch": words[worker.EPOCH] - 1 if words[worker.EPOCH] else None,
-            "progress": progress if math.isfinite(progress) else None,
-            "batchSize": words[worker.BATCH] or None,
-            "saves": words[worker.SAVES],
-            "saveMs": words[worker.SAVE_NS] / 1e6,
-            "saveSteps": words[worker.SAVE_STEPS],
-            "savePath": words[worker.SAVES] and self.save_path(words[worker.SAVES]) or None,
-            "hints": self.hints,
-            "hintsNumber": self.hints_number,
-        }
 
 
 class Slot:
@@ -304,12 +227,13 @@ class Slot:
         """Have every worker save and end, for another bridge has come; return the newest save of each."""
         deadline = time.monotonic() + timeout_s
         for run in list(self.runs.values()):
-            # What has not trained has nothing to save, and might never notice the signal.
-            if run.trains():
+            if run.released and run.alive():
                 run.process.send_signal(signal.SIGTERM)
-            elif run.alive() and not run.control.words[worker.LEAVING]:
+            elif run.alive():
                 host.kill_group(run.process.pid)
         with self.changed:
+            # What has been let go may be about to train. If it is not soon, it has nothing to save.
+            self.changed.wait_for(lambda: not any(run.may_train() for run in self.runs.values()), min(BEGIN_S, timeout_s))
             self.changed.wait_for(
                 lambda: not any(run.trains() for run in self.runs.values()), max(0.0, deadline - time.monotonic())
             )
@@ -357,7 +281,7 @@ class Slot:
     def look_at(self, run):
         """Note what a worker says that it has done: it is in its control page."""
         with self.changed:
-            run.noticed = seen_of(run)
+            run.noticed = run.seen()
             self._tell()
 
     def note_joined(self, run):
@@ -535,7 +459,7 @@ class Slot:
             time.sleep(WATCH_S)
             with self.changed:
                 for run in self.runs.values():
-                    if (seen := seen_of(run)) != run.noticed:
+                    if (seen := run.seen()) != run.noticed:
                         run.noticed = seen
                         self._tell()
             if time.monotonic() - self.last_contact > self.lease_s:
@@ -560,12 +484,6 @@ class Slot:
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 pass  # Out of order for now: what is known stays known.
             time.sleep(PERIOD_S)
-
-
-def seen_of(run):
-    """What a worker has done, as far as the bridge should hear of it at once."""
-    words = run.control.words
-    return words[worker.SAVES], words[worker.FIRST_STEP_NS], words[worker.LEAVING]
 
 
 def is_directory(path):

@@ -37,6 +37,8 @@ CONTROL_BYTES = 4096
 SAVE_ONLY = 2
 
 PR_SET_PDEATHSIG = 1
+# How long a forked worker may take to become the slot's child.
+ADOPTION_S = 5.0
 # What AdaptDL's programs end with when they were told to (128 + SIGTERM).
 SIGTERM_EXIT = 143
 
@@ -318,8 +320,9 @@ def die_with_parent(parent):
 
     A forked worker is the slot's only when the process between them has ended, which it does at once.
     """
-    while (now := os.getppid()) != parent:
-        if not os.path.exists(f"/proc/{parent}") or now == 1:
+    deadline = time.monotonic() + ADOPTION_S
+    while os.getppid() != parent:
+        if time.monotonic() > deadline or not os.path.exists(f"/proc/{parent}"):
             os._exit(1)
         time.sleep(0.001)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

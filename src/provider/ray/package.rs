@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 19] = files![
+const FILES: [(&str, &str); 23] = files![
     "__init__.py",
     "agent.py",
     "alone.py",
@@ -26,13 +26,17 @@ const FILES: [(&str, &str); 19] = files![
     "host.py",
     "logs.py",
     "metadata.py",
+    "points.py",
     "processes.py",
     "report.py",
     "reservation.py",
+    "run.py",
+    "saves.py",
     "slot.py",
     "store.py",
     "supervisor.py",
     "transfer.py",
+    "unavailable.py",
     "worker.py",
 ];
 

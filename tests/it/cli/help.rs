@@ -22,12 +22,16 @@ fn every_verb_has_a_page() {
             page.lines().next()
         );
     }
+    insta::assert_snapshot!(
+        "help-checkpoint-now",
+        said(&world.program(&["checkpoint", "now", "--help"]).output().unwrap()).out
+    );
 }
 
 #[test]
 fn wrong_arguments_are_told_of_with_exit_code_2() {
     let world = World::with_controller(&[]);
-    let wrong: [&[&str]; 14] = [
+    let wrong: [&[&str]; 15] = [
         &[],
         &["aply"],
         &["get"],
@@ -42,6 +46,7 @@ fn wrong_arguments_are_told_of_with_exit_code_2() {
         &["apply"],
         &["schema", "pod"],
         &["checkpoint", "get", "x", "newest"],
+        &["checkpoint", "now"],
     ];
     let mut pages = String::new();
     for arguments in wrong {

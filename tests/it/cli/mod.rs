@@ -2,6 +2,7 @@
 
 use crate::world::{Said, World};
 
+mod checkpoint;
 mod help;
 mod manifests;
 mod objects;

@@ -1,4 +1,6 @@
 //! The planner: stories that are told in full, and what holds for any snapshot whatsoever.
 
+mod clock;
 mod properties;
 mod stories;
+mod wishes;

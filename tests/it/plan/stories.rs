@@ -10,15 +10,15 @@ use crate::simulate::{cluster, hints, job, key, options};
 const MINUTE: u64 = 60_000;
 
 /// Two machines with two CPUs each, beside a head with none.
-const TWO_MACHINES: &str = "
+pub(super) const TWO_MACHINES: &str = "
 provider: {local: {}}
 workerGroups: [{name: a, maxNodes: 2, idleTimeout: 1m, template: {resources: {cpu: 2}}}]
 ";
 
-const SMALL: &str = "{clusterRef: {name: gpu}, entrypoint: main.py, maxReplicas: 4}";
+pub(super) const SMALL: &str = "{clusterRef: {name: gpu}, entrypoint: main.py, maxReplicas: 4}";
 
-struct Story {
-    world: Simulation,
+pub(super) struct Story {
+    pub(super) world: Simulation,
 }
 
 impl Story {
@@ -26,7 +26,7 @@ impl Story {
         Self { world: Simulation::new(Options { steady: true, transcript: 10_000, ..options(1) }) }
     }
 
-    fn on(spec: &str) -> Self {
+    pub(super) fn on(spec: &str) -> Self {
         let mut story = Self::new();
         story.cluster("gpu", spec);
         story
@@ -38,7 +38,7 @@ impl Story {
         self.world.apply(cluster(name, spec));
     }
 
-    fn job(&mut self, name: &str, spec: &str) {
+    pub(super) fn job(&mut self, name: &str, spec: &str) {
         self.world.apply(job_of(name, spec));
     }
 
@@ -50,7 +50,7 @@ impl Story {
     }
 
     /// Goes on until a moment, in seconds.
-    fn until(&mut self, seconds: u64) {
+    pub(super) fn until(&mut self, seconds: u64) {
         self.world.run_until(seconds * 1000);
     }
 

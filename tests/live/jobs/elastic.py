@@ -25,6 +25,7 @@ parser.add_argument("--batch", type=int, default=64)
 parser.add_argument("--max-batch", type=int, default=256)
 parser.add_argument("--min-local", type=int, default=8)
 parser.add_argument("--tag", default="")
+parser.add_argument("--record", help="where the first replica writes down its group and every step")
 options = parser.parse_args()
 
 
@@ -71,6 +72,9 @@ for epoch in adaptdl.torch.remaining_epochs_until(1000000):
         loss.backward()
         optimizer.step()
         made.steps += 1
+        if options.record and rank == 0:
+            with open(options.record, "a") as record:
+                record.write(f"{adaptdl.env.num_restarts()} {made.steps}\n")
         print(f"step={made.steps} epoch={epoch} loss={loss.item():.4f} replicas={replicas}", flush=True)
         if os.path.exists(options.until) if options.until else made.steps >= options.steps:
             torch.save(model.state_dict(), "model.pt")
