@@ -334,13 +334,6 @@ pub(crate) fn within<T>(patience: Duration, probe: impl Fn() -> Option<T>) -> Op
     }
 }
 
-/// The processes of a world's clusters whose command line has this in it.
-pub(crate) fn commands_of(world: &World, words: &str) -> Vec<u32> {
-    let launches = world.launches();
-    let own = marked().into_iter().filter(|(launch, what)| launches.contains(launch) && what.contains(words));
-    own.filter_map(|(_, what)| what.split_whitespace().next()?.parse().ok()).collect()
-}
-
 /// Asks a process to end.
 pub(crate) fn terminate(pid: u32) {
     signal(pid, Signal::SIGTERM);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{World, cluster, commands_of, job, phase, replicas};
+use crate::support::{World, cluster, job, phase, replicas};
 
 /// The steps of a rescale at which a bridge has something killed, in their order.
 const POINTS: [&str; 7] =
@@ -53,9 +53,11 @@ fn whatever_is_killed_at_whatever_step_of_a_rescale_no_step_is_lost() {
                 Victim::Bridge => "self".to_owned(),
                 Victim::Controller => world.controller_pid().to_string(),
                 Victim::ForkServers => {
-                    let servers = commands_of(&world, "forkserver.py");
+                    let processes = world.processes().into_iter();
+                    let servers = processes.filter(|(_, command)| command.contains("forkserver.py"));
+                    let servers: Vec<String> = servers.map(|(pid, _)| pid.to_string()).collect();
                     assert!(!servers.is_empty(), "nothing is forked");
-                    servers.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+                    servers.join(" ")
                 }
             };
             fs::write(points.join(point), victims).unwrap();
