@@ -53,7 +53,7 @@ impl Fault {
     }
 
     /// Its name: that of the variant, as words on a command line are written.
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         let mut name = String::new();
         for letter in format!("{self:?}").chars() {
             if letter.is_ascii_uppercase() && !name.is_empty() {
@@ -78,24 +78,25 @@ impl Fault {
 /// A node that a fault may hit.
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// Empty while nobody can say it.
     pub(crate) address: String,
     /// Its main process, whose session all its other processes are in.
     pub(crate) main: u32,
 }
 
-/// The nodes of the cluster that are ready; the head or the others.
+/// The nodes of the cluster that have processes: the head or the others.
 pub(crate) fn nodes(world: &World, head: bool) -> Vec<Node> {
     let cluster = world.get("cluster", "c");
     let nodes = cluster["status"]["nodes"].as_array().cloned().unwrap_or_default();
-    let ready = nodes.into_iter().filter(|node| node["group"].is_null() == head);
+    let wanted = nodes.into_iter().filter(|node| node["group"].is_null() == head);
     let node = |node: Value| {
         Some(Node {
             name: node["name"].as_str()?.to_owned(),
-            address: node["address"].as_str()?.to_owned(),
+            address: node["address"].as_str().unwrap_or_default().to_owned(),
             main: u32::try_from(node["pid"].as_u64()?).ok()?,
         })
     };
-    ready.filter_map(node).collect()
+    wanted.filter_map(node).collect()
 }
 
 /// Signals one of the world's processes whose command has these words in it; says which.
@@ -134,6 +135,11 @@ pub(crate) fn hit_worker(
     let pid = random.choice(pids(&world.job(job)))?;
     kill(Pid::from_raw(i32::try_from(pid).ok()?), with).ok()?;
     Some(format!("{job}: {with} {pid}"))
+}
+
+/// A node that can be told of what will happen to it.
+pub(crate) fn addressed(world: &World, random: &mut fastrand::Rng) -> Option<Node> {
+    random.choice(nodes(world, false).into_iter().filter(|node| !node.address.is_empty()).collect::<Vec<_>>())
 }
 
 /// Announces that a node's spot instance is reclaimed; says which.

@@ -2,15 +2,16 @@
 //!
 //! What is random is which fault comes when, and the seed decides that; what the machine makes of it differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::faults::{Fault, Node, hit_worker, interrupt, kill_raylet, nodes, strike};
+use crate::faults::{Fault, Node, addressed, hit_worker, interrupt, kill_raylet, nodes, strike};
 use crate::metadata::Metadata;
 use crate::support::{World, phase, replicas, repository, within};
 
@@ -43,13 +44,16 @@ struct Storm {
     newest: BTreeMap<&'static str, (u64, u64)>,
     controller: bool,
     watcher: Option<Child>,
+    /// The events that were printed.
+    told: Arc<Mutex<BTreeSet<String>>>,
     /// What is wrong.
     wrong: Vec<String>,
 }
 
 /// Lets faults of these kinds come for so long, and sees that all is well afterwards; panics if it is not.
 pub(crate) fn run(seed: u64, lasting: Duration, kinds: &[Fault]) {
-    println!("seed {seed}, {lasting:.0?} of faults: {kinds:?}");
+    let names: Vec<String> = kinds.iter().map(|fault| fault.name()).collect();
+    println!("seed {seed}, {lasting:.0?} of faults: {}", names.join(" "));
     let mut storm = Storm {
         world: World::with_controller(&[]),
         metadata: Metadata::start(),
@@ -60,6 +64,7 @@ pub(crate) fn run(seed: u64, lasting: Duration, kinds: &[Fault]) {
         newest: BTreeMap::new(),
         controller: true,
         watcher: None,
+        told: Arc::default(),
         wrong: Vec::new(),
     };
     storm.prepare();
@@ -118,15 +123,15 @@ impl Storm {
         while Instant::now() < end {
             if Instant::now() >= next {
                 let fault = match head {
-                    Some(at) if Instant::now() >= at => {
-                        head = None;
-                        Fault::KillHead
-                    }
+                    Some(at) if Instant::now() >= at => Fault::KillHead,
                     _ => self.choose(kinds),
                 };
                 match self.inject(fault) {
-                    Some(what) => self.say(&format!("{fault:?} {what}")),
-                    None => self.say(&format!("{fault:?} finds nothing to hit")),
+                    Some(what) => {
+                        head = head.filter(|_| fault != Fault::KillHead);
+                        self.say(&format!("{} {what}", fault.name()));
+                    }
+                    None => self.say(&format!("{} finds nothing to hit", fault.name())),
                 }
                 next = Instant::now() + Duration::from_millis(self.random.u64(PAUSE_MS));
             }
@@ -147,7 +152,7 @@ impl Storm {
         match fault {
             Fault::KillWorker => hit_worker(&self.world, &mut self.random, job, Signal::SIGKILL),
             Fault::StopWorker => hit_worker(&self.world, &mut self.random, job, Signal::SIGSTOP),
-            Fault::KillForkServer => strike(&self.world, &mut self.random, "forkserver", None),
+            Fault::KillForkServer => strike(&self.world, &mut self.random, "forkserver.py", None),
             Fault::KillSlot => strike(&self.world, &mut self.random, "ray::Slot", None),
             Fault::KillBridge => strike(&self.world, &mut self.random, "ray::Bridge", None),
             Fault::KillAgent => strike(&self.world, &mut self.random, "rayconcile_agent.agent", None),
@@ -170,14 +175,14 @@ impl Storm {
                 Some(format!("for {away:.1?}"))
             }
             Fault::Interrupt => {
-                let node = self.random.choice(nodes(&self.world, false))?;
+                let node = addressed(&self.world, &mut self.random)?;
                 let after = Duration::from_millis(self.random.u64(NOTICE_MS));
                 let what = interrupt(&self.metadata, &node, after);
                 self.after(after, Later::TakeAway(node));
                 Some(what)
             }
             Fault::Rebalance => {
-                let node = self.random.choice(nodes(&self.world, false))?;
+                let node = addressed(&self.world, &mut self.random)?;
                 self.metadata.recommend_rebalance(&node.address);
                 Some(node.name)
             }
@@ -329,9 +334,14 @@ impl Storm {
         let mut command = self.world.command(&["events", "-A", "--watch"]);
         let mut watcher = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+        let told = self.told.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                println!("              {line}");
+                // A controller that is back tells everything again; what begins with no time goes on from a line before.
+                let new = line.starts_with(|first: char| first.is_ascii_digit());
+                if new && told.lock().unwrap().insert(line.clone()) {
+                    println!("              {line}");
+                }
             }
         });
         self.watcher = Some(watcher);

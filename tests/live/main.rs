@@ -9,6 +9,7 @@ mod chaos;
 mod crashes;
 mod elastic;
 mod enclosed;
+#[allow(dead_code)]
 #[path = "../chaos/faults.rs"]
 mod faults;
 mod gitops;
