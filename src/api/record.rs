@@ -125,7 +125,8 @@ impl Notice {
     /// What will be done, and when, seen from a moment.
     pub fn describe(&self, now: Timestamp) -> String {
         let action = if self.action.is_empty() { "taken away" } else { &self.action };
-        let left = self.deadline.map(|deadline| deadline.duration_since(now).as_secs());
+        let left =
+            self.deadline.map(|deadline| (deadline.duration_since(now).as_millis() + 500).div_euclid(1000));
         match left {
             Some(left @ 0..) => format!("{}: {action} in {left}s", self.kind.words()),
             Some(_) => format!("{}: {action} now", self.kind.words()),

@@ -14,6 +14,8 @@ pub(super) struct Env<'a> {
     pub(super) now: Ms,
     /// How long a slot lives without its bridge.
     pub(super) lease: Ms,
+    /// For how long the controller has not been heard.
+    pub(super) away: Ms,
     pub(super) random: &'a mut Random,
     /// What will happen there, and when.
     pub(super) timers: &'a mut Vec<(Ms, RayEvent)>,

@@ -4,8 +4,12 @@ use super::clock::Ms;
 use super::floor::Link;
 use super::ray::Ray;
 use super::world::World;
-use crate::api::ids::{IntentId, Uid};
+use crate::api::ids::{IntentId, RayNodeId, Uid};
 use crate::api::meta::ObjectKey;
+use crate::api::wire::NoticeKind;
+
+/// How long before its end a spot instance is told of it.
+const NOTICE_MS: Ms = 120_000;
 
 /// How often small things go wrong, as shares of all cases, and until when.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +63,8 @@ pub enum Fault {
     WorkerKilled,
     /// Somebody else tells a job's workers to end.
     WorkersTerminated,
+    /// It is announced that a node will be taken away; a spot instance is.
+    NodeNotice(NoticeKind),
     /// The newest checkpoint on a head becomes unreadable.
     HeadDiskSpoils,
     /// The newest durable checkpoint becomes unreadable.
@@ -121,6 +127,7 @@ impl World {
             Fault::BridgeDies | Fault::SlotDies | Fault::WorkerKilled | Fault::WorkersTerminated => {
                 self.strike_job(fault);
             }
+            Fault::NodeNotice(kind) => self.announce(kind),
             Fault::HeadDiskSpoils => {
                 if let Some((key, session, job)) = self.some_bridge() {
                     self.in_ray(&key, &session, |ray, _| {
@@ -161,9 +168,52 @@ impl World {
                 ray.lose_node(node, env);
             }
         });
-        // Its owner replaces it.
-        let node = self.site(&key).foreign_node(false, 4);
-        self.in_ray(&key, &session, |ray, _| ray.join(node));
+        self.replace_foreign(&key, &session);
+    }
+
+    /// The owner of a cluster replaces a node of it.
+    fn replace_foreign(&mut self, key: &ObjectKey, session: &str) {
+        let node = self.site(key).foreign_node(false, 4);
+        self.in_ray(key, session, |ray, _| ray.join(node));
+    }
+
+    fn announce(&mut self, kind: NoticeKind) {
+        let Some((key, session)) = self.some_ray() else { return };
+        let deadline = (kind == NoticeKind::SpotInterruption).then_some(self.now + NOTICE_MS);
+        let node = self.in_ray(&key, &session, |ray, env| {
+            // Only slots learn it.
+            let in_reach = workers_in_reach(ray);
+            let hosts = |node: &usize| ray.floor.slots.values().any(|slot| slot.node == *node);
+            let hosts: Vec<usize> = in_reach.iter().copied().filter(hosts).collect();
+            let index = env.random.pick(if hosts.is_empty() { &in_reach } else { &hosts }).copied()?;
+            let node = &mut ray.floor.nodes[index];
+            if node.notice.is_some() {
+                return None;
+            }
+            node.notice = Some((kind, deadline));
+            let id = node.id.clone();
+            ray.tell_all(env);
+            Some(id)
+        });
+        if let (Some(Some(node)), Some(at)) = (node, deadline) {
+            self.queue.push(at, super::world::Event::NodeTaken(key, session, node));
+        }
+    }
+
+    /// A node is taken away, as was announced.
+    pub(super) fn take_node(&mut self, key: &ObjectKey, session: &str, node: &RayNodeId) {
+        let machines = &self.site(key).machines;
+        let own = machines.iter().find(|(_, machine)| machine.node.as_ref() == Some(node));
+        if let Some(launch) = own.map(|(launch, _)| launch.clone()) {
+            return self.end_machine(key, &launch);
+        }
+        let there = self.in_ray(key, session, |ray, env| {
+            let index = ray.floor.index(node);
+            index.into_iter().for_each(|index| ray.lose_node(index, env));
+        });
+        if there.is_some() && self.site(key).is_foreign() {
+            self.replace_foreign(key, session);
+        }
     }
 
     fn foreign_restarts(&mut self) {

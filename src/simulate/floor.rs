@@ -10,6 +10,7 @@ use super::env::{BridgeId, Env, Exit, RayEvent};
 use super::program::{Conduct, can_be_built};
 use crate::api::ids::{GroupNumber, IntentId, NodeName, RayNodeId, SlotId, Uid};
 use crate::api::record::{GroupSpec, SlotSpec};
+use crate::api::wire::NoticeKind;
 use crate::plan::Capacity;
 
 /// A slot's actor.
@@ -42,6 +43,8 @@ pub(super) struct Node {
     pub(super) alive: bool,
     /// Whether Ray starts nothing more on it.
     pub(super) draining: bool,
+    /// That it will be taken away, and when.
+    pub(super) notice: Option<(NoticeKind, Option<Ms>)>,
     pub(super) link: Link,
 }
 

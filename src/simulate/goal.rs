@@ -176,7 +176,7 @@ impl World {
         let mut room = 0u32;
         for ray in site.rays.values().filter(|ray| ray.up) {
             for (index, node) in ray.floor.nodes.iter().enumerate() {
-                if node.link == Link::Up && node.alive && !node.draining {
+                if node.link == Link::Up && node.alive && !node.draining && node.notice.is_none() {
                     room = room.saturating_add(ray.floor.free(index).fits(&need));
                 }
             }

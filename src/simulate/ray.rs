@@ -1,6 +1,6 @@
 //! One Ray cluster, from its head's start to its end: its nodes, our agent, and the bridges. After `agent.py`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::bridge::{Blob, Bridge};
 use super::clock::Ms;
@@ -10,7 +10,7 @@ use crate::action::{EffectError, ErrorKind};
 use crate::api::ids::{Digest, RayNodeId, Uid};
 use crate::api::observed::{LAUNCH_LABEL, NODE_LABEL};
 use crate::api::record::Document;
-use crate::api::wire::{AgentState, BridgePhase, BridgeReport, PROTOCOL, RayNode};
+use crate::api::wire::{AgentState, BridgePhase, BridgeReport, NoticeReport, PROTOCOL, RayNode};
 
 /// How long an agent takes from its submission until it serves.
 const AGENT_START_MS: (Ms, Ms) = (2_500, 5_000);
@@ -137,7 +137,7 @@ impl Ray {
         }
     }
 
-    fn tell_all(&mut self, env: &mut Env<'_>) {
+    pub(super) fn tell_all(&mut self, env: &mut Env<'_>) {
         for bridge in self.bridges.values_mut() {
             bridge.advance(&mut self.floor, env);
         }
@@ -266,7 +266,11 @@ impl Ray {
     /// Everything the agent observes.
     pub(super) fn state(&self, now: Ms) -> Option<AgentState> {
         let agent = self.agent.as_ref()?;
-        let living = self.bridges.iter().map(|(job, bridge)| (job.clone(), bridge.describe(now)));
+        let living = self.bridges.iter().map(|(job, bridge)| {
+            let mut report = bridge.describe(now);
+            report.notices = self.notices(&report, now);
+            (job.clone(), report)
+        });
         let dead = agent.dead.iter().map(|(job, death)| (job.clone(), describe_death(death, now)));
         Some(AgentState {
             protocol: PROTOCOL,
@@ -276,6 +280,19 @@ impl Ray {
             nodes: self.floor.nodes.iter().map(describe_node).collect(),
             jobs: dead.chain(living).collect(),
         })
+    }
+
+    /// What the slots of a bridge have learnt of their nodes.
+    fn notices(&self, report: &BridgeReport, now: Ms) -> Vec<NoticeReport> {
+        let nodes: BTreeSet<&RayNodeId> = report.slots.iter().map(|slot| &slot.node).collect();
+        let nodes = nodes.into_iter().filter_map(|id| self.floor.node(id)).filter(|node| node.alive);
+        let notices = nodes.filter_map(|node| {
+            let (kind, deadline) = node.notice?;
+            let action = deadline.map_or("", |_| "terminate").to_owned();
+            let deadline_ms = deadline.map(|at| at as f64 - now as f64);
+            Some(NoticeReport { node: node.id.clone(), kind, action, deadline_ms })
+        });
+        notices.collect()
     }
 
     // --- What the agent is asked -------------------------------------------------------------------------------

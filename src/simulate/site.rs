@@ -22,6 +22,8 @@ pub(super) struct Site {
     pub(super) cut_until: Ms,
     /// Until when the agent does not answer, though it runs.
     pub(super) agent_hangs_until: Ms,
+    /// Since when the controller has not been heard there.
+    pub(super) away_since: Option<Ms>,
     /// Whether no node can ever be launched.
     pub(super) hopeless: bool,
     made: u64,
@@ -80,6 +82,7 @@ impl Site {
             resources,
             alive: true,
             draining: false,
+            notice: None,
             link: Link::Up,
         }
     }
@@ -121,6 +124,7 @@ impl Site {
             resources: BTreeMap::new(),
             alive: true,
             draining: false,
+            notice: None,
             link: Link::Up,
         };
         if machine.head {

@@ -16,7 +16,7 @@ use super::transcript::Transcript;
 use super::watch::News;
 use super::{Options, Probe};
 use crate::action::IntentState;
-use crate::api::ids::{IntentId, Uid};
+use crate::api::ids::{IntentId, RayNodeId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::plan::{Plan, Snapshot};
@@ -27,6 +27,8 @@ pub(super) enum Event {
     Ray(ObjectKey, String, RayEvent),
     /// A machine that was launched joins.
     Joins(ObjectKey, IntentId),
+    /// A node that this was announced for is taken away.
+    NodeTaken(ObjectKey, String, RayNodeId),
     /// A machine's main process ends.
     LeaderEnds(ObjectKey, IntentId),
     /// A plan is due, unless it was made before.
@@ -132,6 +134,7 @@ impl World {
                 self.in_ray(&key, &session, |ray, env| ray.happens(event, env));
             }
             Event::Joins(key, launch) => self.join(&key, &launch),
+            Event::NodeTaken(key, session, node) => self.take_node(&key, &session, &node),
             Event::LeaderEnds(key, launch) => {
                 if let Some(machine) = self.site(&key).machines.get_mut(&launch) {
                     machine.leader = false;
@@ -195,10 +198,16 @@ impl World {
         work: impl FnOnce(&mut Ray, &mut Env<'_>) -> R,
     ) -> Option<R> {
         let (mut timers, mut facts) = (Vec::new(), Vec::new());
-        let ray = self.sites.get_mut(key)?.rays.get_mut(session)?;
+        let listens = self.controller.listens(key);
+        let site = self.sites.get_mut(key)?;
+        let heard = listens && self.now >= site.cut_until.max(site.agent_hangs_until);
+        site.away_since = site.away_since.or(Some(self.now)).filter(|_| !heard);
+        let away = site.away_since.map_or(0, |since| self.now - since);
+        let ray = site.rays.get_mut(session)?;
         let mut env = Env {
             now: self.now,
             lease: self.options.settings.lease.millis,
+            away,
             random: &mut self.random,
             timers: &mut timers,
             facts: &mut facts,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, SlotId};
 use crate::api::record::{GroupSpec, SlotSpec};
-use crate::api::wire::{GroupPhase, Outcome, RankReport};
+use crate::api::wire::{Alone, GroupPhase, Outcome, RankReport};
 use crate::simulate::clock::Ms;
 use crate::simulate::env::{Env, Exit};
 use crate::simulate::floor::{Actor, Floor, Link, SlotState};
@@ -116,6 +116,8 @@ impl Reservation {
 /// A group, as its bridge knows it.
 pub(super) struct Group {
     pub(super) spec: GroupSpec,
+    /// Why it was begun without the bridge being told, if it was.
+    pub(super) alone: Option<Alone>,
     /// In rank order; empty until they are reserved.
     pub(super) slots: Vec<SlotId>,
     pub(super) phase: GroupPhase,
@@ -167,6 +169,7 @@ impl Group {
     pub(super) fn new(spec: GroupSpec, now: Ms) -> Self {
         Self {
             spec,
+            alone: None,
             slots: Vec::new(),
             phase: GroupPhase::Reserving,
             started: false,

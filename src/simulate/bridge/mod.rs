@@ -2,6 +2,7 @@
 //!
 //! What there is one coroutine that waits is here a state that is looked at whenever something has happened.
 
+mod alone;
 mod begin;
 mod end;
 mod group;
@@ -40,6 +41,12 @@ pub(super) struct Bridge {
     copying: Vec<(Ms, Blob)>,
     notes: Vec<NoteReport>,
     fenced: BTreeSet<RayNodeId>,
+    /// The group that it began without being told, until it is told of another.
+    alone: Option<GroupSpec>,
+    /// Whether it stopped a group without being told, for a node of it will be taken away.
+    has_left: bool,
+    /// When it looks whether it must act alone.
+    alone_at: Ms,
     /// When it looks whether a save is due.
     save_at: Ms,
     /// How long what an earlier bridge left may still be alive.
@@ -90,6 +97,9 @@ impl Bridge {
             copying: Vec::new(),
             notes: Vec::new(),
             fenced: BTreeSet::new(),
+            alone: None,
+            has_left: false,
+            alone_at: 0,
             save_at: 0,
             fence,
         }
@@ -104,13 +114,19 @@ impl Bridge {
     /// Takes a document, unless it is older than the one in force.
     pub(super) fn apply(&mut self, document: &Document, fence: Ms, floor: &mut Floor, env: &mut Env<'_>) {
         let target = match &document.desired {
-            Desired::Run { group, .. } => Some(group.number),
+            Desired::Run { group, .. } => Some(group),
             Desired::Stop { .. } => None,
         };
         let newest = self.groups.keys().next_back().copied();
         let newer = self.document.as_ref().is_none_or(|old| document.revision > old.revision);
-        let fits = target.is_none_or(|number| self.groups.contains_key(&number) || Some(number) > newest);
+        // Under the number of one that it began alone no other is begun.
+        let fits = target.is_none_or(|wanted| match self.groups.get(&wanted.number) {
+            Some(known) => known.spec.ranks == wanted.ranks,
+            None => Some(wanted.number) > newest,
+        });
         if newer && fits {
+            self.alone.take_if(|alone| target.is_none_or(|wanted| wanted.number >= alone.number));
+            self.has_left &= target.is_some();
             self.fenced.clone_from(&document.fenced);
             self.document = Some(document.clone());
         }
@@ -253,9 +269,11 @@ impl Bridge {
         }
         match self.document.as_ref().map(|document| document.desired.clone()) {
             Some(Desired::Stop { grace }) => self.stop(grace.millis, floor, env),
-            Some(Desired::Run { group, activate }) => {
+            Some(Desired::Run { .. }) => {
                 self.phase = BridgePhase::Active;
-                self.run(group, activate, floor, env)
+                let ran =
+                    self.wanted().is_some_and(|(group, activate)| self.run(group, activate, floor, env));
+                ran || self.go_on_alone(floor, env)
             }
             None => false,
         }

@@ -53,7 +53,7 @@ impl Bridge {
         let last_step = training.map(|training| training.stopped.unwrap_or(now).max(training.first_step));
         Some(GroupReport {
             number,
-            alone: None,
+            alone: group.alone,
             phase: group.phase,
             ranks: seen.describe_ranks(),
             times: group.times.iter().map(|(event, at)| ((*event).to_owned(), age(now, *at))).collect(),

@@ -3,6 +3,7 @@
 use rayconcile::api::cluster::RayClusterSpec;
 use rayconcile::api::job::AdaptDLJobSpec;
 use rayconcile::api::object::{AnyObject, Kind};
+use rayconcile::api::wire::NoticeKind;
 use rayconcile::simulate::{Fault, Options, Simulation, Workload};
 
 use crate::simulate::{cluster, hints, job, key, options};
@@ -251,5 +252,47 @@ fn no_node_can_be_had() {
     let said = report.jobs.values().next().map(|job| job.waiting[0].message.clone());
     assert_eq!(said.as_deref(), Some("the nodes for its workers cannot be started: there is no capacity"));
     story.world.exhaust(&key("gpu"), false);
+    insta::assert_snapshot!(story.end());
+}
+
+#[test]
+fn a_spot_node_is_taken_and_another_is_there() {
+    let mut story = Story::on(&TWO_MACHINES.replace("maxNodes: 2", "minNodes: 2, maxNodes: 2"));
+    story.job("ada", SMALL);
+    story.until(60);
+    story.world.strike(Fault::NodeNotice(NoticeKind::SpotInterruption));
+    story.until(90);
+    assert_eq!(story.workers("ada"), 1);
+    insta::assert_snapshot!(story.end());
+}
+
+#[test]
+fn a_spot_node_is_taken_and_there_is_no_other() {
+    let mut story = Story::on(&TWO_MACHINES.replace("maxNodes: 2", "maxNodes: 1"));
+    story.job("ada", SMALL);
+    story.until(60);
+    story.world.strike(Fault::NodeNotice(NoticeKind::SpotInterruption));
+    insta::assert_snapshot!(story.end());
+}
+
+#[test]
+fn a_node_had_better_be_left() {
+    let mut story = Story::on(TWO_MACHINES);
+    story.job("ada", SMALL);
+    story.until(60);
+    story.world.strike(Fault::NodeNotice(NoticeKind::RebalanceRecommendation));
+    insta::assert_snapshot!(story.end());
+}
+
+#[test]
+fn a_node_is_lost_while_the_controller_is_away() {
+    let mut story = Story::on(&TWO_MACHINES.replace("cpu: 2", "cpu: 1"));
+    let two = "{clusterRef: {name: gpu}, entrypoint: main.py, maxReplicas: 2, scaling: {policy: Fixed, replicas: 2}}";
+    story.job("ada", two);
+    story.until(60);
+    story.world.strike(Fault::ControllerDies(MINUTE));
+    story.world.strike(Fault::NodeDies);
+    story.until(110);
+    assert_eq!(story.workers("ada"), 1);
     insta::assert_snapshot!(story.end());
 }

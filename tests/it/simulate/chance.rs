@@ -5,6 +5,7 @@ use rayconcile::api::cluster::{NodeTemplate, RayClusterSpec, WorkerGroup};
 use rayconcile::api::job::{AdaptDLJobSpec, ClusterRef, ScalingPolicy};
 use rayconcile::api::object::Kind;
 use rayconcile::api::units::{MilliCpu, Span};
+use rayconcile::api::wire::NoticeKind;
 use rayconcile::simulate::{
     BROKEN_ENVIRONMENT, FAIL_AT_START, FAIL_IN_TRAINING, Fault, Faults, Simulation, UserAction, Workload,
 };
@@ -166,8 +167,8 @@ impl Plot {
     fn fault(&mut self) -> Fault {
         let random = &mut self.random;
         let while_ms = random.u64(1_000..=2 * MINUTE);
-        match random.u32(0..20) {
-            0..=2 => Fault::ControllerDies(random.u64(100..=30_000)),
+        match random.u32(0..23) {
+            0..=2 => Fault::ControllerDies(random.u64(100..=60_000)),
             3 => Fault::NodeDies,
             4 => Fault::RayletDies,
             5 | 6 => Fault::NodeCut(while_ms),
@@ -181,6 +182,8 @@ impl Plot {
             16 => Fault::WorkersTerminated,
             17 => Fault::HeadDiskSpoils,
             18 => Fault::FileSpoils,
+            19 | 20 => Fault::NodeNotice(NoticeKind::SpotInterruption),
+            21 => Fault::NodeNotice(NoticeKind::RebalanceRecommendation),
             _ => Fault::FileGone,
         }
     }

@@ -27,7 +27,9 @@ fn each_is_needed() {
 /// A node cannot be reached, and while the worker on it still trains its bridge dies. It is removed with everything that
 /// tells of it, for the job is suspended for a moment.
 fn orphans(seed: u64, guards: Guards) -> Option<Violation> {
-    let mut world = Simulation::new(Options { guards, ..options(seed) });
+    let mut options = Options { guards, ..options(seed) };
+    options.settings.lease = Span::from_secs(60);
+    let mut world = Simulation::new(options);
     world.apply(two_nodes());
     world.apply(two_workers(false));
     world.run_until(60_000);
