@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::repository;
+use crate::support::{World, repository, within};
+
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The words of a setting in the environment, or what it is by default.
 pub(crate) fn words(name: &str, default: &[&str]) -> Vec<String> {
@@ -21,6 +24,11 @@ pub(crate) fn words(name: &str, default: &[&str]) -> Vec<String> {
 pub(crate) fn number(name: &str) -> Option<usize> {
     let text = std::env::var(name).ok().filter(|text| !text.trim().is_empty())?;
     Some(text.trim().parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// Waits until something can be had: longer than a test would, for nobody repeats a measurement gladly.
+pub(crate) fn wait<T>(world: &World, what: &str, probe: impl Fn() -> Option<T>) -> T {
+    within(PATIENCE, probe).unwrap_or_else(|| panic!("waited too long until {what}\n{}", world.state()))
 }
 
 /// The median, if there is anything.

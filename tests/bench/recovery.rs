@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use common::{job, keep, largest, median, number, seconds, state_program, words};
+use common::{job, keep, largest, median, number, seconds, state_program, wait, words};
 use metadata::Metadata;
 use support::{World, cluster, phase, pids, replicas, session, signal, within};
 
@@ -123,20 +123,21 @@ impl Course {
 
     /// Waits until all nodes are there, the job trains, and has saved what it made a while ago.
     fn quiet(&self) -> Value {
-        self.world.wait("all nodes are there", || {
+        wait(&self.world, "all nodes are there", || {
             let cluster = self.world.get("cluster", "c");
             (cluster["status"]["readyNodes"] == cluster["status"]["desiredNodes"]
                 && cluster["status"]["readyNodes"].as_u64()? >= self.workers)
                 .then_some(())
         });
         let since = now();
-        self.world.wait_job("bench", "it trains and has saved", |job| {
+        wait(&self.world, "it trains and has saved", || {
+            let job = self.world.job("bench");
             let steps = self.steps();
             let group = job["status"]["group"].as_u64();
             let began = steps.iter().find(|step| Some(step.group) == group).map(|step| step.at);
             // The interval must have passed once, and be under way again: an event comes at any time of it.
             let settled = began.is_some_and(|began| now() > began + INTERVAL_S + 1.0) && now() > since + 1.0;
-            phase(job) == "Running" && replicas(job) == self.workers && settled
+            (phase(&job) == "Running" && replicas(&job) == self.workers && settled).then_some(job)
         })
     }
 

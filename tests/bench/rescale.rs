@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use rayconcile::api::units::Bytes;
 use serde_json::{Value, json};
 
-use common::{job, keep, largest, median, number, seconds, state_program, words};
+use common::{job, keep, largest, median, number, seconds, state_program, wait, words};
 use support::{World, cluster, phase, replicas, repository};
 
 const MODELS: [&str; 4] = ["digits", "1", "100", "1000"];
@@ -97,7 +97,10 @@ fn measure(world: &World, model: &str, variant: &str) -> Vec<Run> {
         world.ok(&["apply", "-f", "job.yaml"]);
     };
     apply(1);
-    world.wait_job("bench", "it trains", |job| settled(job, 1, 0));
+    let wait_until = |what: &str, replicas: u64, group: u64| {
+        wait(world, what, || Some(world.job("bench")).filter(|job| settled(job, replicas, group)))
+    };
+    wait_until("it trains", 1, 0);
     let run = |direction| Run {
         model: model.to_owned(),
         variant: variant.to_owned(),
@@ -112,9 +115,7 @@ fn measure(world: &World, model: &str, variant: &str) -> Vec<Run> {
         for (run, replicas) in runs.iter_mut().zip([2, 1]) {
             apply(replicas);
             group += 1;
-            let job = world.wait_job("bench", "it has been rescaled, and all is quiet", |job| {
-                settled(job, u64::from(replicas), group)
-            });
+            let job = wait_until("it has been rescaled, and all is quiet", u64::from(replicas), group);
             run.state_bytes = size(&job["status"]["checkpoint"]["size"]);
             if repetition > 0 {
                 run.take(&job);
