@@ -276,12 +276,12 @@ async fn on_thread<R: Send + 'static>(
 }
 
 /// How Ray's control service finds out that a node is lost (its `ray_config_def.h`): so many checks in a row fail. The
-/// checks of a node that is gone are refused at once; one that is only busy has all of this time to answer one of them.
+/// checks of a node that is gone are refused at once; one that is only busy has all of this time to answer each.
 fn health_checks(timeout: Span) -> [(&'static str, String); 4] {
     [
-        ("RAY_health_check_initial_delay_ms", timeout.millis.to_string()),
+        ("RAY_health_check_initial_delay_ms", (2 * timeout.millis).to_string()),
         ("RAY_health_check_period_ms", (timeout.millis / HEALTH_CHECKS / 2).to_string()),
-        ("RAY_health_check_timeout_ms", (timeout.millis / HEALTH_CHECKS).to_string()),
+        ("RAY_health_check_timeout_ms", timeout.millis.to_string()),
         ("RAY_health_check_failure_threshold", HEALTH_CHECKS.to_string()),
     ]
 }
