@@ -152,7 +152,7 @@ impl Storm {
         match fault {
             Fault::KillWorker => hit_worker(&self.world, &mut self.random, job, Signal::SIGKILL),
             Fault::StopWorker => hit_worker(&self.world, &mut self.random, job, Signal::SIGSTOP),
-            Fault::KillForkServer => strike(&self.world, &mut self.random, "forkserver.py", None),
+            Fault::KillForkServer => strike(&self.world, &mut self.random, "[forkserver]", None),
             Fault::KillSlot => strike(&self.world, &mut self.random, "ray::Slot", None),
             Fault::KillBridge => strike(&self.world, &mut self.random, "ray::Bridge", None),
             Fault::KillAgent => strike(&self.world, &mut self.random, "rayconcile_agent.agent", None),

@@ -365,7 +365,8 @@ fn marked() -> Vec<(String, String)> {
 /// A process's command line, or the title it has given itself.
 fn command_of(pid: u32) -> String {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned()
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("[{}] {}", name.trim(), String::from_utf8_lossy(&command).replace('\0', " ").trim_end())
 }
 
 /// The session that a process is in, if it lives.

@@ -54,7 +54,7 @@ fn whatever_is_killed_at_whatever_step_of_a_rescale_no_step_is_lost() {
                 Victim::Controller => world.controller_pid().to_string(),
                 Victim::ForkServers => {
                     let processes = world.processes().into_iter();
-                    let servers = processes.filter(|(_, command)| command.contains("forkserver.py"));
+                    let servers = processes.filter(|(_, command)| command.starts_with("[forkserver]"));
                     let servers: Vec<String> = servers.map(|(pid, _)| pid.to_string()).collect();
                     assert!(!servers.is_empty(), "nothing is forked");
                     servers.join(" ")

@@ -120,11 +120,18 @@ def serve(channel, worker):
         pid = fork_worker(descriptors[0])
         if pid is None:
             channel.close()
+            set_name("worker")
             worker.die_with_parent(request["parent"])
             become_fresh(request["variables"], request["moved"])
             return request["config"]
         os.close(descriptors[0])
         channel.send(json.dumps({"pid": pid}).encode())
+
+
+def set_name(name):
+    """Name this process, for whoever looks at a list of them: forked, all of them have the same command line."""
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(name)
 
 
 def start():
@@ -133,6 +140,7 @@ def start():
     channel = socket.socket(fileno=int(sys.argv[1]))
     worker.die_with_parent(int(sys.argv[2]))
     sys.path[0] = sys.argv[3]
+    set_name("forkserver")
     refusal = preload(worker)
     # What is there now is never garbage; not looking at it leaves it shared with the workers.
     gc.collect()
