@@ -189,6 +189,34 @@ class ForkServerTest(unittest.TestCase):
         )
         self.assertEqual(self.run_script(script), (0, "[('GET', 'release')]\n"), "once, before anything else")
 
+    def test_nothing_is_learnt_before_the_release_even_by_who_loads_nothing(self):
+        script = (
+            "import torch\n"
+            "mended = torch.autograd.backward\n"
+            "held = mended.__closure__[mended.__code__.co_freevars.index('worker')].cell_contents\n"
+            "asked = []\n"
+            "held.ask = lambda method, what: asked.append((method, what)) or 200\n"
+            "weight = torch.ones(1, requires_grad=True)\n"
+            "loss = weight.sum()\n"
+            "print(asked)\n"
+            "loss.backward()\n"
+            "(2 * weight).sum().backward()\n"
+            "print(asked, weight.grad.item(), torch.autograd.backward is not mended)\n"
+        )
+        self.assertEqual(self.run_script(script), (0, "[]\n[('GET', 'release')] 3.0 True\n"))
+
+    def test_only_adaptdls_own_question_for_the_peers_says_that_the_worker_is_held(self):
+        script = (
+            "import adaptdl.torch, requests\n"
+            "asked = []\n"
+            "requests.get = lambda *args, **kwargs: asked.append((args, kwargs))\n"
+            "adaptdl.torch.requests.get(url='http://here/discover/job/0')\n"
+            "requests.get('http://here/discover/job/0')\n"
+            "print(asked, adaptdl.torch.requests.Session is requests.Session)\n"
+        )
+        said = "[(('http://here/discover/job/0?held',), {}), (('http://here/discover/job/0',), {})] True\n"
+        self.assertEqual(self.run_script(script), (0, said))
+
 
 def enter_class(test_class, context):
     """As `enter`, for all tests of a class."""

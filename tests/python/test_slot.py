@@ -197,6 +197,20 @@ class SlotTest(unittest.TestCase):
         self.assertEqual(self.report(0)["exit"]["code"], 143, "it trained, and was asked to leave")
         self.assertEqual(self.report(1)["exit"]["signal"], "SIGKILL", "it had nothing to save")
 
+    def test_only_who_is_held_later_meets_its_peers_before_the_release(self):
+        self.assertEqual(self.slot.start(request(0, "sleep 60"))["refusal"], None)
+        run = self.slot.runs[0]
+        self.assertIsNone(self.slot.await_peers(run, True, 0))
+        self.slot.meet(0, ["a", "b"])
+        self.assertEqual(self.slot.await_peers(run, True, 0), ["a", "b"])
+        self.assertIsNone(self.slot.await_peers(run, False, 0))
+        self.assertFalse(self.report(0)["held"])
+        self.assertFalse(self.slot.await_release(run, 0))
+        self.assertTrue(self.report(0)["held"])
+        self.slot.release(0, ["a", "b"])
+        self.assertEqual(self.slot.await_peers(run, False, 0), ["a", "b"])
+        self.assertTrue(self.slot.await_release(run, 0))
+
     def test_who_is_stopped_is_seen_to_be(self):
         self.start(0, "sleep 1000")
         self.slot.signal(0, "SIGSTOP")

@@ -15,13 +15,14 @@ class Slot:
 
     def __init__(self):
         self.released = threading.Event()
-        self.hints, self.joined, self.looked_at = [], [], []
+        self.met = threading.Event()
+        self.hints, self.looked_at = [], []
 
     def await_release(self, _run, hold):
         return self.released.wait(hold)
 
-    def note_joined(self, run):
-        self.joined.append(run)
+    def await_peers(self, run, holds, hold):
+        return run.peers if (self.met if holds else self.released).wait(hold) else None
 
     def look_at(self, run):
         self.looked_at.append(run)
@@ -70,13 +71,20 @@ class SupervisorTest(unittest.TestCase):
         began = time.monotonic()
         self.assertEqual(self.ask("GET", self.of_worker("discover/default/job/0")), (408, b""))
         self.assertGreaterEqual(time.monotonic() - began, 0.2)
-        self.assertEqual(self.slot.joined, [])
+        self.slot.met.set()
+        self.assertEqual(self.ask("GET", self.of_worker("discover/default/job/0"))[0], 408, "it might train")
         self.slot.released.set()
         status, body = self.ask("GET", self.of_worker("discover/default/job/0?replicas=2"))
         self.assertEqual((status, body), (200, b'["127.0.0.1", "127.0.0.2"]'))
-        self.assertEqual(self.slot.joined, [self.run_of_worker])
         for rest in ("discover/default/job", "discover", "elsewhere", "release/more"):
             self.assertEqual(self.ask("GET", self.of_worker(rest))[0], 404, rest)
+
+    def test_who_is_held_later_meets_its_peers_before(self):
+        self.assertEqual(self.ask("GET", self.of_worker("discover/default/job/0?held"))[0], 408)
+        self.slot.met.set()
+        status, body = self.ask("GET", self.of_worker("discover/default/job/0?held"))
+        self.assertEqual((status, body), (200, b'["127.0.0.1", "127.0.0.2"]'))
+        self.assertEqual(self.ask("GET", self.of_worker("release"))[0], 408)
 
     def test_what_a_worker_says_that_it_has_done_is_looked_at(self):
         self.assertEqual(self.ask("POST", self.of_worker("saved"))[0], 200)

@@ -6,6 +6,7 @@ written under a temporary name, synced, verified, and renamed.
 """
 
 import contextlib
+import glob
 import hashlib
 import os
 import queue
@@ -74,6 +75,29 @@ class Packing:
                 raise OSError("nobody reads it any more")
             self.chunks.put((bytes(self.data[: self.chunk_bytes]), None))
             del self.data[: self.chunk_bytes]
+
+
+def matching(directory, patterns):
+    """What to pack of a directory, for patterns of names in it; nothing that a link leads out of it to."""
+    inside = os.path.realpath(directory) + os.sep
+    names = sorted(
+        {
+            name.rstrip("/")
+            for pattern in patterns
+            for name in glob.glob(pattern, root_dir=directory, recursive=True)
+            if os.path.realpath(os.path.join(directory, name)).startswith(inside)
+        }
+    )
+    paths = {name: os.path.join(directory, name) for name in names}
+    # What stands in a directory that is packed comes with it; a link to one is packed as a link.
+    packed = {name for name, path in paths.items() if os.path.isdir(path) and not os.path.islink(path)}
+    return [(path, name) for name, path in paths.items() if packed.isdisjoint(ancestors(name))]
+
+
+def ancestors(name):
+    """The directories that a relative name stands in."""
+    while name := os.path.dirname(name):
+        yield name
 
 
 def unpack(path, directory):

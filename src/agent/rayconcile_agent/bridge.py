@@ -34,6 +34,8 @@ PREPARE_S = 300.0
 SETTLE_S = 2.0
 # After rank 0 has finished or saved, how long the others may take to leave.
 LEAVE_S = 30.0
+# How long nothing is tidied up for the sake of a group's first step.
+BEGIN_S = 2.0
 # While a bridge shuts down, how often it looks whether all its slots have ended.
 SHUT_DOWN_WATCH_S = 0.2
 KEEP_GROUPS = 20
@@ -252,7 +254,11 @@ class Bridge:
                 raise Unavailable(probe.failure, f"probe on node {probe.node}: {probe.message}")
 
     async def _start_beside(self, group):
-        """Start a group's workers; beside a running group, wait until all have come where they must wait."""
+        """Start a group's workers; beside a running group, wait until all have come as far as they can.
+
+        They have then met and have their data ready: what they still do while the job stands still is to load the
+        checkpoint, and a first step.
+        """
         if refusal := await self._start(group):
             self._note("Normal", "NoOverlap", f"group {group.number} starts when the running one is gone: {refusal}")
             return
@@ -274,6 +280,14 @@ class Bridge:
                 f"the workers of group {group.number} did not come to where AdaptDL lets them wait; "
                 "they start again when the running group has stopped",
             )
+        elif self.current:
+            await group.meet()
+            # A node that is about to go is not kept waiting for more than workers that can take over.
+            await self._until(lambda: group.held() or self._is_hurried() or group.ending(), PREPARE_S)
+
+    def _is_hurried(self):
+        """Whether the running group, if there is one, must soon leave a node."""
+        return not self.current or any(slot.notice for slot in self.current.slots)
 
     async def _start(self, group):
         """Start a group's workers; say why not, if a node lacks the memory for it."""
@@ -439,7 +453,9 @@ class Bridge:
             self.heirloom.drop(slot.slot_id)
 
     def _trim(self):
-        """Give back the slots that nobody wants, and forget old history."""
+        """Give back the slots that nobody wants, and forget old history, when there is time for it."""
+        if self.current and self.current.begins(BEGIN_S):
+            return
         leaving = [self.groups[number] for number in self.leaving]
         held = [group for group in (self.current, self.next, *leaving) if group]
         wanted = {slot.slot_id for group in held for slot in group.slots}

@@ -51,6 +51,10 @@ class Group:
         runs = self.runs()
         return bool(runs) and all(run and run["arrived"] for run in runs)
 
+    def held(self):
+        """Whether every worker has come as far as it can before its release."""
+        return all(run and run["held"] for run in self.runs())
+
     def exits(self):
         """The ranks' exits; a rank whose slot is gone has no run to tell of it."""
         return [run and run["exit"] for run in self.runs()]
@@ -83,6 +87,12 @@ class Group:
             slot.surely_gone(dead_nodes) or bool((run := slot.run(self.number)) and (run["exit"] or run["leaving"]))
             for slot in self.slots
         )
+
+    def begins(self, seconds):
+        """Whether it was released less than so many seconds ago, and has made no step yet."""
+        run = self.rank0()
+        released = self.times.get("released")
+        return bool(released and run and not run["steps"]) and time.monotonic() < released + seconds
 
     def still_since(self):
         """When it last got on, or None if it has not begun to train or is not training."""
@@ -141,11 +151,17 @@ class Group:
         self.mark("started")
         return None
 
+    def addresses(self):
+        return [slot.info["address"] for slot in self.slots]
+
+    async def meet(self):
+        """Let the workers meet, as far as they are sure to wait for their release afterwards."""
+        await asyncio.gather(*(slot.actor.meet.remote(self.number, self.addresses()) for slot in self.slots))
+
     async def release(self):
         """Let the workers go on, the master first: the others would have to wait for its port."""
-        peers = [slot.info["address"] for slot in self.slots]
         for slot in self.slots:
-            await slot.actor.release.remote(self.number, peers)
+            await slot.actor.release.remote(self.number, self.addresses())
             points.reached("releasing")
         self.phase = "Running"
         self.mark("released")

@@ -17,7 +17,7 @@ class Run:
         self.saves = os.path.join(self.directory, "saves")
         self.restored = os.path.join(self.directory, "restored")
         self.process = self.exit = self.peers = None
-        self.launched = self.forgotten = self.released = self.arrived = self.joined = False
+        self.launched = self.forgotten = self.released = self.arrived = self.held = self.joined = False
         self.unforked = None
         self.hints, self.hints_number = None, 0
         self.log = Ring()
@@ -68,6 +68,7 @@ class Run:
             "rank": self.rank,
             "pid": self.process.pid if self.process else None,
             "arrived": self.arrived,
+            "held": self.held,
             "joined": self.joined,
             "leaving": bool(words[worker.LEAVING]),
             "stopped": self.alive() and host.is_stopped(self.process.pid),

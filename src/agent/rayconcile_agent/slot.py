@@ -8,7 +8,6 @@ Only `ray` and the standard library are used, for this runs inside the user's ru
 """
 
 import contextlib
-import glob
 import json
 import os
 import queue
@@ -136,6 +135,12 @@ class Slot:
             return False
         return True
 
+    def meet(self, group, peers):
+        """Let a worker meet its peers, if it is sure to wait for its release afterwards."""
+        with self.changed:
+            self.runs[group].peers = peers
+            self.changed.notify_all()
+
     def release(self, group, peers):
         """Let a worker load its checkpoint, meet its peers and train."""
         run = self.runs[group]
@@ -169,20 +174,8 @@ class Slot:
 
     def open_artifacts(self, group, patterns):
         """Begin to pack what the worker left of the job's artifacts; return None if there is nothing."""
-        cwd = self.runs[group].cwd
-        inside = os.path.realpath(cwd) + os.sep
-        names = sorted(
-            {
-                name.rstrip("/")
-                for pattern in patterns
-                for name in glob.glob(pattern, root_dir=cwd, recursive=True)
-                if os.path.realpath(os.path.join(cwd, name)).startswith(inside)
-            }
-        )
-        # What stands in a directory that is packed comes with it.
-        packed = {name for name in names if is_directory(os.path.join(cwd, name))}
-        names = [name for name in names if packed.isdisjoint(ancestors(name))]
-        return self._open([(os.path.join(cwd, name), name) for name in names]) if names else None
+        sources = blobs.matching(self.runs[group].cwd, patterns)
+        return self._open(sources) if sources else None
 
     def _open(self, sources):
         name = uuid.uuid4().hex
@@ -271,22 +264,27 @@ class Slot:
     # --- Called by the supervisor ----------------------------------------------------------------------------
 
     def await_release(self, run, timeout_s):
-        """Note that a worker has arrived where it must wait; say whether it may go on."""
+        """Note that a worker waits for its release; say whether it has come."""
         with self.changed:
-            if not run.arrived:
-                run.arrived = True
-                self._tell()
+            run.arrived = run.held = True
+            self._tell()
             return self.changed.wait_for(lambda: run.released, timeout_s)
+
+    def await_peers(self, run, holds, timeout_s):
+        """Note that a worker asks for its peers; return them if it may meet them now, else None."""
+        with self.changed:
+            run.arrived = True
+            self._tell()
+            if not self.changed.wait_for(lambda: run.released or holds and run.peers, timeout_s):
+                return None
+            run.joined = True
+            self._tell()
+            return run.peers
 
     def look_at(self, run):
         """Note what a worker says that it has done: it is in its control page."""
         with self.changed:
             run.noticed = run.seen()
-            self._tell()
-
-    def note_joined(self, run):
-        with self.changed:
-            run.joined = True
             self._tell()
 
     def note_hints(self, run, text):
@@ -484,14 +482,3 @@ class Slot:
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 pass  # Out of order for now: what is known stays known.
             time.sleep(PERIOD_S)
-
-
-def is_directory(path):
-    """Whether it is a directory, and not a link to one, which is packed as a link."""
-    return os.path.isdir(path) and not os.path.islink(path)
-
-
-def ancestors(name):
-    """The directories that a relative name stands in."""
-    while name := os.path.dirname(name):
-        yield name

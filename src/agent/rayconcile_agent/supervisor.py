@@ -1,7 +1,9 @@
 """AdaptDL's supervisor, as the worker of a slot sees it: HTTP on 127.0.0.1, for that worker alone.
 
-`GET .../discover/{namespace}/{name}/{group}` names the peers in rank order; until the group is released the
-request is held and then answered 408, which makes AdaptDL ask again: any other error would end the worker.
+`GET .../discover/{namespace}/{name}/{group}` names the peers in rank order; until the worker may meet them the
+request is held and then answered 408, which makes AdaptDL ask again: any other error would end the worker. Whoever
+asks may train when it is answered, so it waits for the release of the group; `?held` says that the bootstrap
+holds the worker where it would load or train, and then the peers may meet before.
 `PUT .../hints/{namespace}/{name}` reports scalability hints. `GET .../release`, `POST .../saved` and `POST
 .../left` are the bootstrap's own.
 The path begins with a secret that only the worker was given.
@@ -48,15 +50,14 @@ class SupervisorHandler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         run, words = self.recognise()
+        slot = self.supervisor.slot
         if run is None:
             self.answer(404)
         elif words == ["release"]:
-            self.answer(200 if self.supervisor.slot.await_release(run, HOLD_S) else 408)
+            self.answer(200 if slot.await_release(run, HOLD_S) else 408)
         elif len(words) == 4 and words[0] == "discover":
-            released = self.supervisor.slot.await_release(run, HOLD_S)
-            if released:
-                self.supervisor.slot.note_joined(run)
-            self.answer(200 if released else 408, run.peers if released else None)
+            peers = slot.await_peers(run, self.path.endswith("?held"), HOLD_S)
+            self.answer(200 if peers else 408, peers)
         else:
             self.answer(404)
 

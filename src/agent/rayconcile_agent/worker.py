@@ -39,6 +39,8 @@ SAVE_ONLY = 2
 PR_SET_PDEATHSIG = 1
 # How long a forked worker may take to become the slot's child.
 ADOPTION_S = 5.0
+# How much a worker that leaves gives way to others (see `nice`).
+LEAVING_NICE = 19
 # What AdaptDL's programs end with when they were told to (128 + SIGTERM).
 SIGTERM_EXIT = 143
 
@@ -119,6 +121,9 @@ class Worker:
         """End the program, which has saved. From here on it cannot train, whatever its script does with this."""
         self.control.words[LEAVING] = 1
         self.tell("left")
+        # The next group needs the processors now, and nobody waits for what this one still does.
+        for thread in os.listdir("/proc/self/task"):
+            os.setpriority(os.PRIO_PROCESS, int(thread), LEAVING_NICE)
         raise SystemExit(code)
 
 
@@ -229,6 +234,36 @@ def mend_data(module, worker):
     module.exit = leave
 
 
+def mend_torch(module, _worker):
+    """Say, with the question for the peers, that this worker is held where it would load or train."""
+
+    class Held:
+        """Stands for the `requests` module."""
+
+        def get(self, url):
+            return requests.get(f"{url}?held")
+
+        def __getattr__(self, name):
+            return getattr(requests, name)
+
+    requests = module.requests
+    module.requests = Held()
+
+
+def mend_autograd(module, worker):
+    """Hold the first gradients, for a program that comes to them without having loaded any of AdaptDL's states."""
+    if worker is None:
+        return
+    backward = module.backward
+
+    def backward_when_released(*args, **kwargs):
+        worker.wait_for_release()
+        module.backward = backward
+        return backward(*args, **kwargs)
+
+    module.backward = backward_when_released
+
+
 def mend_cuda(module, worker):
     """Hold the first use of a GPU until the group before has given its memory back.
 
@@ -250,11 +285,13 @@ def mend_cuda(module, worker):
 
 
 MENDS = {
+    "torch.autograd": mend_autograd,
     "torch.cuda": mend_cuda,
     "semver": mend_semver,
     "adaptdl.goodput": mend_goodput,
     "adaptdl.reducer": mend_reducer,
     "adaptdl.checkpoint": mend_checkpoint,
+    "adaptdl.torch": mend_torch,
     "adaptdl.torch.data": mend_data,
 }
 

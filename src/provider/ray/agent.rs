@@ -4,33 +4,28 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use reqwest::{Body, Client, Method, RequestBuilder};
+use reqwest::{Body, Method, RequestBuilder};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 
-use super::{RayError, send, unavailable};
+use super::{Clients, RayError, send, unavailable};
 use crate::action::{EffectError, ErrorKind};
 use crate::api::ids::{Digest, GroupNumber, RayNodeId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::record::CheckpointRecord;
 use crate::api::wire::AgentState;
-use crate::provider::{io, rejected};
+use crate::provider::io;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two pieces of a transfer.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes a second below which an upload is taken for stuck.
 const SLOWEST_UPLOAD: u64 = 128 << 10;
 
 /// A client of one cluster's agent.
 #[derive(Clone)]
 pub struct AgentClient {
-    client: Client,
-    /// Without a limit to how long an answer may take to begin, for it begins after the upload.
-    uploads: Client,
+    clients: &'static Clients,
     base: String,
     token: String,
 }
@@ -47,20 +42,13 @@ impl AgentClient {
     /// A client of the agent at an address.
     ///
     /// # Errors
-    /// If no client can be made.
+    /// If this machine cannot be a client at all.
     pub fn new(address: &str, token: String) -> Result<Self, EffectError> {
-        let plain = || {
-            let agent = concat!("rayconcile/", env!("CARGO_PKG_VERSION"));
-            Client::builder().user_agent(agent).connect_timeout(CONNECT_TIMEOUT).no_proxy()
-        };
-        let client =
-            plain().read_timeout(READ_TIMEOUT).build().map_err(|error| rejected(error.to_string()))?;
-        let uploads = plain().build().map_err(|error| rejected(error.to_string()))?;
-        Ok(Self { client, uploads, base: address.trim_end_matches('/').to_owned(), token })
+        Ok(Self { clients: Clients::get()?, base: address.trim_end_matches('/').to_owned(), token })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+        self.clients.steady.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
     /// Everything observed, as soon as it is newer than `seen`, or else after a while.
@@ -193,7 +181,7 @@ impl AgentClient {
         let body = Body::wrap_stream(ReaderStream::with_capacity(boxed(file), 1 << 20));
         let url = format!("/v1/jobs/{uid}/blobs/{}", checkpoint.digest);
         let patience = TIMEOUT + Duration::from_secs(checkpoint.size.0 / SLOWEST_UPLOAD);
-        let request = self.uploads.put(format!("{}{url}", self.base)).bearer_auth(&self.token);
+        let request = self.clients.patient.put(format!("{}{url}", self.base)).bearer_auth(&self.token);
         let sent = send(request.query(&query).body(body).timeout(patience)).await;
         sent.map(|_| ()).map_err(|error| match error {
             RayError::Rejected { status: 422, reason, .. } => unreadable(reason),

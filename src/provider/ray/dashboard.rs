@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Url};
+use reqwest::{Method, RequestBuilder, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{RayError, send};
+use super::{Clients, RayError, send};
 use crate::action::EffectError;
 use crate::provider::rejected;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A package of 100 MiB over a slow line.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
@@ -18,7 +17,7 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// A client of one cluster's dashboard.
 #[derive(Clone)]
 pub struct Dashboard {
-    client: Client,
+    clients: &'static Clients,
     base: Url,
     token: Option<String>,
 }
@@ -47,15 +46,7 @@ impl Dashboard {
     pub fn new(address: &str, token: Option<String>) -> Result<Self, EffectError> {
         let base =
             Url::parse(address).map_err(|error| rejected(format!("{address} is no address: {error}")))?;
-        // Ray refuses to be asked by what calls itself a browser.
-        let client = Client::builder()
-            .user_agent(concat!("rayconcile/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .no_proxy()
-            .build()
-            .map_err(|error| rejected(error.to_string()))?;
-        Ok(Self { client, base, token })
+        Ok(Self { clients: Clients::get()?, base, token })
     }
 
     /// The address of another port on the same host.
@@ -70,7 +61,7 @@ impl Dashboard {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         url.set_path(path);
-        let request = self.client.request(method, url);
+        let request = self.clients.patient.request(method, url).timeout(TIMEOUT);
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

@@ -6,6 +6,18 @@ pub mod document;
 pub mod package;
 pub mod tokens;
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use reqwest::Client;
+
+use super::rejected;
+use crate::action::{EffectError, ErrorKind};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two pieces of an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The versions of Ray that are supported, for people.
 pub const RAY_VERSIONS: &str = "2.55 to 2.x";
 
@@ -53,15 +65,38 @@ pub enum RayError {
     },
 }
 
-impl From<RayError> for crate::action::EffectError {
+impl From<RayError> for EffectError {
     fn from(error: RayError) -> Self {
-        use crate::action::ErrorKind;
         let kind = match error {
             RayError::Unavailable { .. } => ErrorKind::Unavailable,
             RayError::NotFound { .. } => ErrorKind::NotFound,
             RayError::Unauthorized { .. } | RayError::Rejected { .. } => ErrorKind::Rejected,
         };
         Self { kind, message: error.to_string() }
+    }
+}
+
+/// The HTTP clients that all clusters share, for they keep connections, and making one reads the machine's certificates.
+struct Clients {
+    /// Gives up when nothing comes for a while.
+    steady: Client,
+    /// Waits for an answer as long as the request says, for it begins after an upload.
+    patient: Client,
+}
+
+impl Clients {
+    fn get() -> Result<&'static Self, EffectError> {
+        static CLIENTS: LazyLock<Result<Clients, String>> = LazyLock::new(|| {
+            let plain = || {
+                // Ray refuses to be asked by what calls itself a browser.
+                let agent = concat!("rayconcile/", env!("CARGO_PKG_VERSION"));
+                Client::builder().user_agent(agent).connect_timeout(CONNECT_TIMEOUT).no_proxy()
+            };
+            let steady = plain().read_timeout(READ_TIMEOUT).build().map_err(|error| error.to_string())?;
+            let patient = plain().build().map_err(|error| error.to_string())?;
+            Ok(Clients { steady, patient })
+        });
+        CLIENTS.as_ref().map_err(|error| rejected(error.clone()))
     }
 }
 
