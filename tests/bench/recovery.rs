@@ -150,7 +150,7 @@ impl Course {
     fn node_kill(&self, job: &Value, before: u64) -> Option<f64> {
         let (name, _) = self.last_node(job);
         let begun = now();
-        self.kill_raylet(&name);
+        assert!(self.kill_raylet(&name), "a node on which a worker trains has a raylet");
         self.trains_after(before, begun)
     }
 
@@ -205,18 +205,21 @@ impl Course {
         (name, node["address"].as_str().unwrap().to_owned())
     }
 
-    fn kill_raylet(&self, name: &str) {
+    /// Kills a node's raylet, if the node has not ended by itself; says whether it had not.
+    fn kill_raylet(&self, name: &str) -> bool {
         let cluster = self.world.get("cluster", "c");
         let nodes = cluster["status"]["nodes"].as_array().unwrap();
-        let Some(node) = nodes.iter().find(|node| node["name"] == name) else { return }; // It has gone by itself.
+        let Some(node) = nodes.iter().find(|node| node["name"] == name) else { return false };
         let main = session(u32::try_from(node["pid"].as_u64().unwrap()).unwrap());
-        let raylet = self.world.processes().into_iter().find(|(pid, command)| {
-            session(*pid) == main
-                && command.split_whitespace().next().is_some_and(|word| word.ends_with("/raylet"))
-        });
-        if let Some((pid, _)) = raylet {
+        let raylet = self
+            .world
+            .processes()
+            .into_iter()
+            .find(|(pid, command)| session(*pid) == main && command.starts_with("[raylet]"));
+        raylet.is_some_and(|(pid, _)| {
             signal(pid, Signal::SIGKILL);
-        }
+            true
+        })
     }
 
     fn steps(&self) -> Vec<Step> {
