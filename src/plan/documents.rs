@@ -387,9 +387,14 @@ pub(super) fn why_moved(
     let job = &draft.jobs[index];
     let spec = &job.job.spec;
     let left = job.running_group().into_iter().flat_map(|group| &group.nodes);
-    let mut left = left.filter(|name| !nodes.contains(name));
-    if let Some((name, notice)) = left.find_map(|name| Some((name, draft.notice_of(name)?))) {
+    let left: Vec<&NodeName> = left.filter(|name| !nodes.contains(name)).collect();
+    if let Some((name, notice)) = left.iter().find_map(|name| Some((name, draft.notice_of(name)?))) {
         return (GroupReason::NodeLeaving, super::notices::why(name, notice));
+    }
+    let views = draft.nodes();
+    if let Some(name) = left.iter().find(|name| !views.iter().any(|view| view.name == ***name && view.ready))
+    {
+        return (GroupReason::NodeLost, format!("node {name} is lost"));
     }
     let (from, to) = (job.running_group().map_or(0, |group| group.nodes.len()), nodes.len());
     let allowed = spec.min_replicas as usize..=spec.max_replicas as usize;

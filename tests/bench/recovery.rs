@@ -159,19 +159,17 @@ impl Course {
         let (name, address) = self.last_node(job);
         let begun = now();
         self.metadata.interrupt(&address, NOTICE);
-        let away = |group: &Value| {
-            let nodes = group["nodes"].as_array()?;
-            (group["number"].as_u64()? > before && !nodes.iter().any(|node| *node == name))
-                .then(|| group["number"].as_u64())?
+        let taken = self.trains_after(before, begun)?;
+        let is_away = |job: &Value| {
+            let workers = job["status"]["workers"].as_array()?;
+            let away = job["status"]["group"].as_u64()? > before
+                && workers.iter().all(|worker| worker["node"] != name);
+            away.then_some(())
         };
-        let group = within(Duration::from_secs(60), || {
-            let job = self.world.job("bench");
-            let group = job["status"]["history"].as_array()?.iter().find_map(away)?;
-            self.steps().iter().find(|step| step.group >= group).map(|step| step.at)
-        });
+        wait(&self.world, "no worker is on the noticed node", || is_away(&self.world.job("bench")));
         self.metadata.clear(&address);
         self.kill_raylet(&name);
-        Some(group? - begun)
+        Some(taken)
     }
 
     /// How long until what was made up to the notice is durable; then the node is taken away.
