@@ -14,13 +14,13 @@ from support import enter
 
 # What a program sees of itself that importing before a fork could have spoilt.
 PROBE = """
-import json, logging, os, random, signal, sys, threading
+import gc, json, logging, os, random, signal, sys, threading
 before = {
     "warm": [name for name in ("torch", "torch._dynamo") if name in sys.modules],
     "cold": [name for name in sys.modules if name.split(".")[0] == "adaptdl"],
     "handlers": len(logging.getLogger().handlers),
     "term": str(signal.getsignal(signal.SIGTERM)), "int": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
-    "tasks": len(os.listdir("/proc/self/task")),
+    "tasks": len(os.listdir("/proc/self/task")), "collected": gc.isenabled(),
 }
 import numpy, torch, adaptdl._signal, adaptdl.goodput, adaptdl.torch
 print(json.dumps({
@@ -86,7 +86,7 @@ class ForkServerTest(unittest.TestCase):
         self.assertEqual((seen["cold"], seen["handlers"]), ([], 0), "it is imported anew, and mended then")
         self.assertEqual(seen["mended"], "leave")
         self.assertEqual((seen["term"], seen["int"]), (str(signal.Handlers.SIG_DFL), True))
-        self.assertEqual((seen["tasks"], seen["bad"]), (1, False))
+        self.assertEqual((seen["tasks"], seen["bad"], seen["collected"]), (1, False, True))
         self.assertEqual((seen["name"], seen["argv"], seen["cwd"]), ("__main__", ["main.py", "--x", "1"], self.directory))
         self.assertEqual((seen["path0"], seen["pythonpath"]), (self.directory, self.directory))
         self.assertEqual((seen["session"], seen["parent"], seen["stdin"]), (True, os.getpid(), "/dev/null"))

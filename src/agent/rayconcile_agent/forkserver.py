@@ -141,10 +141,12 @@ def start():
     worker.die_with_parent(int(sys.argv[2]))
     sys.path[0] = sys.argv[3]
     set_name("forkserver")
+    # Looking for garbage while modules are made is a third of the time that it takes, and finds next to none.
+    gc.disable()
     refusal = preload(worker)
     # What is there now is never garbage; not looking at it leaves it shared with the workers.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     channel.send(json.dumps({"refusal": refusal, "seconds": time.monotonic() - began}).encode())
     if refusal:
         os._exit(0)
