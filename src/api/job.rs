@@ -216,7 +216,8 @@ pub struct Checkpoint {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {
-    /// A directory on the controller's machine. Left out: the state directory.
+    /// A directory on the controller's machine. Left out: the state directory. Where the nodes share it, workers save
+    /// there, and what they save need not be carried to those that go on from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }

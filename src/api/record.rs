@@ -317,6 +317,9 @@ pub struct Document {
     pub checkpoint_interval: Span,
     /// How many checkpoints the bridge keeps.
     pub checkpoint_keep: u32,
+    /// Where the manifest has them stored, which the nodes may share.
+    #[serde(default)]
+    pub checkpoint_path: Option<String>,
     /// What to keep of what rank 0 leaves behind.
     pub artifacts: Vec<String>,
     /// Nodes of which the provider says that nothing on them is alive.

@@ -224,7 +224,7 @@ pub struct GroupReport {
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// The checkpoint it began from.
-    pub restored: Option<RestoredReport>,
+    pub restored: Option<CheckpointId>,
     /// Training steps it made.
     pub steps: u64,
     /// How long ago its first step ended.
@@ -352,16 +352,6 @@ pub enum Outcome {
         /// In words.
         message: String,
     },
-}
-
-/// The checkpoint a group began from.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct RestoredReport {
-    /// Its place in the job's history.
-    #[serde(flatten)]
-    pub id: CheckpointId,
-    /// Its contents.
-    pub digest: Digest,
 }
 
 /// What a blob is.

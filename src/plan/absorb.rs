@@ -284,7 +284,7 @@ fn absorb_group(
     }
     group.steps = report.steps;
     group.last_step = report.last_step.map(moment).or(group.last_step);
-    group.restored = report.restored.as_ref().map(|restored| restored.id);
+    group.restored = report.restored;
     group.spoke_adaptdl |= report.ranks.iter().any(|rank| rank.arrived || rank.joined);
     // Both ages are of one clock, so their difference is exact.
     if let (Some(first), Some(last)) = (report.first_step, before.and_then(|before| before.last_step)) {

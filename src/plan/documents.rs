@@ -222,6 +222,7 @@ fn document(
         checkpoint_timeout: spec.checkpoint.timeout,
         checkpoint_interval: spec.checkpoint.interval,
         checkpoint_keep: spec.checkpoint.keep,
+        checkpoint_path: spec.checkpoint.storage.path.clone(),
         artifacts: spec.artifacts.paths.clone(),
         fenced: draft.fenced(job),
         fence_until: job.record.fence_until,

@@ -273,8 +273,8 @@ prop_compose! {
     fn document()(revision: u64, desired in desired(), slots in slots(), checkpoint_timeout in span(), checkpoint_interval in span(),
         checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in proptest::collection::btree_set(text().prop_map(RayNodeId), 0..2),
         (fence_until, progress_deadline) in (option::of(when()), span()), save_request in option::of(text()),
-        metadata_endpoint in option::of(text()), min_replicas: u32) -> Document {
-        Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, artifacts, fenced, fence_until,
+        (metadata_endpoint, checkpoint_path) in (option::of(text()), option::of(text())), min_replicas: u32) -> Document {
+        Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, checkpoint_path, artifacts, fenced, fence_until,
             progress_deadline, save_request, metadata_endpoint, min_replicas }
     }
 }

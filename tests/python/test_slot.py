@@ -20,7 +20,8 @@ from support import enter
 def request(group, script, **more):
     return {
         "group": group, "rank": 0, "job": "default/job", "replicas": 1, "nodes": 1, "masterPort": 1, "args": [],
-        "entrypoint": None, "command": ["/bin/sh", "-c", script], "env": {}, "sharePath": None, "fork": False, **more,
+        "entrypoint": None, "command": ["/bin/sh", "-c", script], "env": {}, "sharePath": None, "sharedPaths": [], "slots": [], "fork": False,
+        **more,
     }  # fmt: skip
 
 
@@ -136,11 +137,11 @@ class SlotTest(unittest.TestCase):
         self.slot.runs[group].control.words[self.module.worker.SAVES] = number
         return path
 
-    def read(self, stream):
+    def read(self, stream, slot=None):
         """The names in a stream, and what it was."""
         data, end = b"", None
         while end is None:
-            chunk, end = self.slot.next_chunk(stream)
+            chunk, end = (slot or self.slot).next_chunk(stream)
             data += chunk
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             return [member.name for member in archive if member.isfile()], end
@@ -167,6 +168,30 @@ class SlotTest(unittest.TestCase):
         self.slot.forget(0)
         self.assertEqual(self.read(self.slot.open_restored(1))[0], ["checkpoint-0/model"])
         self.assertFalse(self.slot.link(1, path), "it is gone, or of another machine")
+
+    def test_what_is_saved_on_a_shared_file_system_is_neither_carried_nor_left_behind(self):
+        # Memory is another file system than that of the session, as a network's would be.
+        share = enter(self, tempfile.TemporaryDirectory(dir="/dev/shm"))
+        paths = {"sharedPaths": [None, "/not/mounted/here", share]}
+        self.start(0, "sleep 1000", slots=["s0"], **paths)
+        path = self.save(0, 1)
+        self.assertTrue(path.startswith(share), path)
+        dead = os.path.join(share, ".rayconcile", "uid", "s-dead")
+        os.makedirs(dead)
+        other = self.module.Slot("uid", "s1", 1, False, 3600.0, None)
+        self.addCleanup(other.close)
+        other.start(request(1, "sleep 1000", slots=["s0", "s1"], **paths))
+        self.assertFalse(os.path.exists(dead), "its node has died")
+        self.assertTrue(other.link(1, path))
+        restored = os.path.join(other.runs[1].restored, "checkpoint-0", "model")
+        self.assertEqual(os.stat(restored).st_ino, os.stat(os.path.join(path, "model")).st_ino)
+        self.assertEqual(self.read(other.open_path(path), other)[0], ["checkpoint-0/model"], "were the first node lost")
+        self.slot.forget(0)
+        self.assertIsNone(other.open_path(path))
+        self.assertEqual(self.read(other.open_restored(1), other)[0], ["checkpoint-0/model"])
+        self.slot.close()
+        other.close()
+        self.assertEqual(os.listdir(share), [])
 
     def test_what_comes_from_elsewhere_is_restored_only_if_it_is_whole(self):
         self.start(0, "sleep 1000")

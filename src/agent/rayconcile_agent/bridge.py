@@ -291,7 +291,7 @@ class Bridge:
 
     async def _start(self, group):
         """Start a group's workers; say why not, if a node lacks the memory for it."""
-        refusal = await group.start(self.job)
+        refusal = await group.start(self.job, self.document["checkpoint"]["path"], sorted(self.slots))
         if group.unforked:
             message = f"the workers of group {group.number} start afresh, which takes longer: {group.unforked}"
             self._note("Normal", "NotForked", message)

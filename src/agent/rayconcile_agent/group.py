@@ -122,8 +122,11 @@ class Group:
 
     # --- Its life --------------------------------------------------------------------------------------------
 
-    async def start(self, job):
-        """Start a worker in each slot; return why not if a node lacks the memory for it."""
+    async def start(self, job, shared_path, slots):
+        """Start a worker in each slot; return why not if a node lacks the memory for it.
+
+        The nodes may share `shared_path`; `slots` are the ids of all that the job has.
+        """
         port = await self.slots[0].actor.free_port.remote()
         program = self.spec["program"]
         common = {
@@ -137,6 +140,8 @@ class Group:
             "args": program["args"],
             "env": {variable["name"]: variable["value"] for variable in self.spec["env"]},
             "sharePath": self.spec["sharePath"],
+            "sharedPaths": [shared_path, self.spec["sharePath"]],
+            "slots": slots,
             "fork": self.spec["fork"],
         }
         calls = [slot.actor.start.remote({**common, "rank": rank}) for rank, slot in enumerate(self.slots)]

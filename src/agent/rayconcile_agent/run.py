@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 
 from . import host, worker
 from .logs import Ring
@@ -10,11 +11,12 @@ from .logs import Ring
 class Run:
     """One worker: a rank of a group, from its preparation until it is forgotten."""
 
-    def __init__(self, slot_directory, group, rank):
+    def __init__(self, slot_directory, shared, group, rank):
         self.group, self.rank = group, rank
         self.directory = os.path.join(slot_directory, f"group-{group}")
+        self.shared = shared and os.path.join(shared, f"group-{group}")
         self.cwd = os.path.join(self.directory, "cwd")
-        self.saves = os.path.join(self.directory, "saves")
+        self.saves = os.path.join(self.shared or self.directory, "saves")
         self.restored = os.path.join(self.directory, "restored")
         self.process = self.exit = self.peers = None
         self.launched = self.forgotten = self.released = self.arrived = self.held = self.joined = False
@@ -41,6 +43,11 @@ class Run:
     def trains(self):
         """Whether it has made steps, and may make more."""
         return self.may_train() and bool(self.control.words[worker.FIRST_STEP_NS])
+
+    def remove(self):
+        """Remove its files."""
+        for directory in filter(None, (self.directory, self.shared)):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def save_path(self, number):
         """Where a save of that number is, if it is whole: AdaptDL gives it this name last."""

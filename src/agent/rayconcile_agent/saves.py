@@ -41,7 +41,7 @@ class Saves:
             # By way of the head it may still come.
             bridge._note("Warning", "HandOverFailed", f"group {old.number}: {error}")
             return False
-        group.restored = {"group": old.number, "number": run["saves"], "digest": ""}
+        group.restored = {"group": old.number, "number": run["saves"]}
         group.mark("handedOver")
         return True
 
@@ -54,7 +54,7 @@ class Saves:
                 break
             sinks = [transfer.SlotSink(slot, group.number) for slot in group.slots]
             if await transfer.send_file(bridge.store.path(blob["digest"]), blob["digest"], sinks):
-                group.restored = {key: blob[key] for key in ("group", "number", "digest")}
+                group.restored = {key: blob[key] for key in ("group", "number")}
                 group.mark("handedOver")
                 return
             bridge.store.remove(blob)
@@ -106,6 +106,8 @@ class Saves:
             number, group.packed = run["saves"], run["saves"]
             extra = {"number": number, "steps": run["saveSteps"], "saveMs": run["saveMs"]}
             openers = [(slot, lambda: slot.actor.open_checkpoint.remote(group.number, number))]
+            # On a shared file system the others see it too, when rank 0's node is gone.
+            openers += [(other, seen_by(other, run["savePath"])) for other in group.slots[1:] if run["savePath"]]
             heirs = [other for other in (bridge.current, bridge.next) if other and other.restored]
             for heir in heirs:
                 if (heir.restored["group"], heir.restored["number"]) == (group.number, number):
@@ -150,6 +152,11 @@ class Saves:
             await asyncio.sleep(pause_s)
         bridge._note("Warning", f"{kind}Lost", f"group {group.number}: {failure}")
         return False
+
+
+def seen_by(slot, path):
+    """What has a slot pack what is there, if it sees it."""
+    return lambda: slot.actor.open_path.remote(path)
 
 
 def restored_in(slot, group):

@@ -21,7 +21,7 @@ import uuid
 
 import ray
 
-from . import blobs, host, processes, worker
+from . import blobs, host, processes, shared, worker
 from .metadata import PERIOD_S, MetadataService
 from .run import Run
 from .supervisor import Supervisor
@@ -44,6 +44,7 @@ class Slot:
     def __init__(self, job_uid, slot_id, cpus, has_package, lease_s, metadata_endpoint):
         processes.adopt_orphans()
         session = ray._private.worker._global_node.get_session_dir_path()
+        self.job_uid, self.slot_id = job_uid, slot_id
         self.home = os.path.join(session, "rayconcile", job_uid)
         self.directory = os.path.join(self.home, slot_id)
         self.blobs = os.path.join(self.directory, "blobs")
@@ -54,6 +55,7 @@ class Slot:
         self.last_contact = time.monotonic()
         self.runs, self.receivers, self.streams = {}, {}, {}
         self.fork_server = None
+        self.shared = None
         self.notice = None
         self.version = 0
         self.changed = threading.Condition()
@@ -111,7 +113,9 @@ class Slot:
             if group not in self.runs:
                 if refusal := self._lack_of_memory():
                     return {"refusal": refusal, "unforked": None}
-                run = self.runs[group] = Run(self.directory, group, request["rank"])
+                self.shared = self.shared or shared.find_place(request["sharedPaths"], self.job_uid, self.slot_id)
+                shared.sweep(self.shared, request["slots"])
+                run = self.runs[group] = Run(self.directory, self.shared, group, request["rank"])
                 self.launches.put((run, request))
             run = self.runs[group]
             self.changed.wait_for(lambda: run.launched)
@@ -124,15 +128,18 @@ class Slot:
         os.unlink(path)
 
     def link(self, group, path):
-        """Do the same with a save that is on this very disk, without moving it; say whether it is."""
+        """Do the same with a save that is on this very disk, or a shared one, without moving it; say whether it is."""
         if not os.path.isdir(path):
             return False
-        target = os.path.join(self.runs[group].restored, os.path.basename(path))
-        try:
-            shutil.copytree(path, target, copy_function=os.link)
-        except (OSError, shutil.Error):  # It may be of another file system, or be gone.
-            shutil.rmtree(target, ignore_errors=True)
+        run, name = self.runs[group], os.path.basename(path)
+        target = os.path.join(run.restored, name)
+        if shared.link_tree(path, target):
+            return True
+        # Not only pointed to: whoever has saved it there removes it when there is a newer one.
+        linked = run.shared and os.path.join(run.shared, "restored", name)
+        if not linked or not shared.link_tree(path, linked):
             return False
+        os.symlink(linked, target)
         return True
 
     def meet(self, group, peers):
@@ -170,7 +177,12 @@ class Slot:
         """Begin to pack the checkpoint that a group was given, which others may have lost."""
         directory = self.runs[group].restored if group in self.runs else None
         names = directory and os.listdir(directory)
-        return self._open([(os.path.join(directory, name), name) for name in sorted(names)]) if names else None
+        paths = [(os.path.realpath(os.path.join(directory, name)), name) for name in sorted(names or ())]
+        return self._open(paths) if paths else None
+
+    def open_path(self, path):
+        """Begin to pack what another slot has saved, if it is seen here."""
+        return self._open([(path, os.path.basename(path))]) if os.path.isdir(path) else None
 
     def open_artifacts(self, group, patterns):
         """Begin to pack what the worker left of the job's artifacts; return None if there is nothing."""
@@ -250,7 +262,7 @@ class Slot:
             host.kill_group(run.process.pid)
             with self.changed:
                 self.changed.wait_for(lambda: not run.alive(), timeout=10)
-        shutil.rmtree(run.directory, ignore_errors=True)
+        run.remove()
 
     def close(self):
         """Kill every worker and leave nothing on the node."""
@@ -302,6 +314,7 @@ class Slot:
     def _remove_directory(self):
         """Remove the slot's directory, and, with the job's last slot on the node, what its workers shared."""
         shutil.rmtree(self.directory, ignore_errors=True)
+        shared.remove(self.shared)
         with contextlib.suppress(OSError):  # It is not empty, for others are here; or they have removed it.
             if os.listdir(self.home) == ["share"]:
                 shutil.rmtree(os.path.join(self.home, "share"))

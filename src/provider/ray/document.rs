@@ -28,6 +28,7 @@ pub fn render(document: &Document, uid: &Uid, job: &ObjectKey, now: Timestamp) -
             "timeoutMs": document.checkpoint_timeout.millis,
             "intervalMs": document.checkpoint_interval.millis,
             "keep": document.checkpoint_keep,
+            "path": document.checkpoint_path,
         },
         "artifacts": document.artifacts,
         "progressDeadlineMs": document.progress_deadline.millis,

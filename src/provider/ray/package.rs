@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 23] = files![
+const FILES: [(&str, &str); 24] = files![
     "__init__.py",
     "agent.py",
     "alone.py",
@@ -32,6 +32,7 @@ const FILES: [(&str, &str); 23] = files![
     "reservation.py",
     "run.py",
     "saves.py",
+    "shared.py",
     "slot.py",
     "store.py",
     "supervisor.py",

@@ -2,7 +2,7 @@
 
 use super::group::Seen;
 use super::{Bridge, GroupNumber};
-use crate::api::wire::{BlobReport, BridgeReport, GroupReport, RestoredReport, SlotReport};
+use crate::api::wire::{BlobReport, BridgeReport, GroupReport, SlotReport};
 use crate::simulate::clock::Ms;
 
 /// How large every blob is.
@@ -61,7 +61,7 @@ impl Bridge {
             restored: group
                 .restored
                 .as_ref()
-                .map(|(id, digest)| RestoredReport { id: *id, digest: digest.clone() }),
+                .map(|(id, _)| *id),
             steps: training.map_or(0, |training| training.steps(now)),
             first_step: training.map(|training| age(now, training.first_step)),
             last_step: last_step.map(|at| age(now, at)),
