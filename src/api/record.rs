@@ -474,6 +474,38 @@ pub struct GroupRecord {
     pub outcome: Option<GroupOutcome>,
 }
 
+impl GroupRecord {
+    /// The record of a group to which nothing has happened yet, with why it is wanted.
+    pub fn new(
+        number: GroupNumber,
+        created: Timestamp,
+        (reason, message): (GroupReason, String),
+        program: Digest,
+        nodes: Vec<NodeName>,
+        slots: BTreeMap<SlotId, SlotSpec>,
+        from_replicas: u32,
+    ) -> Self {
+        Self {
+            number,
+            created,
+            reason,
+            message,
+            program,
+            nodes,
+            slots,
+            from_replicas,
+            restored: None,
+            timeline: BTreeMap::new(),
+            steps: 0,
+            last_step: None,
+            downtime_ms: None,
+            lost_steps: None,
+            spoke_adaptdl: false,
+            outcome: None,
+        }
+    }
+}
+
 /// Why there is a new group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GroupReason {

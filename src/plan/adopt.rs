@@ -66,24 +66,9 @@ fn record(draft: &mut Draft<'_>, index: usize, report: &GroupReport, alone: Alon
     let from_replicas = before.map_or(0, |group| u32::try_from(group.nodes.len()).unwrap_or(u32::MAX));
     let said =
         format!("group {number}: {from_replicas} → {} ({reason:?}): {message}", count(nodes.len(), "worker"));
-    job.record.groups.push(GroupRecord {
-        number,
-        created: job.heard_at,
-        reason,
-        message,
-        program,
-        nodes,
-        slots,
-        from_replicas,
-        restored: None,
-        timeline: BTreeMap::new(),
-        steps: 0,
-        last_step: None,
-        downtime_ms: None,
-        lost_steps: None,
-        spoke_adaptdl: false,
-        outcome: None,
-    });
+    let created = job.heard_at;
+    let group = GroupRecord::new(number, created, (reason, message), program, nodes, slots, from_replicas);
+    job.record.groups.push(group);
     job.record.groups.sort_by_key(|group| group.number);
     let object = job.job;
     draft.job_event(object, EventType::Warning, "GroupAdopted", said);

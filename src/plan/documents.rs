@@ -160,24 +160,9 @@ pub(super) fn want_group(
     };
     let desired = Desired::Run { group, activate: active.is_none() };
     let now = draft.now;
-    let record = GroupRecord {
-        number,
-        created: now,
-        reason: wanted.reason,
-        message: wanted.message.clone(),
-        program: program_digest(spec),
-        nodes: wanted.nodes.to_vec(),
-        slots: slots.clone(),
-        from_replicas,
-        restored: None,
-        timeline: BTreeMap::new(),
-        steps: 0,
-        last_step: None,
-        downtime_ms: None,
-        lost_steps: None,
-        spoke_adaptdl: false,
-        outcome: None,
-    };
+    let why = (wanted.reason, wanted.message.clone());
+    let (program, nodes) = (program_digest(spec), wanted.nodes.to_vec());
+    let record = GroupRecord::new(number, now, why, program, nodes, slots.clone(), from_replicas);
     let job = &mut draft.jobs[index];
     job.record.groups.push(record);
     job.record.started.get_or_insert(now);

@@ -17,8 +17,10 @@ mod goodput;
 mod life;
 #[allow(dead_code)]
 mod metadata;
+mod notices;
 mod places;
 mod python;
+mod record;
 #[path = "../chaos/storm.rs"]
 mod storm;
 mod support;

@@ -2,11 +2,11 @@
 //! goes on each time, and no step of it is lost, made twice, or made by two groups at once.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::record::{assert_unbroken, last, recorded};
 use crate::support::{World, cluster, job, phase, replicas};
 
 /// The steps of a rescale at which a bridge has something killed, in their order.
@@ -77,29 +77,10 @@ fn whatever_is_killed_at_whatever_step_of_a_rescale_no_step_is_lost() {
                 replicas(job) == wanted && phase(job) == "Running" && group_of(job) > before
             });
             assert!(!points.join(point).exists(), "{point} was not reached");
-            let made = last_step(&record);
-            world.wait("it makes steps", || (last_step(&record) > made).then_some(()));
+            let made = last(&record).step;
+            world.wait("it makes steps", || (last(&record).step > made).then_some(()));
         }
     }
-    let steps = recorded(&record);
-    for pair in steps.windows(2) {
-        let ((group, step), (next_group, next_step)) = (pair[0], pair[1]);
-        assert!(next_group >= group, "group {group} trained beside group {next_group}: {pair:?}");
-        assert_eq!(next_step, step + 1, "a step was lost, or made twice: {pair:?}");
-    }
+    assert_unbroken(&recorded(&record), 0);
     world.finish();
-}
-
-/// The group and the number of every step, in the order in which they were made.
-fn recorded(path: &Path) -> Vec<(u64, u64)> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let whole = text.lines().filter_map(|line| {
-        let (group, step) = line.split_once(' ')?;
-        Some((group.parse().ok()?, step.parse().ok()?))
-    });
-    whole.collect()
-}
-
-fn last_step(path: &Path) -> u64 {
-    recorded(path).last().map_or(0, |(_, step)| *step)
 }

@@ -29,7 +29,7 @@ class Notice:
         self.kind, self.action, self.deadline = kind, action, deadline
 
     def report(self):
-        left_ms = None if self.deadline is None else max(0.0, (self.deadline - time.monotonic()) * 1000)
+        left_ms = None if self.deadline is None else (self.deadline - time.monotonic()) * 1000
         return {"kind": self.kind, "action": self.action, "deadlineMs": left_ms}
 
     def same(self, other):

@@ -51,7 +51,7 @@ def describe(bridge):
                 "node": node,
                 "kind": notice["kind"],
                 "action": notice["action"],
-                "deadlineMs": None if notice["deadline"] is None else max(0.0, (notice["deadline"] - now) * 1000),
+                "deadlineMs": None if notice["deadline"] is None else (notice["deadline"] - now) * 1000,
             }
             for node, notice in notices.items()
         ]

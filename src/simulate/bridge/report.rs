@@ -58,10 +58,7 @@ impl Bridge {
             ranks: seen.describe_ranks(),
             times: group.times.iter().map(|(event, at)| ((*event).to_owned(), age(now, *at))).collect(),
             outcome: group.outcome.clone(),
-            restored: group
-                .restored
-                .as_ref()
-                .map(|(id, _)| *id),
+            restored: group.restored.as_ref().map(|(id, _)| *id),
             steps: training.map_or(0, |training| training.steps(now)),
             first_step: training.map(|training| age(now, training.first_step)),
             last_step: last_step.map(|at| age(now, at)),
