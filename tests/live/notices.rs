@@ -62,11 +62,9 @@ fn a_node_that_will_be_taken_away_is_left_at_once_and_replaced() {
     let world = training(&metadata, 2, "checkpoint: {interval: 0s}");
     let (name, address) = node_of(&world, 0);
     metadata.interrupt(&address, NOTICE);
-    let seen = world.wait("the notice is seen", || {
-        let notice = node(&world, &name)?["notice"].clone();
-        (!notice.is_null()).then_some(notice)
-    });
-    assert_eq!(seen["kind"], "SpotInterruption", "{seen}");
+    let seen =
+        world.wait("the notice is seen", || node(&world, &name)?["notice"].as_str().map(str::to_owned));
+    assert!(seen.starts_with("spot interruption: terminate at "), "{seen}");
     let moved = world.wait_job("wary", "it trains elsewhere", |job| {
         replicas(job) == 1
             && job["status"]["group"] == 1
@@ -108,27 +106,32 @@ fn with_the_controller_away_the_bridge_goes_on_with_what_is_left() {
     let rest = "scaling: {policy: Fixed, replicas: 2}\n  maxReplicas: 2\n  checkpoint: {interval: 1s}";
     let mut world = training(&metadata, 2, rest);
     let record = world.path("record");
-    world.wait_job("wary", "both train", |job| replicas(job) == 2 && job["status"]["checkpoint"].is_object());
+    let both = |job: &Value| replicas(job) == 2 && job["status"]["checkpoint"].is_object();
+    // It may have begun with one, for want of the other node.
+    let first = world.wait_job("wary", "both train", both)["status"]["group"].as_u64().unwrap();
     let (_, address) = node_of(&world, 1);
     world.kill_controller();
 
     metadata.interrupt(&address, NOTICE);
-    wait_for_group(&record, 1);
+    wait_for_group(&record, first + 1);
     assert_unbroken(&recorded(&record), 0);
 
     let workers = world.processes().into_iter().filter(|(_, command)| command.starts_with("[worker]"));
     for (worker, _) in workers {
         signal(worker, Signal::SIGKILL);
     }
-    wait_for_group(&record, 2);
+    wait_for_group(&record, first + 2);
     assert_unbroken(&recorded(&record), STEPS_OF_AN_INTERVAL);
 
     world.start(&[], &[]);
     let adopted = world.wait_job("wary", "it is adopted, and given its second worker again", |job| {
-        replicas(job) == 2 && phase(job) == "Running" && job["status"]["group"].as_u64() > Some(2)
+        replicas(job) == 2 && phase(job) == "Running" && job["status"]["group"].as_u64() > Some(first + 2)
     });
-    let history = adopted["status"]["history"].as_array().unwrap();
-    let reasons: Vec<&str> = history[1..3].iter().filter_map(|group| group["reason"].as_str()).collect();
+    let alone = adopted["status"]["history"].as_array().unwrap().iter().filter(|group| {
+        let number = group["number"].as_u64();
+        number > Some(first) && number <= Some(first + 2)
+    });
+    let reasons: Vec<&str> = alone.filter_map(|group| group["reason"].as_str()).collect();
     assert_eq!(reasons, ["NodeLeaving", "WorkerKilled"]);
     makes_steps(&world);
     assert_unbroken(&recorded(&record), STEPS_OF_AN_INTERVAL);
