@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 from rayconcile_agent import worker
 from support import enter
@@ -24,8 +25,8 @@ class WorkerTest(unittest.TestCase):
             file.write(text)
         return path
 
-    def run_worker(self, parent=None, **config):
-        """Run a program as a slot's worker is."""
+    def run_worker(self, parent=None, through=(), **config):
+        """Run a program as a slot's worker is, by way of another command if need be."""
         control = os.path.join(self.directory, "control")
         with open(control, "wb") as file:
             file.truncate(worker.CONTROL_BYTES)
@@ -41,8 +42,8 @@ class WorkerTest(unittest.TestCase):
             **config,
         }
         path = self.write("config.json", json.dumps(config))
-        command = [sys.executable, PROGRAM, path, str(parent or os.getpid())]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        command = [*through, sys.executable, PROGRAM, path, str(parent or os.getpid())]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
     def run_script(self, text, **config):
         self.write("main.py", text)
@@ -134,6 +135,38 @@ class WorkerTest(unittest.TestCase):
             "print(importlib.reload(semver) is semver, semver.VersionInfo.isvalid(1))\n"
         )
         self.assertEqual(self.good(text), "SourceFileLoader True\nTrue True\n")
+
+    def test_a_full_disk_costs_a_checkpoint_and_not_the_program(self):
+        text = (
+            "import os, pickle, sys, torch, adaptdl.checkpoint, adaptdl.torch\n"
+            "class Large(adaptdl.checkpoint.State):\n"
+            "    bytes, synced = 4 << 20, 0\n"
+            "    def sync(self): self.synced += 1\n"
+            "    def save(self, file): torch.save(torch.zeros(self.bytes // 4), file) if self.torch else file.write(bytes(self.bytes))\n"
+            "worker = adaptdl.checkpoint.save_all_states.__closure__\n"
+            "worker = next(cell.cell_contents for cell in worker if hasattr(cell.cell_contents, 'control'))\n"
+            "states = Large('first'), Large('second')\n"
+            "for torch_writes in (True, False):\n"
+            "    for state in states: state.torch = torch_writes\n"
+            "    adaptdl.checkpoint.save_all_states()\n"
+            "    print([state.synced for state in states], list(worker.control.words[11:13]), os.listdir(worker.saves))\n"
+            "for state in states: state.bytes = 1000\n"
+            "adaptdl.checkpoint.save_all_states()\n"
+            "print(worker.control.words[7], os.listdir(os.path.join(worker.saves, '1')))\n"
+        )
+        disk = os.path.join(self.directory, "disk")
+        os.mkdir(disk)
+        self.write("main.py", text)
+        # A disk of its own, which nobody else sees.
+        mount = f"mount -t tmpfs -o size=2m tmpfs {disk} && exec \"$@\""
+        alone = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+        with mock.patch.dict(os.environ, {"ADAPTDL_NUM_RESTARTS": "0"}):
+            ended = self.run_worker(saves=disk, through=alone, supervisor=["127.0.0.1", 1, "nobody"])
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        self.assertEqual(
+            ended.stdout, "[1, 1] [0, 1] []\n[2, 2] [0, 2] []\n1 ['checkpoint-0']\n", ended.stderr
+        )
+        self.assertEqual(ended.stderr.count("rayconcile: no checkpoint is saved: "), 2, ended.stderr)
 
     def test_waiting_for_the_master_is_as_patient_as_before(self):
         class Module:

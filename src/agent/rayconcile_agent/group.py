@@ -27,7 +27,7 @@ class Group:
         self.stop_asked = False
         self.times = {"created": time.monotonic()}
         self.restored = None
-        self.packed = 0
+        self.packed = self.save_fails = 0
         self.save_asked_at = 0.0
         self.final_runs = None
         self.unforked = None

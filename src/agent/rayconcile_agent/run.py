@@ -23,7 +23,7 @@ class Run:
         self.unforked = None
         self.hints, self.hints_number = None, 0
         self.log = Ring()
-        self.noticed = (0, 0, 0)
+        self.noticed = (0, 0, 0, 0)
         for directory in (self.saves, self.restored):
             os.makedirs(directory, exist_ok=True)
         control_path = os.path.join(self.directory, "control")
@@ -88,6 +88,7 @@ class Run:
             "progress": progress if math.isfinite(progress) else None,
             "batchSize": words[worker.BATCH] or None,
             "saves": words[worker.SAVES],
+            "saveFails": words[worker.SAVE_FAILS],
             "saveMs": words[worker.SAVE_NS] / 1e6,
             "saveSteps": words[worker.SAVE_STEPS],
             "savePath": words[worker.SAVES] and self.save_path(words[worker.SAVES]) or None,
@@ -98,4 +99,4 @@ class Run:
     def seen(self):
         """What it has done, as far as the bridge should hear of it at once."""
         words = self.control.words
-        return words[worker.SAVES], words[worker.FIRST_STEP_NS], words[worker.LEAVING]
+        return tuple(words[word] for word in (worker.SAVES, worker.SAVE_FAILS, worker.FIRST_STEP_NS, worker.LEAVING))

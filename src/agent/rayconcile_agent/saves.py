@@ -81,6 +81,10 @@ class Saves:
         bridge = self.bridge
         group = bridge.current
         run = group and group.rank0()
+        if run and run["saveFails"] > group.save_fails:
+            group.save_fails = run["saveFails"]
+            message = f"group {group.number} could not save, for a disk of its node {group.slots[0].node} is full"
+            bridge._note("Warning", "NotSaved", f"{message}; training goes on")
         if not run or self.packing.locked():
             return
         if run["saves"] > group.packed:

@@ -12,12 +12,14 @@ the mends are applied by import hooks, so a script that uses neither pays nothin
 import atexit
 import builtins
 import ctypes
+import errno
 import importlib.abc
 import importlib.machinery
 import io
 import json
 import mmap
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -30,6 +32,8 @@ import types
 STEPS, LAST_STEP_NS, FIRST_STEP_NS, EPOCH, PROGRESS, BATCH, SAVE_ASKED, SAVES, SAVE_NS, SAVE_STEPS = range(10)
 # When it last did anything that counts as getting on, and whether it leaves: it has saved, and trains no more.
 ACTIVE_NS, LEAVING = 10, 11
+# How often it could not save because a disk was full.
+SAVE_FAILS = 12
 CONTROL_BYTES = 4096
 
 # What `get_exit_flag` answers when a checkpoint is wanted and training shall go on. AdaptDL combines the
@@ -39,6 +43,8 @@ SAVE_ONLY = 2
 PR_SET_PDEATHSIG = 1
 # How long a forked worker may take to become the slot's child.
 ADOPTION_S = 5.0
+# What is left on a disk that could not take more.
+NEARLY_FULL_BYTES = 1 << 20
 # How much a worker that leaves gives way to others (see `nice`).
 LEAVING_NICE = 19
 # What AdaptDL's programs end with when they were told to (128 + SIGTERM).
@@ -75,6 +81,10 @@ class Control:
         self.words[SAVE_STEPS] = self.words[STEPS]
         # Last: the slot takes a save for complete when this number has grown.
         self.words[SAVES] = max(self.words[SAVES] + 1, self.words[SAVE_ASKED])
+
+    def not_saved(self):
+        self.words[SAVE_ASKED] = self.words[SAVES]
+        self.words[SAVE_FAILS] += 1
 
 
 class Worker:
@@ -169,35 +179,62 @@ def mend_checkpoint(module, worker):
 
     AdaptDL saves once, on exit, and deletes what it was restored from. Here a group saves as often as it is
     asked to, and a state that is constructed late must still find the checkpoint the group was started with.
+    A full disk costs this checkpoint, and not the program.
     """
-    load_state, save_all_states = module.load_state, module.save_all_states
+    load_state, save_state, save_all_states = module.load_state, module.save_state, module.save_all_states
+    failures = []
 
     def load_when_released(state):
         worker.wait_for_release()
         return load_state(state)
 
+    def save_or_note(state, checkpoint_dir, sync=True):
+        # Whatever becomes of the file: the other replicas go on to synchronise the next state, and wait for this one.
+        try:
+            save_state(state, checkpoint_dir, sync)
+        except (OSError, RuntimeError) as error:
+            if not is_full(worker.saves, error):
+                raise
+            failures.append(error)
+
     def save_aside():
+        failures.clear()
         started = time.monotonic_ns()
         restored_from = os.environ.get("ADAPTDL_CHECKPOINT_PATH")
         number = max(worker.control.words[SAVES] + 1, worker.control.words[SAVE_ASKED])
         directory = os.path.join(worker.saves, str(number))
-        if worker.rank == 0:
-            os.makedirs(directory, exist_ok=True)
         os.environ["ADAPTDL_CHECKPOINT_PATH"] = directory
         try:
             result = save_all_states()
+        except OSError:
+            if not failures:
+                raise
         finally:
             if restored_from is None:
                 del os.environ["ADAPTDL_CHECKPOINT_PATH"]
             else:
                 os.environ["ADAPTDL_CHECKPOINT_PATH"] = restored_from
+        if failures:
+            shutil.rmtree(directory, ignore_errors=True)
+            worker.control.not_saved()
+            print(f"rayconcile: no checkpoint is saved: {failures[0]}", file=sys.stderr)
+            return None
         worker.control.saved(started)
         if worker.rank == 0:
             worker.tell("saved")
         return result
 
     module.load_state = load_when_released
+    module.save_state = save_or_note
     module.save_all_states = save_aside
+
+
+def is_full(directory, error):
+    """Whether an error comes of a full disk; torch says of such a file only that it could not be written."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize < NEARLY_FULL_BYTES
 
 
 def mend_data(module, worker):
