@@ -110,7 +110,9 @@ fn cost(group: &GroupStatus) -> Vec<String> {
         0 => "no step was lost".to_owned(),
         lost => format!("{} made again", count(lost, "step")),
     });
-    words(&still.into_iter().chain(lost).collect::<Vec<_>>().join(", "))
+    // What is out of reach may have made steps that nobody has heard of.
+    let seen = (group.reason == "NodeLost" && lost.is_some()).then(|| "as far as could be seen".to_owned());
+    words(&still.into_iter().chain(lost).chain(seen).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -204,6 +206,14 @@ mod tests {
                       handed over +9.55s, released +9.56s, first step +9.82s
             cost      training stood still for 0.45s, 31 steps made again
         ");
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_lost_group_is_not_claimed() {
+        let mut group = rescaled();
+        group.reason = "NodeLost".to_owned();
+        let cost = cost(&group).join(" ");
+        assert_eq!(cost, "training stood still for 0.45s, no step was lost, as far as could be seen");
     }
 
     #[test]
