@@ -113,7 +113,7 @@ class Slot:
             if group not in self.runs:
                 if refusal := self._lack_of_memory():
                     return {"refusal": refusal, "unforked": None}
-                self.shared = self.shared or shared.find_place(request["sharedPaths"], self.job_uid, self.slot_id)
+                self.shared = shared.find_place(request["sharedPaths"], self.job_uid, self.slot_id)
                 shared.sweep(self.shared, request["slots"])
                 run = self.runs[group] = Run(self.directory, self.shared, group, request["rank"])
                 self.launches.put((run, request))

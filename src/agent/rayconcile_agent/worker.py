@@ -11,6 +11,7 @@ the mends are applied by import hooks, so a script that uses neither pays nothin
 
 import atexit
 import builtins
+import contextlib
 import ctypes
 import errno
 import importlib.abc
@@ -133,7 +134,8 @@ class Worker:
         self.tell("left")
         # The next group needs the processors now, and nobody waits for what this one still does.
         for thread in os.listdir("/proc/self/task"):
-            os.setpriority(os.PRIO_PROCESS, int(thread), LEAVING_NICE)
+            with contextlib.suppress(OSError):  # It has ended meanwhile, or it is not allowed: no reason to fail.
+                os.setpriority(os.PRIO_PROCESS, int(thread), LEAVING_NICE)
         raise SystemExit(code)
 
 
@@ -277,8 +279,8 @@ def mend_torch(module, _worker):
     class Held:
         """Stands for the `requests` module."""
 
-        def get(self, url):
-            return requests.get(f"{url}?held")
+        def get(self, url, **options):
+            return requests.get(f"{url}?held", **options)
 
         def __getattr__(self, name):
             return getattr(requests, name)
