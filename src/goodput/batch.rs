@@ -246,11 +246,13 @@ impl LocalBatch {
 }
 
 /// What `numpy.geomspace(start, stop)` gives: [`CANDIDATES`] numbers with equal ratios, up or down, of which
-/// the first and the last are exact.
+/// the first and the last are exact, and none is beyond these, as numpy's may be by a rounding error: of large
+/// batches that would be a sample more than the job allows.
 fn geometric_steps(start: f64, stop: f64) -> impl Iterator<Item = f64> {
     let log_start = start.log10();
     let step = (stop.log10() - log_start) / f64::from(CANDIDATES - 1);
-    let between = (1..CANDIDATES - 1).map(move |i| 10f64.powf(f64::from(i) * step + log_start));
+    let between = (1..CANDIDATES - 1)
+        .map(move |i| 10f64.powf(f64::from(i) * step + log_start).clamp(start.min(stop), start.max(stop)));
     iter::once(start).chain(between).chain(iter::once(stop))
 }
 
@@ -313,6 +315,14 @@ mod tests {
         let splits = splits(&limits, 2);
         for doubled in 0..=7 {
             assert!(splits.contains(&(64 << doubled, 0)), "{doubled}: {splits:?}");
+        }
+    }
+
+    #[test]
+    fn no_step_leaves_the_ends() {
+        // Logarithms of numbers this large are off by more samples than the tolerance is.
+        for samples in (1 << 29) - 1000..=1 << 29 {
+            assert_eq!(splits(&limits(2 * samples, 2 * samples, (0, 0), false), 2), [(samples as u32, 0)]);
         }
     }
 
