@@ -219,6 +219,10 @@ pub struct GroupStatus {
     /// Steps of the group before that had to be made again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_steps: Option<u64>,
+    /// Whether these two are only what could be seen: the group before was lost out of reach, and may have made steps
+    /// that nobody has heard of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
     /// How it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,

@@ -192,7 +192,8 @@ pub(super) fn change(group: &GroupStatus) -> String {
         text.push_str(&format!(", stood still {}", millis(downtime)));
     }
     if let Some(lost) = group.lost_steps.filter(|lost| *lost > 0) {
-        text.push_str(&format!(", {} lost", count(lost, "step")));
+        let seen = if group.estimated { ", as far as could be seen" } else { "" };
+        text.push_str(&format!(", {} lost{seen}", count(lost, "step")));
     }
     format!("{text}; {}: {}", group.reason, group.message)
 }

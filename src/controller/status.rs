@@ -10,7 +10,7 @@ use crate::api::condition::{Finding, Truth};
 use crate::api::ids::NodeName;
 use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::AdaptDLJob;
-use crate::api::record::{GroupRecord, JobRecord};
+use crate::api::record::{GroupReason, GroupRecord, JobRecord};
 use crate::api::status::{
     AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupBefore, GroupStatus, JobPhase, Progress,
     WorkerStatus,
@@ -385,6 +385,7 @@ fn history(record: &JobRecord) -> Vec<GroupStatus> {
         timeline: group.timeline.clone(),
         downtime_ms: group.downtime_ms,
         lost_steps: group.lost_steps,
+        estimated: group.lost_steps.is_some() && group.reason == GroupReason::NodeLost,
         outcome: group.outcome.as_ref().map(|outcome| match outcome.message.lines().next() {
             Some(message) if !message.is_empty() => {
                 format!("{}: {}", outcome.kind, message.trim_start_matches([',', ' ']))

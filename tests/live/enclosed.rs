@@ -1,6 +1,6 @@
 //! A controller that can reach its cluster, and which the cluster cannot reach, does everything.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use crate::elastic::elastic_story;
 use crate::support::{World, cluster, phase};
@@ -35,5 +35,7 @@ fn a_controller_that_the_cluster_cannot_reach_does_everything() {
     inside.finish();
 
     outside.start(&[], &[]);
+    let gone = || TcpStream::connect((address, agent_port)).is_err();
+    outside.wait("the agent is gone from a cluster that goes on", || gone().then_some(()));
     outside.finish();
 }

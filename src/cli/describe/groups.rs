@@ -110,8 +110,7 @@ fn cost(group: &GroupStatus) -> Vec<String> {
         0 => "no step was lost".to_owned(),
         lost => format!("{} made again", count(lost, "step")),
     });
-    // What is out of reach may have made steps that nobody has heard of.
-    let seen = (group.reason == "NodeLost" && lost.is_some()).then(|| "as far as could be seen".to_owned());
+    let seen = group.estimated.then(|| "as far as could be seen".to_owned());
     words(&still.into_iter().chain(lost).chain(seen).collect::<Vec<_>>().join(", "))
 }
 
@@ -158,6 +157,7 @@ mod tests {
             ]),
             downtime_ms: Some(450),
             lost_steps: Some(0),
+            estimated: false,
             outcome: Some("Stopped: its checkpoint is saved".to_owned()),
         }
     }
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn what_is_not_known_of_a_lost_group_is_not_claimed() {
         let mut group = rescaled();
-        group.reason = "NodeLost".to_owned();
+        group.estimated = true;
         let cost = cost(&group).join(" ");
         assert_eq!(cost, "training stood still for 0.45s, no step was lost, as far as could be seen");
     }
