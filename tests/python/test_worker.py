@@ -168,11 +168,51 @@ class WorkerTest(unittest.TestCase):
         )
         self.assertEqual(ended.stderr.count("rayconcile: no checkpoint is saved: "), 2, ended.stderr)
 
+    def test_states_of_a_data_loader_are_loaded_when_that_may_be(self):
+        """A program with its data loader before its model, held at the model; then restored from a checkpoint."""
+        text = (
+            "import sys, torch, adaptdl.checkpoint, adaptdl.torch as adl\n"
+            "import adaptdl.torch._metrics as metrics, adaptdl.torch.epoch as epoch\n"
+            "worker = adaptdl.checkpoint.load_state.__closure__\n"
+            "worker = next(cell.cell_contents for cell in worker if hasattr(cell.cell_contents, 'control'))\n"
+            "worker.ask = lambda method, what: print(what) or 200\n"
+            "loader = adl.AdaptiveDataLoader(torch.arange(64), batch_size=4)\n"
+            "loader.autoscale_batch_size(32)\n"
+            "print('loader', adl.current_epoch(), len(worker.postponed))\n"
+            "class Own(adaptdl.checkpoint.State): pass\n"
+            "if sys.argv[1:] == ['look']: print(adl.finished_epochs())\n"
+            "adaptdl.checkpoint.load_state(Own('own'))\n"
+            "states = loader._elastic._state, epoch._epoch_state(), metrics._metrics_state()\n"
+            "print([type(state).__name__ for state in states], len(worker.postponed))\n"
+            "loaded = states[0].current_index, adl.finished_epochs(), metrics.get_progress(), states[2].max_batch_size\n"
+            "print(*loaded)\n"
+            "states[0].current_index, states[1].finished_epochs, states[2].progress = 7, 3, 2.5\n"
+            "states[2].max_batch_size = 5\n"
+            "worker.control.words[11] = 1\n"
+            "adaptdl.checkpoint.save_all_states()\n"
+        )
+        kinds = "['_AdaptiveDataLoaderState', '_EpochState', '_MetricsState'] 0"
+        saves = os.path.join(self.directory, "saves")
+        with mock.patch.dict(os.environ, {"ADAPTDL_NUM_RESTARTS": "0"}):
+            first = self.run_script(text, args=[])
+        self.assertEqual(
+            first.stdout.splitlines(),
+            ["loader None 3", "release", kinds, "0 0 0.0 32", "saved"],
+            first.stderr,
+        )
+        restored = {"ADAPTDL_NUM_RESTARTS": "1", "ADAPTDL_CHECKPOINT_PATH": os.path.join(saves, "1")}
+        with mock.patch.dict(os.environ, restored):
+            # What the program has set before it was loaded stays set: it is another program now, perhaps.
+            second = self.run_script(text, args=[])
+            self.assertEqual(second.stdout.splitlines()[:4], ["loader None 3", "release", kinds, "7 3 2.5 32"], second.stderr)
+            looked = self.run_script(text, args=["look"])
+            self.assertEqual(looked.stdout.splitlines()[:3], ["loader None 3", "release", "3"], looked.stderr)
+
     def test_waiting_for_the_master_is_as_patient_as_before(self):
         class Module:
             pass
 
-        worker.mend_reducer(Module, None)
+        worker.mends.mend_reducer(Module, None)
         slept = []
         original, worker.time.sleep = worker.time.sleep, slept.append
         self.addCleanup(setattr, worker.time, "sleep", original)

@@ -34,8 +34,8 @@ PREPARE_S = 300.0
 SETTLE_S = 2.0
 # After rank 0 has finished or saved, how long the others may take to leave.
 LEAVE_S = 30.0
-# How long nothing is tidied up for the sake of a group's first step.
-BEGIN_S = 2.0
+# How long nothing is copied or tidied up for the sake of a group's first step.
+BEGIN_S = 10.0
 # While a bridge shuts down, how often it looks whether all its slots have ended.
 SHUT_DOWN_WATCH_S = 0.2
 KEEP_GROUPS = 20
@@ -55,8 +55,8 @@ class Bridge:
         self.document = None
         self.slots, self.groups = {}, {}
         self.current = self.next = self.preparation = None
-        # Groups that have saved and leave, and what sees each of them out.
-        self.leaving = {}
+        # Groups that have saved and leave, and what sees each of them out; whether something waits for these.
+        self.leaving, self.awaited = {}, False
         self.phase = "Fencing"
         self.store = BlobStore(os.path.join(directory, "blobs"))
         self.spools = Spools(os.path.join(directory, "logs"))
@@ -375,8 +375,16 @@ class Bridge:
         self.leaving[group.number] = asyncio.ensure_future(self._see_out(group))
 
     async def _see_out(self, group):
-        """Bring what a group has saved to the head, and remove the group when its processes have ended."""
+        """Bring what a group has saved to the head, and remove the group when its processes have ended.
+
+        Not while the next one loads and makes its first step, which this would slow down: it has the checkpoint.
+        """
+        def has_time():
+            taking_over = self.next or (self.current and self.current.begins(BEGIN_S))
+            return not taking_over or self.awaited or any(slot.notice for slot in group.slots)
+
         try:
+            await self._until(has_time, BEGIN_S)
             await self.saves.take_checkpoint(group)
             await self._until(lambda: self._over(group), LEAVE_S)
             await self._kill_rest(group)
@@ -388,7 +396,10 @@ class Bridge:
 
     async def _wait_for_leaving(self):
         if self.leaving:
+            self.awaited = True
+            self._tell()
             await asyncio.wait(list(self.leaving.values()))
+            self.awaited = False
 
     def _is_hung(self, group):
         limit_s = self.document["progressDeadlineMs"] / 1000

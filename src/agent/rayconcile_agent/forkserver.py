@@ -39,7 +39,7 @@ def preload(worker):
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     root = logging.getLogger()
     level, known = root.level, list(root.handlers)
-    mender = worker.Mender(None)
+    mender = worker.mends.Mender(None)
     sys.meta_path.insert(0, mender)
     try:
         for name in PRELOADED:

@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 24] = files![
+const FILES: [(&str, &str); 25] = files![
     "__init__.py",
     "agent.py",
     "alone.py",
@@ -25,6 +25,7 @@ const FILES: [(&str, &str); 24] = files![
     "heirloom.py",
     "host.py",
     "logs.py",
+    "mends.py",
     "metadata.py",
     "points.py",
     "processes.py",
