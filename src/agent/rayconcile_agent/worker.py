@@ -139,10 +139,13 @@ class Worker:
         """End the program, which has saved. From here on it cannot train, whatever its script does with this."""
         self.control.words[LEAVING] = 1
         self.tell("left")
-        # The next group needs the processors now, and nobody waits for what this one still does.
+        # The next group needs the processors now, and nobody waits for what this one still does. Where sessions share
+        # them out among themselves (`sched_autogroup_enabled`), only the second counts: a worker is a session.
         for thread in os.listdir("/proc/self/task"):
             with contextlib.suppress(OSError):  # It has ended meanwhile, or it is not allowed: no reason to fail.
                 os.setpriority(os.PRIO_PROCESS, int(thread), LEAVING_NICE)
+        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
+            file.write(str(LEAVING_NICE))
         raise SystemExit(code)
 
 
