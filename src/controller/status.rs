@@ -10,7 +10,7 @@ use crate::api::condition::{Finding, Truth};
 use crate::api::ids::NodeName;
 use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::AdaptDLJob;
-use crate::api::record::{GroupReason, GroupRecord, JobRecord};
+use crate::api::record::{GroupRecord, JobRecord};
 use crate::api::status::{
     AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupBefore, GroupStatus, JobPhase, Progress,
     WorkerStatus,
@@ -372,6 +372,8 @@ fn step_rate(before: Option<&Progress>, steps: u64, last: Option<Timestamp>) -> 
 
 fn history(record: &JobRecord) -> Vec<GroupStatus> {
     let shown = record.groups.len().saturating_sub(HISTORY);
+    let before = |index: usize| record.groups[..index].iter().rev().find(|before| has_trained(before));
+    let lost = |group: &GroupRecord| group.outcome.as_ref().is_some_and(|outcome| outcome.kind == "Lost");
     let groups = record.groups.iter().enumerate().skip(shown).map(|(index, group)| GroupStatus {
         number: group.number,
         created: group.created,
@@ -380,12 +382,12 @@ fn history(record: &JobRecord) -> Vec<GroupStatus> {
         from_replicas: group.from_replicas,
         replicas: u32::try_from(group.nodes.len()).unwrap_or(u32::MAX),
         nodes: group.nodes.clone(),
-        before: record.groups[..index].iter().rev().find(|before| has_trained(before)).map(before),
+        before: before(index).map(describe_before),
         restored: group.restored,
         timeline: group.timeline.clone(),
         downtime_ms: group.downtime_ms,
         lost_steps: group.lost_steps,
-        estimated: group.lost_steps.is_some() && group.reason == GroupReason::NodeLost,
+        estimated: group.lost_steps.is_some() && before(index).is_some_and(lost),
         outcome: group.outcome.as_ref().map(|outcome| match outcome.message.lines().next() {
             Some(message) if !message.is_empty() => {
                 format!("{}: {}", outcome.kind, message.trim_start_matches([',', ' ']))
@@ -401,7 +403,7 @@ fn has_trained(group: &GroupRecord) -> bool {
     group.timeline.contains_key("released")
 }
 
-fn before(group: &GroupRecord) -> GroupBefore {
+fn describe_before(group: &GroupRecord) -> GroupBefore {
     let way = |event: &str| matches!(event, "signalled" | "saved" | "ended");
     let timeline = group.timeline.iter().filter(|(event, _)| way(event));
     GroupBefore {

@@ -312,18 +312,14 @@ fn room_for(draft: &Draft<'_>, index: usize, needed: &BTreeMap<NodeName, Needed>
         if free.fits(&need) < needed.all {
             return Err(NoRoom::TakenBy(others));
         }
-        for (_, slot) in job.slots(draft).iter().filter(|(node, _)| node == name) {
-            free.take(&need_of_slot(job, slot), 1);
-        }
+        // Those that it was not told to keep are being given back: what is to come can wait for that, and the running
+        // group trains meanwhile.
+        let kept: BTreeMap<&SlotId, &SlotSpec> =
+            job.told_slots().filter(|(_, slot)| slot.node == *name).collect();
+        kept.values().for_each(|slot| free.take(&Capacity::of_worker(&slot.kind.resources), 1));
         beside &= free.fits(&need) >= needed.new;
     }
     Ok(beside)
-}
-
-/// What one of a job's slots has reserved, which may be another amount than its manifest says now.
-fn need_of_slot(job: &JobDraft<'_>, slot: &SlotId) -> Capacity {
-    let known = job.told_slots().find(|(id, _)| *id == slot);
-    known.map_or_else(|| job.need(), |(_, slot)| Capacity::of_worker(&slot.kind.resources))
 }
 
 type Assignment = (Vec<SlotId>, BTreeMap<SlotId, SlotSpec>);

@@ -37,6 +37,8 @@ struct Run {
     direction: &'static str,
     state_bytes: u64,
     downtimes: Vec<f64>,
+    /// Steps that had to be made again.
+    lost: u64,
     /// How long it took to each moment, from the one before.
     splits: BTreeMap<&'static str, Vec<f64>>,
 }
@@ -107,6 +109,7 @@ fn measure(world: &World, model: &str, variant: &str) -> Vec<Run> {
         direction,
         state_bytes: 0,
         downtimes: Vec::new(),
+        lost: 0,
         splits: BTreeMap::new(),
     };
     let mut runs = vec![run("1-2"), run("2-1")];
@@ -129,7 +132,8 @@ fn measure(world: &World, model: &str, variant: &str) -> Vec<Run> {
 /// Whether it trains in this group, which has said what it cost, and nothing is left to do for it.
 fn settled(job: &Value, wanted: u64, group: u64) -> bool {
     let Some(last) = last(job, 0) else { return false };
-    let told = group == 0 || last["downtimeMs"].is_u64() && moment(last, "firstStep").is_some();
+    let told = group == 0
+        || last["downtimeMs"].is_u64() && last["lostSteps"].is_u64() && moment(last, "firstStep").is_some();
     let conditions = job["status"]["conditions"].as_array();
     let converged =
         conditions.into_iter().flatten().any(|one| one["type"] == "Converged" && one["status"] == "True");
@@ -156,6 +160,7 @@ impl Run {
     fn take(&mut self, job: &Value) {
         let (new, old) = (last(job, 0).unwrap(), last(job, 1).unwrap());
         self.downtimes.push(new["downtimeMs"].as_f64().unwrap() / 1000.0);
+        self.lost += new["lostSteps"].as_u64().unwrap();
         let Some(signalled) = moment(old, "signalled") else { return };
         let at = |name: &&'static str| Some((moment(if *name == "saved" { old } else { new }, name)?, *name));
         let mut moments: Vec<(Timestamp, &'static str)> =
@@ -183,6 +188,7 @@ fn describe(run: &Run) -> Value {
         "median_s": run.median(),
         "max_s": largest(&run.downtimes),
         "n": run.downtimes.len(),
+        "lost_steps": run.lost,
         "split": split,
     })
 }
@@ -199,8 +205,8 @@ fn ratio(runs: &[Run], run: &Run) -> Option<f64> {
 
 fn table(runs: &[Run]) -> String {
     let mut text = String::from(
-        "| model | state | workers | variant | median | worst | n | times shorter than cold | saved | prepared | handed \
-         over | released | first step |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| model | state | workers | variant | median | worst | n | steps lost | times shorter than cold | saved | prepared | handed \
+         over | released | first step |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for run in runs {
         let split: Vec<String> = MOMENTS
@@ -209,7 +215,7 @@ fn table(runs: &[Run]) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "| {} | {:.1} MB | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {:.1} MB | {} | {} | {} | {} | {} | {} | {} | {} |",
             run.model,
             run.state_bytes as f64 / 1e6,
             run.direction.replace('-', " → "),
@@ -217,6 +223,7 @@ fn table(runs: &[Run]) -> String {
             seconds(run.median()),
             seconds(largest(&run.downtimes)),
             run.downtimes.len(),
+            run.lost,
             ratio(runs, run).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.1}")),
             split.join(" | "),
         );
@@ -224,9 +231,13 @@ fn table(runs: &[Run]) -> String {
     text + "\nEach moment is told by the time from the one before; the first follows the request to save.\n"
 }
 
-/// Says what of digits is not as it must be.
+/// Says what is not as it must be: of a planned rescale no step is lost, and digits stands still for no longer than that.
 fn judge(runs: &[Run]) -> ExitCode {
     let mut good = true;
+    for run in runs.iter().filter(|run| run.lost > 0) {
+        eprintln!("{} {} {}: {} steps lost", run.model, run.variant, run.direction, run.lost);
+        good = false;
+    }
     for run in runs.iter().filter(|run| run.model == "digits" && run.variant == "overlap+fork") {
         if run.median().is_none_or(|median| median >= BOUND_S) {
             eprintln!("digits {}: {} is not under {BOUND_S} s", run.direction, seconds(run.median()));

@@ -132,10 +132,10 @@ prop_compose! {
 prop_compose! {
     fn group_status()(number in group(), created in when(), reason in text(), message in text(), from_replicas: u32,
         replicas: u32, nodes in vec(text().prop_map(NodeName), 0..3), restored in option::of(checkpoint_id()),
-        timeline in times(), downtime_ms: Option<u64>, (lost_steps, outcome) in (any::<Option<u64>>(), option::of(text())),
+        timeline in times(), downtime_ms: Option<u64>, (lost_steps, estimated, outcome) in (any::<Option<u64>>(), any::<bool>(), option::of(text())),
         before in option::of((group(), vec(text().prop_map(NodeName), 0..3), times()))) -> GroupStatus {
         let before = before.map(|(number, nodes, timeline)| GroupBefore { number, nodes, timeline });
-        GroupStatus { number, created, reason, message, from_replicas, replicas, nodes, before, restored, timeline, downtime_ms, lost_steps, outcome }
+        GroupStatus { number, created, reason, message, from_replicas, replicas, nodes, before, restored, timeline, downtime_ms, lost_steps, estimated, outcome }
     }
 }
 

@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,6 +18,17 @@ pub(crate) const RAYCONCILE: &str = env!("CARGO_BIN_EXE_rayconcile");
 
 /// How long a test waits for what must come; long, for a machine may be busy, but not for ever.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Whether somebody wants this to end. It does where it waits, as after a failure: Ray's processes would live on else.
+/// Asked a second time, it ends at once.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| {
+    let flag = Arc::new(AtomicBool::new(false));
+    for number in [Signal::SIGINT, Signal::SIGTERM] {
+        signal_hook::flag::register_conditional_default(number as i32, Arc::clone(&flag)).unwrap();
+        signal_hook::flag::register(number as i32, Arc::clone(&flag)).unwrap();
+    }
+    flag
+});
 
 /// The interpreter that has Ray, torch and AdaptDL.
 pub(crate) fn python() -> PathBuf {
@@ -47,6 +60,7 @@ struct Enclosure {
 impl World {
     /// A world without a controller.
     pub(crate) fn new() -> Self {
+        assert!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
         Self { directory: tempfile::tempdir().unwrap(), controller: None, enclosure: None }
     }
 
@@ -327,6 +341,7 @@ pub(crate) fn within<T>(patience: Duration, probe: impl Fn() -> Option<T>) -> Op
         if let Some(found) = probe() {
             return Some(found);
         }
+        assert!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
         if Instant::now() >= deadline {
             return None;
         }

@@ -145,6 +145,7 @@ class WorkerTest(unittest.TestCase):
             "    def save(self, file): torch.save(torch.zeros(self.bytes // 4), file) if self.torch else file.write(bytes(self.bytes))\n"
             "worker = adaptdl.checkpoint.save_all_states.__closure__\n"
             "worker = next(cell.cell_contents for cell in worker if hasattr(cell.cell_contents, 'control'))\n"
+            "worker.released = True\n"
             "states = Large('first'), Large('second')\n"
             "for torch_writes in (True, False):\n"
             "    for state in states: state.torch = torch_writes\n"

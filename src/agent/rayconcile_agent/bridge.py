@@ -34,6 +34,8 @@ PREPARE_S = 300.0
 SETTLE_S = 2.0
 # After rank 0 has finished or saved, how long the others may take to leave.
 LEAVE_S = 30.0
+# How long the workers of a prepared group may come later than the first to where they are held.
+HOLD_S = 10.0
 # How long nothing is copied or tidied up for the sake of a group's first step.
 BEGIN_S = 10.0
 # While a bridge shuts down, how often it looks whether all its slots have ended.
@@ -283,7 +285,10 @@ class Bridge:
         elif self.current:
             await group.meet()
             # A node that is about to go is not kept waiting for more than workers that can take over.
-            await self._until(lambda: group.held() or self._is_hurried() or group.ending(), PREPARE_S)
+            stop = lambda: self._is_hurried() or group.ending()
+            await self._until(lambda: any(group.holds()) or stop(), PREPARE_S)
+            # What holds one of them may keep the others from getting there: a step that all have to make together.
+            await self._until(lambda: all(group.holds()) or stop(), HOLD_S)
 
     def _is_hurried(self):
         """Whether the running group, if there is one, must soon leave a node."""
@@ -312,7 +317,8 @@ class Bridge:
                 await self._reserve(group)
             if not group.started and (refusal := await self._start(group)):
                 raise Unavailable("Lost", refusal)
-            if not (old and await self.saves.hand_over(old, group)):
+            # What has been seen out already has nothing left to hand over but what is at the head.
+            if not (old and old.number in self.leaving and await self.saves.hand_over(old, group)):
                 await self._wait_for_leaving()
                 await self.saves.restore(group)
         except (Unavailable, RayError, OSError) as error:
@@ -414,7 +420,6 @@ class Bridge:
         message = f"no step for {self.document['progressDeadlineMs'] / 1000:g} s; behind: {ranks}"
         stopped = any(run and run["stopped"] for run in runs)
         await self._kill_rest(group)
-        await self.saves.take_checkpoint(group)
         if stopped:
             await self._bury(group, {"kind": "Hung", "message": f"{message}, which was stopped by a signal"})
         else:
@@ -431,9 +436,7 @@ class Bridge:
             await self._until(lambda: self._over(group), LEAVE_S if group.finished() else SETTLE_S)
         killed = group.alive()
         await self._kill_rest(group)
-        outcome = group.judge(killed)
-        await self.saves.take_checkpoint(group)
-        await self._bury(group, outcome)
+        await self._bury(group, group.judge(killed))
 
     async def _kill_rest(self, group):
         while not self._over(group):
@@ -442,6 +445,9 @@ class Bridge:
 
     async def _bury(self, group, outcome):
         """Keep what a group left behind, then remove it from its nodes."""
+        # It may be the last to have what the one before has saved.
+        for saved in (*(self.groups[number] for number in self.leaving), group):
+            await self.saves.take_checkpoint(saved)
         if outcome["kind"] == "Succeeded":
             await self.saves.take_artifacts(group)
         self.current = None

@@ -51,9 +51,9 @@ class Group:
         runs = self.runs()
         return bool(runs) and all(run and run["arrived"] for run in runs)
 
-    def held(self):
-        """Whether every worker has come as far as it can before its release."""
-        return all(run and run["held"] for run in self.runs())
+    def holds(self):
+        """Of each worker, whether it has come as far as it can before its release."""
+        return [bool(run and run["held"]) for run in self.runs()]
 
     def exits(self):
         """The ranks' exits; a rank whose slot is gone has no run to tell of it."""

@@ -94,6 +94,8 @@ def mend_checkpoint(module, worker):
             failures.append(error)
 
     def save_aside():
+        # What is loaded later than this would be looked for in what is being saved.
+        worker.wait_for_release()
         failures.clear()
         started = time.monotonic_ns()
         restored_from = os.environ.get("ADAPTDL_CHECKPOINT_PATH")
@@ -133,7 +135,7 @@ def put_off(state, unsaved, load, worker):
 
     class PutOff(kind):
         def __getattribute__(self, name):
-            if name in unsaved or name.startswith("__"):
+            if name in unsaved or name == "__class__":
                 return object.__getattribute__(self, name)
             worker.wait_for_release()
             return getattr(self, name)
@@ -143,6 +145,10 @@ def put_off(state, unsaved, load, worker):
                 object.__setattr__(self, name, value)
             else:
                 later[name] = value
+
+        def __reduce_ex__(self, protocol):
+            worker.wait_for_release()
+            return self.__reduce_ex__(protocol)
 
     def load_now():
         object.__setattr__(state, "__class__", kind)

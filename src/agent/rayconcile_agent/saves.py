@@ -152,9 +152,11 @@ class Saves:
                 bridge._tell()
                 return True
             if failure is None:
-                return False
+                break
             await asyncio.sleep(pause_s)
-        bridge._note("Warning", f"{kind}Lost", f"group {group.number}: {failure}")
+        if failure or not any(slot.state == "Ready" for slot, _ in openers):
+            reason = failure or "no slot is left that had it"
+            bridge._note("Warning", f"{kind}Lost", f"group {group.number}: {reason}")
         return False
 
 

@@ -37,7 +37,7 @@ PR_SET_PDEATHSIG = 1
 # How long a forked worker may take to become the slot's child.
 ADOPTION_S = 5.0
 # How much a worker that leaves gives way to others (see `nice`).
-LEAVING_NICE = 19
+LEAVING_NICE = 10
 
 
 def neighbour(name):
@@ -139,14 +139,36 @@ class Worker:
         """End the program, which has saved. From here on it cannot train, whatever its script does with this."""
         self.control.words[LEAVING] = 1
         self.tell("left")
-        # The next group needs the processors now, and nobody waits for what this one still does. Where sessions share
-        # them out among themselves (`sched_autogroup_enabled`), only the second counts: a worker is a session.
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError):  # It has ended meanwhile, or it is not allowed: no reason to fail.
-                os.setpriority(os.PRIO_PROCESS, int(thread), LEAVING_NICE)
-        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
-            file.write(str(LEAVING_NICE))
+        if not uses_cuda():
+            give_way()
         raise SystemExit(code)
+
+
+def uses_cuda():
+    """Whether this process has memory on a GPU, which the next group must wait for."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
+
+
+def give_way():
+    """Leave the processors to the next group, which needs them now; what this process still does is not waited for.
+
+    Where sessions share the processors out among themselves (`sched_autogroup_enabled`), only the second counts: a
+    worker is a session of its own. The kernel takes one such wish per 100 ms and machine.
+    """
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # It has ended meanwhile, or it is not allowed: no reason to fail.
+            os.setpriority(os.PRIO_PROCESS, int(thread), LEAVING_NICE)
+    for _ in range(10):
+        try:
+            with open("/proc/self/autogroup", "w", encoding="ascii") as file:
+                file.write(str(LEAVING_NICE))
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:
+            return
+        else:
+            return
 
 
 def die_with_parent(parent):
