@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod condition;
+pub mod document;
 pub mod event;
 pub mod ids;
 pub mod job;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::documents::{slot_kind, tell};
 use super::draft::Draft;
+use crate::api::document::{Desired, GroupSpec, SlotSpec};
 use crate::api::event::EventType;
 use crate::api::ids::{NodeName, SlotId};
-use crate::api::record::{Desired, GroupReason, GroupRecord, GroupSpec, SlotSpec};
+use crate::api::record::{GroupReason, GroupRecord};
 use crate::api::wire::{Alone, BridgeReport, GroupReport};
 use crate::api::words::count;
 

@@ -7,13 +7,12 @@ use super::capacity::Capacity;
 use super::draft::{Draft, JobDraft};
 use super::guards::Guard;
 use crate::action::Effect;
+use crate::api::document::{Desired, Document, GroupSpec, Prepare, Program, SlotKind, SlotSpec};
 use crate::api::event::EventType;
 use crate::api::ids::{Digest, GroupNumber, NodeName, RayNodeId, SlotId};
 use crate::api::job::AdaptDLJobSpec;
 use crate::api::meta::CHECKPOINT_NOW;
-use crate::api::record::{
-    Desired, Document, GroupReason, GroupRecord, GroupSpec, Prepare, Program, SlotKind, SlotSpec, digest_of,
-};
+use crate::api::record::{GroupReason, GroupRecord, digest_of};
 use crate::api::units::Span;
 use crate::api::wire::GroupPhase;
 use crate::api::words::count;

@@ -6,9 +6,10 @@ use super::site::Machine;
 use super::world::{Event, File, World};
 use crate::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
 use crate::api::cluster::Provider;
+use crate::api::document::Document;
 use crate::api::ids::{CheckpointId, Uid};
 use crate::api::meta::ObjectKey;
-use crate::api::record::{CheckpointRecord, Document, Incarnation, JobRecord, LocalNetwork};
+use crate::api::record::{CheckpointRecord, Incarnation, JobRecord, LocalNetwork};
 use crate::api::wire::BlobKind;
 
 /// An effect that is being done.

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use super::clock::Ms;
 use super::env::{BridgeId, Env, Exit, RayEvent};
 use super::program::{Conduct, can_be_built};
+use crate::api::document::{GroupSpec, SlotSpec};
 use crate::api::ids::{GroupNumber, IntentId, NodeName, RayNodeId, SlotId, Uid};
-use crate::api::record::{GroupSpec, SlotSpec};
 use crate::api::wire::NoticeKind;
 use crate::plan::Capacity;
 

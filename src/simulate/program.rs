@@ -1,6 +1,6 @@
 //! What a job's program would do if it were real: how fast it trains, what it reports, and how it ends.
 
-use crate::api::record::{Program, SlotKind};
+use crate::api::document::{Program, SlotKind};
 use crate::goodput::Hints;
 
 /// An argument with which a program ends with exit code 1 before it trains.

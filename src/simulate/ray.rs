@@ -7,9 +7,9 @@ use super::clock::Ms;
 use super::env::{Env, Exit, RayEvent};
 use super::floor::{Actor, Floor, Node};
 use crate::action::{EffectError, ErrorKind};
+use crate::api::document::Document;
 use crate::api::ids::{Digest, RayNodeId, Uid};
 use crate::api::observed::{LAUNCH_LABEL, NODE_LABEL};
-use crate::api::record::Document;
 use crate::api::wire::{AgentState, BridgePhase, BridgeReport, NoticeReport, PROTOCOL, RayNode};
 
 /// How long an agent takes from its submission until it serves.

@@ -1,8 +1,8 @@
 //! Plans in words: what is decided, what is done, and what is waited for.
 
 use crate::action::{Effect, Intent};
+use crate::api::document::Desired;
 use crate::api::event::EventType;
-use crate::api::record::Desired;
 use crate::plan::report::{Report, Waiting};
 use crate::plan::{Plan, Snapshot};
 

@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 use super::package;
 use super::tokens::look_up;
 use crate::action::EffectError;
+use crate::api::document::{Desired, Document, GroupSpec, SlotSpec};
 use crate::api::ids::Uid;
 use crate::api::job::EnvVar;
 use crate::api::meta::ObjectKey;
-use crate::api::record::{Desired, Document, GroupSpec, SlotSpec};
 
 /// Renders a document.
 ///

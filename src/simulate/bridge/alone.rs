@@ -3,8 +3,8 @@
 use super::end::Then;
 use super::group::{Group, Known};
 use super::{Bridge, Preparing};
+use crate::api::document::{Desired, GroupSpec};
 use crate::api::ids::SlotId;
-use crate::api::record::{Desired, GroupSpec};
 use crate::api::wire::{Alone, NoticeKind, Outcome};
 use crate::simulate::clock::Ms;
 use crate::simulate::env::Env;

@@ -3,9 +3,9 @@
 use super::end::Then;
 use super::group::{Known, Reservation, Training};
 use super::{Blob, Bridge, Doing, Seen};
+use crate::api::document::Prepare;
 use crate::api::event::EventType;
 use crate::api::ids::{CheckpointId, Digest, GroupNumber};
-use crate::api::record::Prepare;
 use crate::api::wire::{BlobKind, GroupPhase, Outcome};
 use crate::simulate::clock::Ms;
 use crate::simulate::env::{Env, Fact, GroupEvent, RayEvent};

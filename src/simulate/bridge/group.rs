@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::api::document::{GroupSpec, SlotSpec};
 use crate::api::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, SlotId};
-use crate::api::record::{GroupSpec, SlotSpec};
 use crate::api::wire::{Alone, GroupPhase, Outcome, RankReport};
 use crate::simulate::clock::Ms;
 use crate::simulate::env::{Env, Exit};
