@@ -15,6 +15,7 @@ use rayconcile::api::condition::{Condition, Truth};
 use rayconcile::api::ids::{CheckpointId, Digest, GroupNumber, IntentId, NodeName, RayNodeId, SlotId, Uid};
 use rayconcile::api::job::{EnvVar, ValueSource, WorkerResources};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
+use rayconcile::api::document::*;
 use rayconcile::api::record::*;
 use rayconcile::api::source::{SourceError, SourceStatus};
 use rayconcile::api::status::*;
