@@ -12,6 +12,7 @@ use crate::api::ids::{CheckpointId, Digest, GroupNumber, IntentId, NodeName, Ray
 use crate::api::meta::ObjectKey;
 use crate::api::record::{CheckpointRecord, Incarnation};
 use crate::api::units::Bytes;
+use crate::api::wire::ResourceBundles;
 
 /// An effect, and how far it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,11 @@ pub enum Effect {
         /// The Ray job's id.
         submission: String,
     },
+    /// Ask Ray's autoscaler for room, in the place of what it was asked for before.
+    RequestResources {
+        /// All of it, what is there already included.
+        bundles: Vec<ResourceBundles>,
+    },
     /// Send a job's document to its bridge.
     SendDocument {
         /// The job.
@@ -172,6 +178,8 @@ pub enum Target {
     Node(NodeName),
     /// The agent.
     Agent,
+    /// Ray's autoscaler.
+    Autoscaler,
     /// A job's bridge.
     Bridge(Uid),
     /// A job's checkpoint.
@@ -191,6 +199,7 @@ impl Effect {
             | Self::DrainNode { node, .. }
             | Self::TerminateNode { node, .. } => Target::Node(node.clone()),
             Self::SubmitAgent { .. } | Self::StopAgent { .. } => Target::Agent,
+            Self::RequestResources { .. } => Target::Autoscaler,
             Self::SendDocument { job, .. }
             | Self::SendCheckpoint { job, .. }
             | Self::RemoveBridge { job, .. } => Target::Bridge(job.clone()),
@@ -211,6 +220,7 @@ impl Effect {
             Self::TerminateNode { .. } => "TerminateNode",
             Self::SubmitAgent { .. } => "SubmitAgent",
             Self::StopAgent { .. } => "StopAgent",
+            Self::RequestResources { .. } => "RequestResources",
             Self::SendDocument { .. } => "SendDocument",
             Self::SendCheckpoint { .. } => "SendCheckpoint",
             Self::RemoveBridge { .. } => "RemoveBridge",

@@ -63,12 +63,29 @@ pub struct LocalProvider {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExistingProvider {
-    /// The address of its dashboard, such as `http://head:8265`.
+    /// The address of its dashboard, such as `http://head:8265`, or of Ray's client, such as `ray://head:10001`: then
+    /// the dashboard is at port 8265 of the same host.
     pub address: String,
     /// The port, on the same host, at which Rayconcile's agent shall be reached.
     #[serde(default = "agent_port")]
     #[schemars(range(min = 1024, max = 65535))]
     pub agent_port: u16,
+    /// Whether Ray's own autoscaler is asked for the nodes that jobs could use, and told when they are not needed any
+    /// more. It heeds one such request at a time (`ray.autoscaler.sdk.request_resources`): nobody else should make any.
+    #[serde(default)]
+    pub autoscaler: bool,
+}
+
+impl ExistingProvider {
+    /// The address of its dashboard: 8265 is Ray's own choice of a port (`ray start --help`).
+    pub fn dashboard(&self) -> String {
+        let Some(client) = self.address.strip_prefix("ray://") else { return self.address.clone() };
+        let host = match client.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => host,
+            _ => client,
+        };
+        format!("http://{host}:8265")
+    }
 }
 
 /// How Ray's own interfaces are protected.
@@ -184,4 +201,24 @@ fn idle_timeout() -> Span {
 /// Beside the dashboard's 8265, and free of Ray's own defaults.
 fn agent_port() -> u16 {
     8267
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dashboard_is_beside_its_client() {
+        for (address, dashboard) in [
+            ("ray://head:10001", "http://head:8265"),
+            ("ray://10.0.0.1", "http://10.0.0.1:8265"),
+            ("ray://[fd00::1]:10001", "http://[fd00::1]:8265"),
+            ("ray://[fd00::1]", "http://[fd00::1]:8265"),
+            ("https://head", "https://head"),
+        ] {
+            let existing =
+                ExistingProvider { address: address.to_owned(), agent_port: 8267, autoscaler: false };
+            assert_eq!(existing.dashboard(), dashboard);
+        }
+    }
 }

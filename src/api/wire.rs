@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{CheckpointId, Digest, GroupNumber, RayNodeId, SlotId, Uid};
 
 /// The version of what controller and agent say to each other; another one is refused.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Everything an agent observes.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -25,6 +25,9 @@ pub struct AgentState {
     pub head: RayNodeId,
     /// Ray's nodes, dead ones too.
     pub nodes: Vec<RayNode>,
+    /// What Ray's autoscaler was asked for, if this process of the agent has asked it.
+    #[serde(default)]
+    pub requested: Option<Vec<ResourceBundles>>,
     /// The bridges, by the uid of their job.
     pub jobs: BTreeMap<Uid, BridgeReport>,
 }
@@ -76,6 +79,15 @@ pub struct RayNode {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// Resources of one node, and how often they are wanted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResourceBundles {
+    /// Ray's name of each resource, and how much of it.
+    pub resources: BTreeMap<String, f64>,
+    /// How often.
+    pub count: u32,
 }
 
 /// What a job's bridge reports, or that it is dead.

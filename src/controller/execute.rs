@@ -105,6 +105,7 @@ pub(super) async fn execute(context: &Context, intent: &Intent) -> Result<Effect
         Effect::DrainNode { ray, .. } => context.clients()?.1.drain(ray).await?,
         Effect::SubmitAgent { submission } => submit_agent(context, submission).await?,
         Effect::StopAgent { submission } => context.clients()?.0.stop(submission).await?,
+        Effect::RequestResources { bundles } => context.clients()?.1.request_resources(bundles).await?,
         Effect::SendDocument { job, revision } => send_document(context, job, *revision).await?,
         Effect::SendCheckpoint { job, id } => send_checkpoint(context, job, *id).await?,
         Effect::RemoveBridge { job, keep } => {

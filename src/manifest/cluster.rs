@@ -55,17 +55,18 @@ fn provider(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
-/// An address of a dashboard is scheme, host and port, and nothing else: paths are ours to add.
+/// An address of a dashboard or of Ray's client is scheme, host and port, and nothing else: paths are ours to add.
 fn address(address: &str, path: Path) -> Option<Finding> {
-    let rule = "must be the address of Ray's dashboard such as http://head:8265";
+    let rule = "must be the address of Ray's dashboard such as http://head:8265, or of its client such as \
+                ray://head:10001";
     let finding = |help: Option<&str>| {
         Some(Finding::new(path.clone(), format!("{rule}, found {}", quoted(address))).help_if(help))
     };
-    let Some(rest) = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")) else {
-        let client = address.starts_with("ray://") || address.ends_with(":10001");
-        return finding(
-            client.then_some("that is the port of Ray's client; the dashboard's is usually 8265"),
-        );
+    let Some(rest) = ["http://", "https://", "ray://"].iter().find_map(|scheme| address.strip_prefix(scheme))
+    else {
+        let client = address.ends_with(":10001") && !address.contains("://");
+        let help = format!("write ray://{address}");
+        return finding(client.then_some(help.as_str()));
     };
     if let Some(end) = rest.find(['/', '?', '#']).filter(|end| *end > 0) {
         let scheme = address.len() - rest.len();
@@ -170,14 +171,22 @@ mod tests {
 
     #[test]
     fn an_address_is_scheme_host_and_port() {
-        for good in ["http://head:8265", "https://ray.example.com", "http://[::1]:8265", "http://10.0.0.1:80"]
-        {
+        for good in [
+            "http://head:8265",
+            "https://ray.example.com",
+            "http://[::1]:8265",
+            "http://10.0.0.1:80",
+            "ray://head:10001",
+            "ray://head",
+        ] {
             assert_eq!(address(good, Path::default()), None, "{good}");
         }
         for bad in [
             "",
             "head:8265",
-            "ray://head:10001",
+            "head:10001",
+            "ray://",
+            "grpc://head:10001",
             "http://",
             "http://:8265",
             "http://head:8265/",

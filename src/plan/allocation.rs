@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 
+use super::autoscaler;
 use super::capacity::Capacity;
 use super::cluster::{is_leaving, is_ours};
 use super::draft::{Draft, JobDraft};
@@ -261,6 +262,11 @@ fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<Room> {
                 let free = Capacity::of_template(&group.template);
                 rooms.push(Room { place, ready: false, leaving: false, free });
             }
+        }
+    } else if autoscaler::scales(cluster) {
+        for (number, free) in (0..).zip(autoscaler::prospects(draft)) {
+            let place = Place::New(autoscaler::GROUP.to_owned(), number);
+            rooms.push(Room { place, ready: false, leaving: false, free });
         }
     }
     rooms

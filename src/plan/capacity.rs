@@ -59,6 +59,17 @@ impl Capacity {
         }
     }
 
+    /// Makes it large enough for a worker of this need.
+    pub fn reach(&mut self, need: &Self) {
+        self.cpu = self.cpu.max(need.cpu);
+        self.gpu = self.gpu.max(need.gpu);
+        self.memory = self.memory.map(|have| have.max(need.memory.unwrap_or(0)));
+        for (name, need) in &need.custom {
+            let have = self.custom.entry(name.clone()).or_default();
+            *have = (*have).max(*need);
+        }
+    }
+
     /// How many workers of this need fit.
     pub fn fits(&self, need: &Self) -> u32 {
         let of = |have: u64, need: u64| have.checked_div(need).unwrap_or(u64::MAX);

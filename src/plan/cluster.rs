@@ -1,5 +1,6 @@
 //! A cluster's life: when it is opened, when its head and its agent are started, and when it is given back.
 
+use super::autoscaler;
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::nodes;
 use super::report::Waiting;
@@ -138,6 +139,15 @@ fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
         return;
     }
     if let (false, Some(agent)) = (is_ours(cluster), draft.record.agent.clone()) {
+        if autoscaler::scales(cluster) && !autoscaler::release(draft, cluster) {
+            let message = "what was asked of Ray's autoscaler is being taken back";
+            draft.report.cluster.waiting.push(Waiting::going_on("ReleasingNodes", message));
+            // Only through the agent can it be.
+            if let Some(incarnation) = draft.record.incarnation.clone() {
+                ensure_agent(draft, &incarnation);
+            }
+            return;
+        }
         draft.intend(Effect::StopAgent { submission: agent.submission });
         draft.report.cluster.waiting.push(Waiting::going_on("StoppingAgent", "the agent is being stopped"));
         return;

@@ -7,6 +7,7 @@
 mod absorb;
 mod adopt;
 mod allocation;
+mod autoscaler;
 mod capacity;
 mod clock;
 mod cluster;
@@ -42,6 +43,11 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         && !draft.record.ending
     {
         nodes::plan(&mut draft, cluster, &allocation);
+    }
+    if let Some(cluster) =
+        draft.cluster().filter(|cluster| !cluster::is_ours(cluster) && !cluster::is_leaving(cluster))
+    {
+        autoscaler::plan(&mut draft, cluster, &allocation);
     }
     workers::plan(&mut draft, &allocation);
     transfers::plan(&mut draft);

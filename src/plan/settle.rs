@@ -72,7 +72,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
                 draft.cluster_event(EventType::Normal, "NodeTerminated", format!("node {node} is gone"));
             }
         }
-        Effect::DrainNode { .. } | Effect::SendCheckpoint { .. } => {}
+        Effect::DrainNode { .. } | Effect::SendCheckpoint { .. } | Effect::RequestResources { .. } => {}
         Effect::SendDocument { job, revision } => {
             if let Some(record) = job_record(draft, job) {
                 record.sent = Some((*revision, at));

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::ray::{RAY_VERSIONS, dashboard::Dashboard, is_supported, tokens};
 use super::{Directories, EndedNode, NodeLaunch, NodeProvider, Opening, rejected};
 use crate::action::EffectError;
-use crate::api::cluster::{ExistingProvider, Provider};
+use crate::api::cluster::Provider;
 use crate::api::meta::ObjectKey;
 use crate::api::record::Incarnation;
 
@@ -23,11 +23,12 @@ impl Existing {
     }
 
     async fn find(&self, opening: Opening) -> Result<Incarnation, EffectError> {
-        let Provider::Existing(ExistingProvider { address, agent_port }) = &opening.spec.provider else {
+        let Provider::Existing(provider) = &opening.spec.provider else {
             return Err(rejected("not an existing cluster"));
         };
+        let address = provider.dashboard();
         let token = tokens::for_cluster(&self.directories, &opening.cluster, &opening.spec)?;
-        let dashboard = Dashboard::new(address, token)?;
+        let dashboard = Dashboard::new(&address, token)?;
         let version = dashboard.version().await?;
         if !is_supported(&version) {
             return Err(rejected(format!(
@@ -37,8 +38,8 @@ impl Existing {
         Ok(Incarnation {
             id: opening.id,
             since: Timestamp::now(),
-            dashboard: address.clone(),
-            agent: dashboard.beside(*agent_port)?,
+            dashboard: address,
+            agent: dashboard.beside(provider.agent_port)?,
             ray_version: version,
             missing: Vec::new(),
             local: None,

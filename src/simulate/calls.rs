@@ -237,6 +237,12 @@ impl World {
                 let session = self.agent(call)?;
                 self.in_ray(key, &session, |ray, env| ray.drain(node, env)).unwrap_or(Ok(()))?;
             }
+            Effect::RequestResources { bundles } => {
+                let session = self.agent(call)?;
+                self.in_ray(key, &session, |ray, _| ray.request(bundles.clone()));
+                self.site(key).autoscale(&session, bundles);
+                self.news(key);
+            }
             Effect::SubmitAgent { submission } => {
                 let session = self.dashboard(call)?;
                 self.in_ray(key, &session, |ray, env| ray.submit(submission, env));
@@ -413,5 +419,6 @@ fn asks_agent(effect: &Effect) -> bool {
             | Effect::SendCheckpoint { .. }
             | Effect::RemoveBridge { .. }
             | Effect::DrainNode { .. }
+            | Effect::RequestResources { .. }
     )
 }

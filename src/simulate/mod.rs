@@ -82,6 +82,11 @@ impl Simulation {
         self.world.sites.insert(cluster.clone(), Site::foreign(nodes, cpus));
     }
 
+    /// Somebody else's cluster has an autoscaler, which starts nodes with so many CPUs.
+    pub fn autoscales(&mut self, cluster: &ObjectKey, cpus: u32) {
+        self.world.site(cluster).autoscales = cpus;
+    }
+
     /// No node of a cluster, beside its head, can be launched from now on, or they can again.
     pub fn exhaust(&mut self, cluster: &ObjectKey, hopeless: bool) {
         self.world.site(cluster).hopeless = hopeless;

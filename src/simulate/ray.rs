@@ -10,7 +10,9 @@ use crate::action::{EffectError, ErrorKind};
 use crate::api::document::Document;
 use crate::api::ids::{Digest, RayNodeId, Uid};
 use crate::api::observed::{LAUNCH_LABEL, NODE_LABEL};
-use crate::api::wire::{AgentState, BridgePhase, BridgeReport, NoticeReport, PROTOCOL, RayNode};
+use crate::api::wire::{
+    AgentState, BridgePhase, BridgeReport, NoticeReport, PROTOCOL, RayNode, ResourceBundles,
+};
 
 /// How long an agent takes from its submission until it serves.
 const AGENT_START_MS: (Ms, Ms) = (2_500, 5_000);
@@ -47,6 +49,8 @@ struct Agent {
     dead: BTreeMap<Uid, Death>,
     /// The newest that was asked for, for each job: a revision, and whether its bridge was to be removed then.
     newest: BTreeMap<Uid, (u64, bool)>,
+    /// What it has asked the autoscaler for.
+    requested: Option<Vec<ResourceBundles>>,
 }
 
 /// What an agent knows of a bridge's death.
@@ -228,8 +232,8 @@ impl Ray {
         if let Some(older) = self.agent.take() {
             self.submissions.insert(older.submission, Submission::Ended("it lost its claim".to_owned()));
         }
-        let (dead, newest) = Default::default();
-        self.agent = Some(Agent { submission, version: 0, dead, newest });
+        let (dead, newest, requested) = Default::default();
+        self.agent = Some(Agent { submission, version: 0, dead, newest, requested });
     }
 
     /// The agent ends.
@@ -278,6 +282,7 @@ impl Ray {
             version: agent.version,
             head: self.head.clone(),
             nodes: self.floor.nodes.iter().map(describe_node).collect(),
+            requested: agent.requested.clone(),
             jobs: dead.chain(living).collect(),
         })
     }
@@ -293,6 +298,14 @@ impl Ray {
             Some(NoticeReport { node: node.id.clone(), kind, action, deadline_ms })
         });
         notices.collect()
+    }
+
+    /// The autoscaler is asked for something else.
+    pub(super) fn request(&mut self, bundles: Vec<ResourceBundles>) {
+        if let Some(agent) = &mut self.agent {
+            agent.requested = Some(bundles);
+            agent.version += 1;
+        }
     }
 
     // --- What the agent is asked -------------------------------------------------------------------------------

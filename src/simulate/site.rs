@@ -8,6 +8,7 @@ use super::ray::Ray;
 use crate::api::cluster::NodeTemplate;
 use crate::api::ids::{IntentId, NodeName, RayNodeId};
 use crate::api::observed::{LocalNode, Processes};
+use crate::api::wire::ResourceBundles;
 use crate::plan::Capacity;
 
 /// One cluster, as it really is.
@@ -26,6 +27,8 @@ pub(super) struct Site {
     pub(super) away_since: Option<Ms>,
     /// Whether no node can ever be launched.
     pub(super) hopeless: bool,
+    /// How many CPUs a node has that Ray's autoscaler starts, if there is one.
+    pub(super) autoscales: u32,
     made: u64,
 }
 
@@ -65,6 +68,26 @@ impl Site {
         self.rays.clear();
         self.rays.insert(session.clone(), ray);
         self.foreign = Some(session);
+    }
+
+    /// The autoscaler starts what is missing, if it is one that can.
+    pub(super) fn autoscale(&mut self, session: &str, bundles: &[ResourceBundles]) {
+        let cpus = |bundle: &ResourceBundles| {
+            bundle.resources.get("CPU").copied().unwrap_or(0.0) * f64::from(bundle.count)
+        };
+        let wanted: f64 = bundles.iter().map(cpus).sum();
+        while self.autoscales > 0 {
+            let Some(ray) = self.rays.get(session) else { return };
+            let there: u64 =
+                ray.floor.nodes.iter().filter(|node| node.alive).map(|node| node.total.cpu).sum();
+            if there as f64 >= wanted * 1000.0 {
+                return;
+            }
+            let node = self.foreign_node(false, self.autoscales);
+            if let Some(ray) = self.rays.get_mut(session) {
+                ray.join(node);
+            }
+        }
     }
 
     pub(super) fn foreign_node(&mut self, head: bool, cpus: u32) -> Node {

@@ -100,6 +100,10 @@ pub(super) fn effect(effect: &Effect) -> String {
         Effect::TerminateNode { node, .. } => format!("end node {node}"),
         Effect::SubmitAgent { .. } => "submit the agent".to_owned(),
         Effect::StopAgent { .. } => "stop the agent".to_owned(),
+        Effect::RequestResources { bundles } => {
+            let workers: u32 = bundles.iter().map(|bundle| bundle.count).sum();
+            format!("ask the autoscaler for room for {workers} workers")
+        }
         Effect::SendDocument { job, revision } => format!("tell the bridge of {job}, revision {revision}"),
         Effect::SendCheckpoint { job, id } => format!("bring checkpoint {id} of {job} to the cluster"),
         Effect::RemoveBridge { job, keep } => {

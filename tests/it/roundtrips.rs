@@ -20,7 +20,7 @@ use rayconcile::api::record::*;
 use rayconcile::api::source::{SourceError, SourceStatus};
 use rayconcile::api::status::*;
 use rayconcile::api::units::{Bytes, MilliCpu, Span};
-use rayconcile::api::wire::NoticeKind;
+use rayconcile::api::wire::{NoticeKind, ResourceBundles};
 use rayconcile::manifest::to_yaml;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -314,7 +314,7 @@ prop_compose! {
 }
 
 fn effect() -> BoxedStrategy<Effect> {
-    let parts = (0..14, text(), text(), any::<(bool, u64)>(), template(), checkpoint(), digest());
+    let parts = (0..15, text(), text(), any::<(bool, u64)>(), template(), checkpoint(), digest());
     parts
         .prop_map(|(which, one, other, (head, index), template, checkpoint, digest)| {
             let (node, job, id, group) =
@@ -333,6 +333,9 @@ fn effect() -> BoxedStrategy<Effect> {
                 10 => Effect::FetchCheckpoint { job, checkpoint },
                 11 => Effect::FetchArtifacts { job, group, digest, size: Bytes(index) },
                 12 => Effect::DeliverArtifacts { job },
+                13 => Effect::RequestResources {
+                    bundles: vec![ResourceBundles { resources: [(other, 1.5)].into(), count: 3 }],
+                },
                 _ => Effect::DropCheckpoint { job, id },
             }
         })

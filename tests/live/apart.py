@@ -26,6 +26,7 @@ from enclosed import forward
 ADDRESSES = {"A": "10.87.0.1", "B": "10.87.0.2", "C": "10.87.0.3"}
 # The namespaces are new: every port is free in them.
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
+TRIES = 3
 # How A finds out that a machine is out of reach, in about ten seconds: before a slot's lease is over.
 HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "4000",
@@ -104,9 +105,7 @@ def machine(name, directory, token):
     sys.stdin.read()
     set_up("lo")
     set_address("eth0", ADDRESSES[name])
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    command, environment = ray(name, directory, token)
-    os.execvpe(command[0], command, environment)
+    start(*ray(name, directory, token))
 
 
 def add_machine(name, directory, token):
@@ -135,6 +134,15 @@ def end(namespaces):
         time.sleep(0.02)
 
 
+def start(command, environment):
+    """Start a Ray node in this namespace, on a busy machine again and again: Ray gives it 30 s (its `node.py`)."""
+    for _ in range(TRIES):
+        if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode == 0:
+            return
+        end({os.readlink("/proc/self/ns/net")})
+    raise SystemExit("a Ray node does not start")
+
+
 def serve(directory, token, dashboard, agent):
     """What A is, in its namespace; the listeners are outside."""
     namespaces = {os.readlink("/proc/self/ns/net")}
@@ -142,9 +150,8 @@ def serve(directory, token, dashboard, agent):
         set_up("lo")
         make_bridge("bridge")
         set_address("bridge", ADDRESSES["A"])
-        command, environment = ray("A", directory, token)
         # Only to a head that is there: a node waits for it for seconds.
-        subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
+        start(*ray("A", directory, token))
         children = [add_machine(name, directory, token) for name in ("B", "C")]
         namespaces |= {os.readlink(f"/proc/{child.pid}/ns/net") for child in children}
         for child in children:
@@ -181,4 +188,5 @@ def main():
         os.execvp(command[0], [*command, *(str(listener.fileno()) for listener in listeners)])
 
 
-main()
+if __name__ == "__main__":
+    main()

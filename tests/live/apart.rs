@@ -3,75 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, World, phase, pids, python, replicas, repository, session, within};
+use crate::machines::Machines;
+use crate::support::{PATIENCE, World, phase, pids, replicas, repository, session, within};
 
 /// So many steps show that a group goes on.
 const MANY: usize = 20;
-
-/// The machines of `apart.py`: A, the head, and B and C.
-struct Machines {
-    process: Child,
-    commands: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-    log: PathBuf,
-    /// Ports out here that lead to the head.
-    dashboard: u16,
-    agent: u16,
-    /// Their temporary files.
-    directory: PathBuf,
-}
-
-impl Machines {
-    fn start(token: &Path, log: &Path) -> Self {
-        let mut process = Command::new(python())
-            .arg(repository("tests/live/apart.py"))
-            .arg(token)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(log).unwrap())
-            .spawn()
-            .unwrap();
-        let (commands, mut answers) = (process.stdin.take(), BufReader::new(process.stdout.take().unwrap()));
-        let ready = answer(&mut answers);
-        let [dashboard, agent, directory] = ready.split(' ').collect::<Vec<_>>()[..] else {
-            panic!("the machines do not start:\n{}", fs::read_to_string(log).unwrap());
-        };
-        let (dashboard, agent, directory) =
-            (dashboard.parse().unwrap(), agent.parse().unwrap(), PathBuf::from(directory));
-        Self { process, commands, answers, log: log.to_owned(), dashboard, agent, directory }
-    }
-
-    /// Cuts a machine off, or mends its link; gives when that was done.
-    fn have(&mut self, command: &str) -> f64 {
-        writeln!(self.commands.as_mut().unwrap(), "{command}").unwrap();
-        assert_eq!(answer(&mut self.answers), command);
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
-    }
-}
-
-impl Drop for Machines {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- machines\n{}", fs::read_to_string(&self.log).unwrap_or_default());
-        }
-        self.commands = None;
-        let ended = self.process.wait().unwrap();
-        assert!(ended.success() || std::thread::panicking(), "the machines ended badly: {ended}");
-    }
-}
-
-fn answer(answers: &mut BufReader<ChildStdout>) -> String {
-    let mut line = String::new();
-    answers.read_line(&mut line).unwrap();
-    line.trim_end().to_owned()
-}
 
 /// A step, as `state.py` has written it down.
 #[derive(Clone, Copy, Debug)]
@@ -132,7 +72,7 @@ fn a_node_that_the_network_cuts_off_never_trains_beside_the_next_group() {
     let world = World::with_controller(&[]);
     let token = world.write("token", &"0123456789abcdef".repeat(4));
     let trace = world.path("trace");
-    let mut machines = Machines::start(&token, &world.path("machines.log"));
+    let mut machines = Machines::start("apart.py", &token, &world.path("machines.log"));
     let manifest = format!(
         "apiVersion: rayconcile.dev/v1\nkind: RayCluster\nmetadata: {{name: c}}\nspec:\n  \
          provider: {{existing: {{address: 'http://127.0.0.1:{}', agentPort: {}}}}}\n  \
@@ -202,7 +142,7 @@ fn a_node_that_the_network_cuts_off_never_trains_beside_the_next_group() {
     let job = world.job("apart");
     assert_eq!((phase(&job), job["status"]["group"].as_u64()), ("Running", Some(new)));
 
-    let networks = [machines.process.id(), worker(&job)].map(|pid| network(pid).unwrap());
+    let networks = [machines.pid(), worker(&job)].map(|pid| network(pid).unwrap());
     let networks = cut_off.into_iter().chain(networks).collect();
     world.finish();
     let ours = |command: &String| {

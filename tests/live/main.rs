@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod apart;
+mod autoscaler;
 mod chaos;
 mod crashes;
 mod elastic;
@@ -16,6 +17,7 @@ mod faults;
 mod gitops;
 mod goodput;
 mod life;
+mod machines;
 #[allow(dead_code)]
 mod metadata;
 mod notices;

@@ -9,4 +9,4 @@ nothing beyond the standard library in `worker`.
 """
 
 # The version of what the controller and the agent say to each other. A controller refuses another one.
-PROTOCOL = 2
+PROTOCOL = 3

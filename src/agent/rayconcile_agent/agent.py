@@ -11,6 +11,7 @@ dies it is submitted again, and finds the bridges where they were.
     GET    /v1/jobs/{uid}/blobs/{digest}  a checkpoint or artifacts (ranges allowed)
     PUT    /v1/jobs/{uid}/blobs/{digest}  a checkpoint to start from
     POST   /v1/nodes/{id}/drain           have Ray start nothing more on a node
+    PUT    /v1/resources                  what Ray's autoscaler shall make room for
 """
 
 import asyncio
@@ -25,6 +26,7 @@ import uuid
 
 import ray
 from aiohttp import web
+from ray.autoscaler.sdk import request_resources as ask_autoscaler
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -47,6 +49,8 @@ class Agent:
         self.instance = uuid.uuid4().hex
         self.version, self.news = 0, asyncio.Event()
         self.nodes = []
+        # What Ray's autoscaler was asked for, by this process.
+        self.requested = None
         self.bridges, self.reports, self.watchers = {}, {}, {}
         # The newest that was asked for, for each job: a revision, and whether its bridge was to be removed then.
         self.newest = {}
@@ -124,6 +128,7 @@ class Agent:
             "version": self.version,
             "head": self.head,
             "nodes": self.nodes,
+            "requested": self.requested,
             "jobs": jobs,
         }
         # Hints are the program's own text and may say NaN: they are strings here, so this is always JSON.
@@ -247,6 +252,15 @@ class Agent:
         return web.json_response({"accepted": accepted, "rejection": rejection})
 
 
+    async def request_resources(self, request):
+        wanted = await request.json()
+        bundles = [bundle["resources"] for bundle in wanted for _ in range(bundle["count"])]
+        await asyncio.to_thread(ask_autoscaler, bundles=bundles)
+        self.requested = wanted
+        self.tell()
+        return web.json_response({})
+
+
 def missing(what):
     raise web.HTTPNotFound(text=f"no such {what}")
 
@@ -319,6 +333,7 @@ async def main():
             web.get(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.get_blob),
             web.put(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.put_blob),
             web.post("/v1/nodes/{id}/drain", agent.drain),
+            web.put("/v1/resources", agent.request_resources),
         ]
     )
     runner = web.AppRunner(app, access_log=None)

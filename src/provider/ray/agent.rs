@@ -15,7 +15,7 @@ use crate::action::{EffectError, ErrorKind};
 use crate::api::ids::{Digest, GroupNumber, RayNodeId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::record::CheckpointRecord;
-use crate::api::wire::AgentState;
+use crate::api::wire::{AgentState, ResourceBundles};
 use crate::provider::io;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -187,6 +187,15 @@ impl AgentClient {
             RayError::Rejected { status: 422, reason, .. } => unreadable(reason),
             other => other.into(),
         })
+    }
+
+    /// Has Ray's autoscaler make room, in the place of what it was asked for before.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub async fn request_resources(&self, bundles: &[ResourceBundles]) -> Result<(), RayError> {
+        let request = self.request(Method::PUT, "/v1/resources").json(bundles).timeout(TIMEOUT);
+        send(request).await.map(|_| ())
     }
 
     /// Has Ray start nothing more on a node.

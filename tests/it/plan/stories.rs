@@ -194,6 +194,22 @@ fn on_a_cluster_of_somebody_else() {
 }
 
 #[test]
+fn on_a_cluster_with_an_autoscaler() {
+    let mut story = Story::new();
+    story.world.somebody_runs(&key("gpu"), 1, 1);
+    story.world.autoscales(&key("gpu"), 2);
+    story.cluster("gpu", "provider: {existing: {address: 'http://head:8265', autoscaler: true}}");
+    let fixed = "{clusterRef: {name: gpu}, entrypoint: main.py, maxReplicas: 4, scaling: {policy: Fixed, replicas: 4}}";
+    story.job("ada", fixed);
+    story.until(60);
+    assert_eq!(story.workers("ada"), 4);
+    story.world.delete(Kind::AdaptDLJob, &key("ada"));
+    story.until(90);
+    story.world.delete(Kind::RayCluster, &key("gpu"));
+    insta::assert_snapshot!(story.end());
+}
+
+#[test]
 fn on_this_machine() {
     let mut story = Story::new();
     story.world.program(&key("ada"), Workload { steps: Some(300), ..Workload::default() });
