@@ -170,23 +170,25 @@ def serve(directory, token, dashboard, agent):
         end(namespaces)
 
 
-def main():
-    role, *arguments = sys.argv[1:]
-    if role == "machine":
-        machine(*arguments)
-    elif role == "serve":
+def launch(program, name, serve, arguments):
+    """Have a program serve, with its temporary files and two listeners out here, in a new network namespace."""
+    role, *arguments = arguments
+    if role == "serve":
         token, *descriptors = arguments
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         # Ray puts sockets there, and a socket's path is limited to 107 characters.
-        with tempfile.TemporaryDirectory(prefix="apart-", dir="/tmp") as directory:
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir="/tmp") as directory:
             serve(directory, token, *(socket.socket(fileno=int(descriptor)) for descriptor in descriptors))
     else:
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         for listener in listeners:
             listener.set_inheritable(True)
-        command = ["unshare", "--map-root-user", "--net", sys.executable, __file__, "serve", role]
+        command = ["unshare", "--map-root-user", "--net", sys.executable, program, "serve", role]
         os.execvp(command[0], [*command, *(str(listener.fileno()) for listener in listeners)])
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "machine":
+        machine(*sys.argv[2:])
+    else:
+        launch(__file__, "apart", serve, sys.argv[1:])

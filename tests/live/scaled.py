@@ -10,15 +10,12 @@ When stdin ends, or on SIGTERM, all of it ends and nothing is left.
 import functools
 import json
 import os
-import signal
-import socket
 import sys
-import tempfile
 import threading
 from unittest import mock
 
 import ray._private.parameter
-from apart import end, set_up, start
+from apart import end, launch, set_up, start
 from enclosed import forward
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
@@ -29,11 +26,12 @@ MOST_NODES = 2
 
 
 class Nodes(FakeMultiNodeProvider):
-    """Ray's own provider of nodes on this machine, but each at an address of its own, as machines are."""
+    """Ray's own provider of nodes on this machine, but each with its own address and files, as machines have them."""
 
     def _create_node_with_resources_and_labels(self, *arguments):
         address = f"127.0.1.{self._next_node_id + 2}"
-        parameters = functools.partial(ray._private.parameter.RayParams, node_ip_address=address)
+        own = {"node_ip_address": address, "temp_dir": os.path.join(os.environ["TMPDIR"], address)}
+        parameters = functools.partial(ray._private.parameter.RayParams, **own)
         with mock.patch.object(ray._private.parameter, "RayParams", parameters):
             super()._create_node_with_resources_and_labels(*arguments)
 
@@ -105,21 +103,5 @@ def serve(directory, token, dashboard, agent):
         end({os.readlink("/proc/self/ns/net")})
 
 
-def main():
-    role, *arguments = sys.argv[1:]
-    if role == "serve":
-        token, *descriptors = arguments
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-        # Ray puts sockets there, and a socket's path is limited to 107 characters.
-        with tempfile.TemporaryDirectory(prefix="scaled-", dir="/tmp") as directory:
-            serve(directory, token, *(socket.socket(fileno=int(descriptor)) for descriptor in descriptors))
-    else:
-        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        for listener in listeners:
-            listener.set_inheritable(True)
-        command = ["unshare", "--map-root-user", "--net", sys.executable, __file__, "serve", role]
-        os.execvp(command[0], [*command, *(str(listener.fileno()) for listener in listeners)])
-
-
 if __name__ == "__main__":
-    main()
+    launch(__file__, "scaled", serve, sys.argv[1:])
