@@ -251,7 +251,6 @@ class Agent:
         accepted, rejection = await asyncio.to_thread(client.drain_node, node, reason, "rayconcile", deadline_ms)
         return web.json_response({"accepted": accepted, "rejection": rejection})
 
-
     async def request_resources(self, request):
         wanted = await request.json()
         bundles = [bundle["resources"] for bundle in wanted for _ in range(bundle["count"])]
