@@ -36,8 +36,9 @@ CONTROL_BYTES = 4096
 PR_SET_PDEATHSIG = 1
 # How long a forked worker may take to become the slot's child.
 ADOPTION_S = 5.0
-# How much a worker that leaves gives way to others (see `nice`).
-LEAVING_NICE = 10
+# How much a worker gives way (see `nice`). One that trains does to what prepares the next group and to Ray's own
+# processes: it is what Ray has its workers do (its `worker_niceness`). One that leaves does to all of them.
+TRAINING_NICE, LEAVING_NICE = 15, 19
 
 
 def neighbour(name):
@@ -105,6 +106,8 @@ class Worker:
 
     def wait_for_release(self):
         """Block until the slot says that this group may load its checkpoint and train; load what was put off."""
+        if not self.released:
+            give_way(TRAINING_NICE)
         while not self.released:
             try:
                 self.released = self.ask("GET", "release") == 200
@@ -140,7 +143,7 @@ class Worker:
         self.control.words[LEAVING] = 1
         self.tell("left")
         if not uses_cuda():
-            give_way()
+            give_way(LEAVING_NICE)
         raise SystemExit(code)
 
 
@@ -150,19 +153,20 @@ def uses_cuda():
     return torch is not None and torch.cuda.is_initialized()
 
 
-def give_way():
-    """Leave the processors to the next group, which needs them now; what this process still does is not waited for.
+def give_way(nice):
+    """Leave the processors to whoever needs them more, for nobody waits for this process in particular.
 
     Where sessions share the processors out among themselves (`sched_autogroup_enabled`), only the second counts: a
     worker is a session of its own. The kernel takes one such wish per 100 ms and machine.
     """
     for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):  # It has ended meanwhile, or it is not allowed: no reason to fail.
-            os.setpriority(os.PRIO_PROCESS, int(thread), LEAVING_NICE)
+        with contextlib.suppress(OSError):  # It has ended meanwhile.
+            if os.getpriority(os.PRIO_PROCESS, int(thread)) < nice:
+                os.setpriority(os.PRIO_PROCESS, int(thread), nice)
     for _ in range(10):
         try:
             with open("/proc/self/autogroup", "w", encoding="ascii") as file:
-                file.write(str(LEAVING_NICE))
+                file.write(str(nice))
         except BlockingIOError:
             time.sleep(0.1)
         except OSError:
