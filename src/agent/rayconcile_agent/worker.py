@@ -36,9 +36,9 @@ CONTROL_BYTES = 4096
 PR_SET_PDEATHSIG = 1
 # How long a forked worker may take to become the slot's child.
 ADOPTION_S = 5.0
-# How much a worker gives way (see `nice`). One that trains does to what prepares the next group and to Ray's own
-# processes: it is what Ray has its workers do (its `worker_niceness`). One that leaves does to all of them.
-TRAINING_NICE, LEAVING_NICE = 15, 19
+# How much a worker gives way (see `nice`): one that trains a little, to what prepares the next group and to Ray's own
+# processes; with more it would come to a standstill on a busy machine, and be taken for hung. One that leaves does more.
+TRAINING_NICE, LEAVING_NICE = 5, 10
 
 
 def neighbour(name):
