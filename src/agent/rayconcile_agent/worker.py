@@ -154,7 +154,7 @@ def uses_cuda():
 
 
 def give_way(nice):
-    """Leave the processors to whoever needs them more, for nobody waits for this process in particular.
+    """Leave the processors to whoever needs them more.
 
     Where sessions share the processors out among themselves (`sched_autogroup_enabled`), only the second counts: a
     worker is a session of its own. The kernel takes one such wish per 100 ms and machine.
