@@ -66,6 +66,8 @@ class Control:
         now = time.monotonic_ns()
         if not self.words[FIRST_STEP_NS]:
             self.words[FIRST_STEP_NS] = now
+            # Not before: until now nobody trained. Beside the training, for the kernel may have it wait.
+            threading.Thread(target=give_way, args=(TRAINING_NICE,), daemon=True).start()
         self.words[EPOCH] = epoch
         self.floats[PROGRESS] = progress
         self.words[BATCH] = batch
@@ -106,8 +108,6 @@ class Worker:
 
     def wait_for_release(self):
         """Block until the slot says that this group may load its checkpoint and train; load what was put off."""
-        if not self.released:
-            give_way(TRAINING_NICE)
         while not self.released:
             try:
                 self.released = self.ask("GET", "release") == 200
