@@ -7,8 +7,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::api::aws::Offering;
 use crate::api::cluster::NodeTemplate;
-use crate::api::ids::{CheckpointId, Digest, GroupNumber, IntentId, NodeName, RayNodeId, Uid};
+use crate::api::ids::{CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::record::{CheckpointRecord, Incarnation};
 use crate::api::units::Bytes;
@@ -77,12 +78,15 @@ pub enum Effect {
     LaunchNode {
         /// Its name.
         node: NodeName,
-        /// Whether it is the head.
-        head: bool,
+        /// Its group; none is the head.
+        group: Option<String>,
         /// Its how-many-eth launch it is.
         index: u64,
         /// What it is.
-        template: NodeTemplate,
+        template: Box<NodeTemplate>,
+        /// What EC2 is asked for.
+        #[serde(default)]
+        offering: Option<Offering>,
     },
     /// Have Ray start nothing more on a node.
     DrainNode {
@@ -99,6 +103,13 @@ pub enum Effect {
         launch: IntentId,
         /// Its how-many-eth launch it was.
         index: u64,
+        /// Since when it has been wanted gone.
+        since: Timestamp,
+    },
+    /// End an instance of EC2 that carries the cluster's mark and is no node of it.
+    TerminateInstance {
+        /// The instance.
+        instance: InstanceId,
     },
     /// Submit the agent as a Ray job.
     SubmitAgent {
@@ -176,6 +187,8 @@ pub enum Target {
     Cluster,
     /// A node.
     Node(NodeName),
+    /// An instance that is no node.
+    Instance(InstanceId),
     /// The agent.
     Agent,
     /// Ray's autoscaler.
@@ -198,6 +211,7 @@ impl Effect {
             Self::LaunchNode { node, .. }
             | Self::DrainNode { node, .. }
             | Self::TerminateNode { node, .. } => Target::Node(node.clone()),
+            Self::TerminateInstance { instance } => Target::Instance(instance.clone()),
             Self::SubmitAgent { .. } | Self::StopAgent { .. } => Target::Agent,
             Self::RequestResources { .. } => Target::Autoscaler,
             Self::SendDocument { job, .. }
@@ -218,6 +232,7 @@ impl Effect {
             Self::LaunchNode { .. } => "LaunchNode",
             Self::DrainNode { .. } => "DrainNode",
             Self::TerminateNode { .. } => "TerminateNode",
+            Self::TerminateInstance { .. } => "TerminateInstance",
             Self::SubmitAgent { .. } => "SubmitAgent",
             Self::StopAgent { .. } => "StopAgent",
             Self::RequestResources { .. } => "RequestResources",
@@ -262,6 +277,12 @@ pub enum ErrorKind {
     Rejected,
     /// What it needs is not there.
     NotFound,
+    /// EC2 has none of the instance type that it was asked for, there and on that market.
+    NoCapacity,
+    /// The subnet that EC2 was asked for has no address left.
+    SubnetFull,
+    /// The account's limit for that market of EC2 is reached.
+    MarketLimit,
     /// A checkpoint is not what its digest says, or a durable one is gone. No other failure says anything of it.
     Unreadable,
 }

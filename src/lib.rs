@@ -4,7 +4,8 @@
 //! whom.
 //!
 //! - What is said: [`api`] has the words, [`action`] every effect, [`goodput`] AdaptDL's performance model.
-//! - What is wanted: [`manifest`] reads what people write; [`store`] remembers it, with all that came of it.
+//! - What is wanted: [`manifest`] reads what people write, [`convert`] what they wrote for `ray up`; [`store`]
+//!   remembers it, with all that came of it.
 //! - What is decided: [`plan`], a pure function, which [`simulate`] tries out in a world of its own.
 //! - What is done: [`controller`] observes, plans, keeps and does, by way of [`provider`].
 //! - Who asks: [`server`] is the API, [`client`] its other side, [`cli`] the verbs.
@@ -14,6 +15,7 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod controller;
+pub mod convert;
 pub mod goodput;
 pub mod manifest;
 pub mod plan;

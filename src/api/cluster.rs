@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::aws::{AwsProvider, Instance, Market};
 use super::job::ValueSource;
 use super::units::{Bytes, MilliCpu, Span};
+
+/// EC2's instance metadata service, as every instance sees it.
+const EC2_METADATA: &str = "http://169.254.169.254";
 
 /// What a Ray cluster is to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +47,8 @@ pub enum Provider {
     Local(LocalProvider),
     /// A cluster that somebody else runs.
     Existing(ExistingProvider),
+    /// Instances of Amazon EC2.
+    Aws(AwsProvider),
 }
 
 /// Raylets as processes of this machine.
@@ -121,11 +127,14 @@ pub struct WorkerGroup {
     #[serde(default)]
     pub min_nodes: u32,
     /// Never more nodes than this.
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = 5000))]
     pub max_nodes: u32,
     /// How long a node may be idle before it is given back.
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Span,
+    /// How its instances are paid for, on EC2. Left out: on-demand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub market: Option<Market>,
     /// What its nodes are.
     #[serde(default)]
     pub template: NodeTemplate,
@@ -138,6 +147,9 @@ pub struct NodeTemplate {
     /// What it offers to workers.
     #[serde(default)]
     pub resources: NodeResources,
+    /// The instance it is, on EC2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
     /// Labels that Ray shows for it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -150,12 +162,13 @@ pub struct NodeTemplate {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeResources {
-    /// CPUs, whole ones. Left out: 1, but none of the head, which by default runs no workers.
+    /// CPUs, whole ones. Left out: 1, or on EC2 what the instance type has, but none of the head, which by default
+    /// runs no workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<MilliCpu>,
-    /// GPUs.
-    #[serde(default)]
-    pub gpu: u32,
+    /// GPUs. Left out: none, or on EC2 what the instance type has, but none of the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<u32>,
     /// Memory. Left out: what the machine has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
@@ -168,6 +181,7 @@ impl Default for NodeTemplate {
     fn default() -> Self {
         Self {
             resources: NodeResources::default(),
+            instance: None,
             labels: BTreeMap::new(),
             object_store_memory: object_store_memory(),
         }
@@ -178,8 +192,42 @@ impl RayClusterSpec {
     /// Writes the defaults that depend on where they stand, so that the stored spec shows every value in force.
     pub fn fill_defaults(&mut self) {
         self.head.resources.cpu.get_or_insert(MilliCpu(0));
+        self.head.resources.gpu.get_or_insert(0);
         for group in &mut self.worker_groups {
-            group.template.resources.cpu.get_or_insert(MilliCpu(1000));
+            if let Provider::Aws(_) = self.provider {
+                group.market.get_or_insert_default();
+            } else {
+                group.template.resources.cpu.get_or_insert(MilliCpu(1000));
+                group.template.resources.gpu.get_or_insert(0);
+            }
+        }
+    }
+
+    /// Whether its nodes are ours to launch and end.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.provider, Provider::Existing(_))
+    }
+
+    /// What its nodes are on EC2, if they are.
+    pub fn aws(&self) -> Option<&AwsProvider> {
+        match &self.provider {
+            Provider::Aws(aws) => Some(aws),
+            _ => None,
+        }
+    }
+
+    /// How a group's instances are paid for.
+    pub fn market_of(&self, group: &str) -> Market {
+        let group = self.worker_groups.iter().find(|known| known.name == group);
+        group.and_then(|group| group.market.clone()).unwrap_or_default()
+    }
+
+    /// Where the nodes learn that they will be taken away.
+    pub fn metadata_endpoint(&self) -> Option<&str> {
+        match (&self.metadata_endpoint, &self.provider) {
+            (Some(given), _) => Some(given),
+            (None, Provider::Local(_)) => None,
+            (None, _) => Some(EC2_METADATA),
         }
     }
 }
@@ -199,7 +247,7 @@ fn idle_timeout() -> Span {
 }
 
 /// Beside the dashboard's 8265, and free of Ray's own defaults.
-fn agent_port() -> u16 {
+pub(super) fn agent_port() -> u16 {
     8267
 }
 

@@ -45,6 +45,10 @@ name_type! {
     RayNodeId
 }
 name_type! {
+    /// The identifier that EC2 gave an instance.
+    InstanceId
+}
+name_type! {
     /// A reservation on a node that hosts one worker of successive groups.
     SlotId
 }

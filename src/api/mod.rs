@@ -3,6 +3,7 @@
 //! Plain data with its parsing and printing; no IO, no clock, no client. Shape and conventions are
 //! Kubernetes': camelCase, `metadata`, `spec`, `status`, conditions, quantities.
 
+pub mod aws;
 pub mod cluster;
 pub mod condition;
 pub mod document;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::API_VERSION;
-use super::cluster::RayClusterSpec;
+use super::cluster::{Provider, RayClusterSpec};
 use super::ids::Uid;
 use super::job::AdaptDLJobSpec;
 use super::meta::{ObjectKey, ObjectMeta};
@@ -103,8 +103,14 @@ impl AnyObject {
         match (self, wanted) {
             (Self::Cluster(stored), Self::Cluster(wanted)) => {
                 let provider = |cluster: &RayCluster| std::mem::discriminant(&cluster.spec.provider);
-                let message = "a cluster cannot go from one provider to another; delete it first";
-                (provider(stored) != provider(wanted)).then_some(("spec.provider", message))
+                if provider(stored) != provider(wanted) {
+                    let message = "a cluster cannot go from one provider to another; delete it first";
+                    return Some(("spec.provider", message));
+                }
+                match (&stored.spec.provider, &wanted.spec.provider) {
+                    (Provider::Aws(stored), Provider::Aws(wanted)) => stored.forbids(wanted),
+                    _ => None,
+                }
             }
             _ => None,
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::ids::IntentId;
+use super::aws::MarketKind;
+use super::ids::{InstanceId, IntentId};
 
 /// The label by which a Ray node tells which launch it comes from.
 pub const LAUNCH_LABEL: &str = "rayconcile.dev/launch";
@@ -65,4 +66,55 @@ pub struct LocalNode {
     pub processes: u32,
     /// The end of what its main process wrote.
     pub output: String,
+}
+
+/// The instances of EC2 that carry a cluster's mark: all of them, those that have ended lately too.
+pub type Instances = BTreeMap<InstanceId, CloudInstance>;
+
+/// An instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloudInstance {
+    /// The launch it carries the mark of.
+    pub launch: Option<IntentId>,
+    /// Where it is in its life.
+    pub phase: InstancePhase,
+    /// Its type.
+    pub instance_type: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its market.
+    pub market: MarketKind,
+    /// Its private address, once it has one.
+    pub address: Option<String>,
+    /// Why it is where it is, as EC2 says; empty if it says nothing.
+    pub reason: String,
+}
+
+/// Where an instance is in its life (EC2's instance states).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstancePhase {
+    /// It is being started.
+    Pending,
+    /// It runs.
+    Running,
+    /// It is being stopped.
+    Stopping,
+    /// It is stopped.
+    Stopped,
+    /// It is being ended.
+    ShuttingDown,
+    /// It has ended.
+    Terminated,
+}
+
+impl InstancePhase {
+    /// Whether it runs, or will.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Pending | Self::Running)
+    }
+
+    /// Whether it is being ended or has ended: nothing needs to be done for that any more.
+    pub fn is_ending(self) -> bool {
+        matches!(self, Self::ShuttingDown | Self::Terminated)
+    }
 }

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::aws::{AwsNetwork, MarketKind, Offering};
 use super::cluster::NodeTemplate;
 use super::document::{Desired, Document, SlotSpec};
-use super::ids::{CheckpointId, Digest, GroupNumber, IntentId, NodeName, RayNodeId, SlotId};
+use super::ids::{CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, SlotId};
 use super::meta::ObjectKey;
 use super::status::JobPhase;
 use super::units::Bytes;
@@ -45,6 +46,68 @@ pub struct ClusterRecord {
     pub unused_since: Option<Timestamp>,
     /// What was announced for nodes that we did not launch.
     pub notices: BTreeMap<RayNodeId, Notice>,
+    /// Worker groups whose nodes do not come to be.
+    pub failing_groups: BTreeMap<String, FailingGroup>,
+    /// What EC2 had none of lately.
+    pub unavailable: Vec<Unavailable>,
+    /// Instances that carry the cluster's mark and are no node of it, and since when they were seen.
+    pub orphans: BTreeMap<InstanceId, Timestamp>,
+}
+
+/// A worker group whose nodes do not come to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingGroup {
+    /// What its nodes were to be: another template is tried at once.
+    pub template: Digest,
+    /// What happened.
+    pub trouble: Trouble,
+}
+
+/// Something that EC2 had none of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unavailable {
+    /// What it is.
+    pub what: Shortage,
+    /// How often in a row.
+    pub count: u32,
+    /// Until when it is not asked for.
+    pub until: Timestamp,
+    /// What EC2 said.
+    pub message: String,
+}
+
+/// What EC2 can have none of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Shortage {
+    /// Instances of a type, in a zone, on a market.
+    Type {
+        /// The type.
+        instance_type: String,
+        /// The zone.
+        zone: String,
+        /// The market.
+        market: MarketKind,
+    },
+    /// Addresses of a subnet.
+    Subnet(String),
+    /// The account's limit for a market.
+    Market(MarketKind),
+}
+
+impl Shortage {
+    /// Whether an offering falls under it.
+    pub fn covers(&self, offering: &Offering) -> bool {
+        match self {
+            Self::Type { instance_type, zone, market } => {
+                (instance_type, zone, market) == (&offering.instance_type, &offering.zone, &offering.market)
+            }
+            Self::Subnet(subnet) => *subnet == offering.subnet,
+            Self::Market(market) => *market == offering.market,
+        }
+    }
 }
 
 /// A cluster's life, from its head's start to its end: where it is found.
@@ -66,6 +129,9 @@ pub struct Incarnation {
     pub missing: Vec<String>,
     /// For clusters whose nodes we launch here: what they need to find each other.
     pub local: Option<LocalNetwork>,
+    /// For clusters on EC2: what their nodes share.
+    #[serde(default)]
+    pub aws: Option<AwsNetwork>,
 }
 
 /// The addresses and ports of a local cluster.
@@ -96,6 +162,18 @@ pub struct NodeRecord {
     pub launch: IntentId,
     /// What it was launched as.
     pub template: NodeTemplate,
+    /// What EC2 was asked for.
+    #[serde(default)]
+    pub offering: Option<Offering>,
+    /// The instance it is.
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+    /// Since when EC2 does not list its instance.
+    #[serde(default)]
+    pub missing_since: Option<Timestamp>,
+    /// When EC2 was told to end its instance.
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
     /// Where it is in its life.
     pub state: NodeState,
     /// Ray's id of it, once it has joined.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::aws::MarketKind;
 use super::condition::Condition;
-use super::ids::{CheckpointId, Digest, GroupNumber, NodeName};
+use super::ids::{CheckpointId, Digest, GroupNumber, InstanceId, NodeName};
 use super::record::CheckpointRequest;
 use super::units::Bytes;
 
@@ -318,6 +319,9 @@ pub struct NodeStatus {
     /// For local nodes: its main process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// For nodes on EC2: the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceStatus>,
     /// What it offers.
     pub capacity: String,
     /// Workers on it.
@@ -325,4 +329,19 @@ pub struct NodeStatus {
     /// What was announced for it: that it will be taken away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
+}
+
+/// The instance of EC2 that a node is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceStatus {
+    /// Its id, once EC2 has said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<InstanceId>,
+    /// Its type.
+    pub instance_type: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its market.
+    pub market: MarketKind,
 }

@@ -4,6 +4,7 @@ mod apply;
 mod checkpoint;
 mod completion;
 mod controller;
+mod convert;
 mod delete;
 mod describe;
 mod events;
@@ -119,6 +120,9 @@ enum Verb {
     Validate(validate::ValidateArgs),
     /// Print the JSON Schemas of manifests
     Schema(schema::SchemaArgs),
+    /// Make a manifest of a `ray up` configuration
+    #[command(after_help = convert::EXAMPLES)]
+    Convert(convert::ConvertArgs),
     /// List a job's checkpoints, fetch one, or have one made now
     Checkpoint(checkpoint::CheckpointArgs),
     /// Print a shell's completion script
@@ -237,6 +241,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
         Verb::Resume(args) => suspend::run(context, args, false).await,
         Verb::Validate(args) => validate::run(context, &args),
         Verb::Schema(args) => schema::run(context, &args),
+        Verb::Convert(args) => convert::run(context, &args),
         Verb::Checkpoint(args) => checkpoint::run(context, args).await,
         Verb::Completion(args) => completion::run(context, &args),
     }

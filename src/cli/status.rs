@@ -10,7 +10,7 @@ use super::{Context, ExitStatus};
 use crate::api::condition::Truth;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
 use crate::api::source::SourceStatus;
-use crate::api::status::{AdaptDLJobStatus, GroupStatus};
+use crate::api::status::{AdaptDLJobStatus, GroupStatus, InstanceStatus, NodeStatus};
 use crate::api::words::count;
 
 #[derive(Debug, Args)]
@@ -77,29 +77,33 @@ fn cluster_page(cluster: &RayCluster) -> String {
     }
     put_problems(&mut page, &status.conditions, &status.message);
     if !status.nodes.is_empty() {
-        let rows: Vec<Vec<String>> = status
-            .nodes
-            .iter()
-            .map(|node| {
-                vec![
-                    node.name.to_string(),
-                    node.group.clone().unwrap_or_else(|| "head".to_owned()),
-                    node.state.clone(),
-                    maybe_age(node.since),
-                    node.address.clone().unwrap_or_default(),
-                    node.workers.to_string(),
-                    node.capacity.clone(),
-                ]
-            })
-            .collect();
-        page.push_str(&table(
-            "  ",
-            &["NODE", "GROUP", "STATE", "FOR", "ADDRESS", "WORKERS", "CAPACITY"],
-            &rows,
-        ));
+        let cloud = status.nodes.iter().any(|node| node.instance.is_some());
+        let mut header = vec!["NODE", "GROUP", "STATE", "FOR", "ADDRESS", "WORKERS", "CAPACITY"];
+        header.extend(cloud.then_some("INSTANCE"));
+        let row = |node: &NodeStatus| {
+            let mut row = vec![
+                node.name.to_string(),
+                node.group.clone().unwrap_or_else(|| "head".to_owned()),
+                node.state.clone(),
+                maybe_age(node.since),
+                node.address.clone().unwrap_or_default(),
+                node.workers.to_string(),
+                node.capacity.clone(),
+            ];
+            row.extend(cloud.then(|| node.instance.as_ref().map_or_else(String::new, instance)));
+            row
+        };
+        let rows: Vec<Vec<String>> = status.nodes.iter().map(row).collect();
+        page.push_str(&table("  ", &header, &rows));
     }
     page.push('\n');
     page
+}
+
+/// What an instance is, and its id: `g5.xlarge spot us-west-2b i-0123456789abcdef0`.
+fn instance(instance: &InstanceStatus) -> String {
+    let id = instance.id.as_ref().map(|id| format!(" {id}")).unwrap_or_default();
+    format!("{} {} {}{id}", instance.instance_type, instance.market.words(), instance.zone)
 }
 
 fn job_page(job: &AdaptDLJob) -> String {

@@ -15,7 +15,9 @@ use crate::api::record::{ArtifactsRecord, CheckpointRecord, Incarnation};
 use crate::provider::ray::agent::AgentClient;
 use crate::provider::ray::dashboard::Dashboard;
 use crate::provider::ray::{document, package, tokens};
-use crate::provider::{Directories, EndedNode, NodeLaunch, Opening, for_spec, io, rejected, unavailable};
+use crate::provider::{
+    Directories, EndedNode, NodeLaunch, NodeProvider, Opening, for_cluster, io, rejected, unavailable,
+};
 use crate::store::{DomainRows, JobRow};
 
 /// How long the dashboard may take to come up, within one try to submit the agent.
@@ -44,6 +46,11 @@ impl Context {
             .as_ref()
             .map(|cluster| &cluster.spec)
             .ok_or_else(|| rejected("the cluster is not there"))
+    }
+
+    fn provider(&self) -> Result<Box<dyn NodeProvider>, EffectError> {
+        let cluster = self.rows.cluster.as_ref().ok_or_else(|| rejected("the cluster is not there"))?;
+        for_cluster(cluster, &self.directories)
     }
 
     fn incarnation(&self) -> Result<&Incarnation, EffectError> {
@@ -79,29 +86,30 @@ pub(super) async fn execute(context: &Context, intent: &Intent) -> Result<Effect
             let spec = context.spec()?.clone();
             let opening =
                 Opening { cluster: context.key.clone(), id: incarnation.clone(), spec: spec.clone() };
-            let opened = for_spec(&spec, &context.directories).open(opening).await?;
+            let opened = context.provider()?.open(opening).await?;
             return Ok(EffectResult::Opened(Box::new(opened)));
         }
         Effect::CloseCluster { incarnation } => {
-            for_spec(context.spec()?, &context.directories).close(&context.key, incarnation).await?;
+            context.provider()?.close(&context.key, incarnation).await?;
         }
-        Effect::LaunchNode { node, head, index, template } => {
+        Effect::LaunchNode { node, group, index, template, offering } => {
             let node = NodeLaunch {
                 name: node.clone(),
                 launch: intent.id.clone(),
-                head: *head,
+                group: group.clone(),
                 index: *index,
-                template: template.clone(),
+                template: (**template).clone(),
+                offering: offering.clone(),
                 failure_timeout: context.spec()?.node_failure_timeout,
             };
-            let provider = for_spec(context.spec()?, &context.directories);
-            provider.launch(&context.key, context.incarnation()?, node).await?;
+            context.provider()?.launch(&context.key, context.incarnation()?, node).await?;
         }
-        Effect::TerminateNode { launch, index, .. } => {
+        Effect::TerminateNode { launch, index, since, .. } => {
             let incarnation = context.incarnation()?.id.clone();
-            let ended = EndedNode { incarnation, launch: launch.clone(), index: *index };
-            for_spec(context.spec()?, &context.directories).terminate(&context.key, ended).await?;
+            let ended = EndedNode { incarnation, launch: launch.clone(), index: *index, since: *since };
+            context.provider()?.terminate(&context.key, ended).await?;
         }
+        Effect::TerminateInstance { instance } => context.provider()?.end_instance(instance).await?,
         Effect::DrainNode { ray, .. } => context.clients()?.1.drain(ray).await?,
         Effect::SubmitAgent { submission } => submit_agent(context, submission).await?,
         Effect::StopAgent { submission } => context.clients()?.0.stop(submission).await?,

@@ -11,8 +11,9 @@ use tokio::task::AbortHandle;
 use super::queue::Queue;
 use crate::api::ids::IntentId;
 use crate::api::meta::ObjectKey;
-use crate::api::observed::{Observed, Processes};
+use crate::api::observed::{Instances, Observed, Processes};
 use crate::api::wire::AgentState;
+use crate::provider::NodeProvider;
 use crate::provider::local::processes::is_alive;
 use crate::provider::ray::RayError;
 use crate::provider::ray::agent::AgentClient;
@@ -24,6 +25,11 @@ const HOLD: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the main processes of local nodes are glanced at.
 const GLANCE: Duration = Duration::from_secs(1);
+/// How often the instances of a cluster on EC2 are listed: 720 times an hour for each thousand of them, of the 72,000
+/// that EC2 lets an account ask (20 a second).
+const LISTING: Duration = Duration::from_secs(5);
+/// The longest wait between two listings after some that failed.
+const SLOWEST_LISTING: Duration = Duration::from_secs(60);
 /// Between two questions: many jobs have something new all the time.
 const BREATH: Duration = Duration::from_millis(50);
 /// News that is only progress is passed on this often.
@@ -35,6 +41,7 @@ struct Watched {
     agent: Observed<AgentState>,
     agent_ended: Observed<Option<String>>,
     processes: Option<Processes>,
+    instances: Observed<Instances>,
 }
 
 /// Listens to one incarnation of a cluster, until it is dropped.
@@ -66,6 +73,7 @@ impl Watch {
         subject: Subject,
         agent: AgentClient,
         dashboard: Dashboard,
+        cloud: Option<Box<dyn NodeProvider>>,
         queue: Arc<Queue>,
     ) -> Self {
         let watched = Arc::new(Mutex::new(Watched::default()));
@@ -78,8 +86,16 @@ impl Watch {
             watched: watched.clone(),
         };
         let listening = tokio::spawn(listener.run());
-        let glancing = tokio::spawn(glance(key, watched.clone(), queue));
-        Self { subject, watched, tasks: vec![listening.abort_handle(), glancing.abort_handle()] }
+        let looking = match cloud {
+            Some(provider) => tokio::spawn(list(key, provider, watched.clone(), queue)),
+            None => tokio::spawn(glance(key, watched.clone(), queue)),
+        };
+        Self { subject, watched, tasks: vec![listening.abort_handle(), looking.abort_handle()] }
+    }
+
+    /// The cluster's instances, where they are EC2's.
+    pub(super) fn instances(&self) -> Observed<Instances> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).instances.clone()
     }
 
     /// What the agent says, and whether it has ended.
@@ -192,5 +208,40 @@ async fn glance(key: ObjectKey, watched: Arc<Mutex<Watched>>, queue: Arc<Queue>)
                 queue.wake(key.clone());
             }
         }
+    }
+}
+
+/// Lists the instances again and again, less often while that fails.
+async fn list(
+    key: ObjectKey,
+    provider: Box<dyn NodeProvider>,
+    watched: Arc<Mutex<Watched>>,
+    queue: Arc<Queue>,
+) {
+    let mut pause = LISTING;
+    loop {
+        // The time before asking: what was launched after it may not have been seen.
+        let at = Timestamp::now();
+        let listed = provider.instances().await;
+        let news = {
+            let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = watched.instances.fresh().map(|(_, instances)| instances);
+            let news = before != listed.as_ref().ok();
+            match listed {
+                Ok(instances) => {
+                    watched.instances = Observed::seen(at, instances);
+                    pause = LISTING;
+                }
+                Err(error) => {
+                    watched.instances.fail(at, error.message);
+                    pause = (pause * 2).min(SLOWEST_LISTING);
+                }
+            }
+            news
+        };
+        if news {
+            queue.wake(key.clone());
+        }
+        tokio::time::sleep(pause).await;
     }
 }

@@ -22,7 +22,7 @@ use crate::plan::guards::Guards;
 use crate::plan::snapshot::{JobView, Seen};
 use crate::plan::{Plan, Snapshot, plan};
 use crate::provider::local::Local;
-use crate::provider::unavailable;
+use crate::provider::{for_cluster, unavailable};
 use crate::store::{DomainRows, ObservationRow, StoreError, Tx};
 
 impl Controller {
@@ -81,6 +81,7 @@ impl Controller {
             seen.processes = self.processes(key, rows.record.nodes.values()).await;
         }
         if let Some(watch) = lock(&self.inner.watches).get(key) {
+            seen.instances = watch.instances();
             (seen.agent, seen.agent_ended) = watch.agent();
             if let Some((_, processes)) = seen.processes.fresh() {
                 watch.note_processes(processes);
@@ -135,8 +136,15 @@ impl Controller {
         }
         match clients(&self.inner.directories, key, &cluster.spec, incarnation) {
             Ok((dashboard, agent)) => {
-                let watch = Watch::start(key.clone(), subject, agent, dashboard, self.inner.queue.clone());
-                watches.insert(key.clone(), watch);
+                let aws =
+                    cluster.spec.aws().map(|_| for_cluster(cluster, &self.inner.directories)).transpose();
+                let cloud = aws.unwrap_or_else(|error| {
+                    tracing::warn!(cluster = %key, %error, "its instances cannot be listed");
+                    None
+                });
+                let queue = self.inner.queue.clone();
+                watches
+                    .insert(key.clone(), Watch::start(key.clone(), subject, agent, dashboard, cloud, queue));
             }
             Err(error) => tracing::warn!(cluster = %key, %error, "the cluster cannot be listened to"),
         }
@@ -300,8 +308,13 @@ fn keep_observations(tx: &Tx<'_>, snapshot: &Snapshot) -> Result<(), StoreError>
         &snapshot.seen.processes,
         |processes| json!({"nodes": processes.values().filter(|node| node.leader.is_some()).count()}),
     );
+    let instances = outline(
+        "instances",
+        &snapshot.seen.instances,
+        |instances| json!({"running": instances.values().filter(|instance| instance.phase.is_up()).count()}),
+    );
     let before = tx.observations(&snapshot.key)?;
-    for row in [agent, processes].into_iter().flatten() {
+    for row in [agent, processes, instances].into_iter().flatten() {
         let known = before.iter().find(|known| known.source == row.source);
         let same = known.is_some_and(|known| {
             known.body == row.body

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::finding::Finding;
-use super::names;
 use super::path::Path;
-use super::rules;
 use super::words::quoted;
+use super::{aws, names, rules};
 use crate::api::cluster::{AuthMode, NodeTemplate, Provider, RayClusterSpec};
 use crate::api::units::{Bytes, MilliCpu, Span};
 
@@ -37,6 +36,7 @@ fn provider(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) {
             if let Some(python) = &local.python {
                 findings.extend(rules::host_path(python, at.field("provider.local.python")));
             }
+            aws::refuse(spec, at, findings);
         }
         Provider::Existing(existing) => {
             let path = at.field("provider.existing.address");
@@ -52,6 +52,7 @@ fn provider(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) {
                 findings.push(Finding::new(at.key("workerGroups"), ours).at_key());
             }
         }
+        Provider::Aws(aws) => aws::check(spec, aws, at, findings),
     }
 }
 
@@ -89,8 +90,8 @@ fn address(address: &str, path: Path) -> Option<Finding> {
 fn auth(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) {
     let Some(source) = &spec.auth.token_from else { return };
     let path = at.key("tokenFrom");
-    if matches!(spec.provider, Provider::Local(_)) {
-        let help = "a local cluster's token is made when the cluster is";
+    if spec.is_ours() {
+        let help = "the token of a cluster of ours is made when the cluster is";
         findings.push(Finding::new(path, "is for existing clusters").at_key().help(help));
     } else if spec.auth.mode == AuthMode::None {
         let finding = Finding::new(path, "is of no use where nothing asks for a token").at_key();

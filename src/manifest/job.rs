@@ -1,6 +1,5 @@
 //! The rules of an `AdaptDLJob` that its schema cannot say.
 
-use std::collections::BTreeMap;
 use std::path::{Component, Path as FilePath};
 
 use super::finding::Finding;
@@ -74,7 +73,7 @@ fn program(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
     let words = spec.args.iter().enumerate().map(|(index, word)| (at.key("args").item(index), word));
     let command = spec.command.iter().flatten().enumerate();
     let command = command.map(|(index, word)| (at.key("command").item(index), word));
-    findings.extend(words.chain(command).filter_map(|(path, word)| no_nul(word, path)));
+    findings.extend(words.chain(command).filter_map(|(path, word)| rules::no_nul(word, path)));
 }
 
 /// A path that stays inside the working directory, as far as its name goes.
@@ -88,35 +87,22 @@ fn inside(text: &str, path: Path) -> Option<Finding> {
         let message = format!("must be a path inside the working directory, found {}", quoted(text));
         return Some(Finding::new(path, message));
     }
-    no_nul(text, path)
-}
-
-/// No program can be given a NUL.
-fn no_nul(text: &str, path: Path) -> Option<Finding> {
-    text.contains('\0').then(|| Finding::new(path, "must not have a NUL in it"))
+    rules::no_nul(text, path)
 }
 
 fn env(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
-    let mut seen = BTreeMap::new();
+    findings.extend(rules::variable_names(&spec.env, at, |name, path| {
+        name.starts_with(ADAPTDL).then(|| reserved(name, path))
+    }));
     for (index, variable) in spec.env.iter().enumerate() {
         let at = at.item(index);
-        let path = at.key("name");
-        if let Some(finding) = rules::variable(&variable.name, path.clone()) {
-            findings.push(finding);
-        } else if variable.name.starts_with(ADAPTDL) {
-            findings.push(reserved(&variable.name, path.clone()));
-        }
-        if let Some(first) = seen.insert(variable.name.as_str(), path.clone()) {
-            let message = format!("is here twice: {}", quoted(&variable.name));
-            findings.push(Finding::new(path, message).also(first, "here first"));
-        }
         match (&variable.value, &variable.value_from) {
             (None, None) => findings.push(Finding::new(at, "must have `value` or `valueFrom`")),
             (Some(_), Some(_)) => {
                 let finding = Finding::new(at.key("valueFrom"), "must not be given beside `value`").at_key();
                 findings.push(finding.also(at.key("value"), "the other one"));
             }
-            (Some(value), None) => findings.extend(no_nul(value, at.key("value"))),
+            (Some(value), None) => findings.extend(rules::no_nul(value, at.key("value"))),
             (None, Some(source)) => findings.extend(rules::value_source(source, &at.key("valueFrom"))),
         }
     }

@@ -9,7 +9,7 @@
 //! Admitting is what depends on the machine: relative paths, the requirements file, and the working
 //! directory, which is packed. Watching a directory lives in `controller/watch`.
 //!
-//! Architecture invariant: only here is YAML known. Everything else has JSON and types.
+//! Architecture invariant: only here is YAML read. Everything else has JSON and types.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -21,13 +21,15 @@ use serde_json::Value;
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use finding::Finding;
-use path::Path;
 use place::Origin;
 use yaml::Document;
 
 mod admit;
+mod aws;
+mod brackets;
 mod cluster;
 mod finding;
+mod foreign;
 mod job;
 mod names;
 mod object;
@@ -44,7 +46,9 @@ mod syntax;
 mod words;
 mod yaml;
 
+pub use foreign::{Foreign, Part};
 pub use package::{PackError, Package, pack};
+pub use path::Path;
 pub use problem::{Look, Position, Problem};
 pub use schema::schemas;
 pub use source::{Source, collect};
@@ -142,7 +146,7 @@ impl Manifest {
 
     /// The line of the source that it begins on, if it was read from a text.
     pub fn line(&self) -> Option<usize> {
-        self.origin.places.as_ref().map(|places| places.line)
+        self.origin.places.as_ref().map(|places| places.line(&self.origin.source))
     }
 
     /// What is wrong with the files that it names, as far as can be seen without packing them.

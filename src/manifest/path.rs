@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The way from the root of an object to one of its values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Path(Vec<Step>);
+pub struct Path(Vec<Step>);
 
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +28,12 @@ impl Path {
     }
 
     /// On to the value of a key.
-    pub(super) fn key(&self, name: &str) -> Self {
+    pub fn key(&self, name: &str) -> Self {
         self.with(Step::Key(name.to_owned()))
     }
 
     /// On to an item of a list.
-    pub(super) fn item(&self, index: usize) -> Self {
+    pub fn item(&self, index: usize) -> Self {
         self.with(Step::Item(index))
     }
 

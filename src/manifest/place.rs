@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::finding::Finding;
 use super::path::{Path, Step};
-use super::problem::Problem;
+use super::problem::{Position, Problem};
 use super::source::Source;
 
 /// Where an object comes from: what turns findings into problems.
@@ -23,12 +23,12 @@ pub(super) struct Origin {
 /// Where a value stands, with the values in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Place {
-    /// The line that it begins on.
-    pub(super) line: usize,
     /// The bytes of its key, if it has one.
     pub(super) key: Option<Range<usize>>,
     /// The bytes to point at for the value: its own if it fits on a line, else its key's or its first line's.
     pub(super) at: Range<usize>,
+    /// The bytes of the value. What follows a block, such as comments, may be among them.
+    pub(super) whole: Range<usize>,
     /// What is in it.
     pub(super) inner: Inner,
 }
@@ -88,13 +88,18 @@ impl fmt::Display for Origin {
     /// The file, and the line if it has any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.places {
-            Some(places) => write!(f, "{}:{}", self.source.name, places.line),
+            Some(places) => write!(f, "{}:{}", self.source.name, places.line(&self.source)),
             None => f.write_str(&self.source.name),
         }
     }
 }
 
 impl Place {
+    /// The line that it begins on.
+    pub(super) fn line(&self, source: &Source) -> usize {
+        Position::of(&source.text, self.whole.start).line
+    }
+
     /// What a path leads to.
     fn exact(&self, path: &Path) -> Option<&Self> {
         path.steps().iter().try_fold(self, |place, step| place.step(step))
@@ -128,7 +133,8 @@ impl Place {
         }
     }
 
-    fn field(&self, name: &str) -> Option<&Self> {
+    /// The value of a key, if the mapping has it itself and not by a merge.
+    pub(super) fn field(&self, name: &str) -> Option<&Self> {
         match &self.inner {
             Inner::Fields(fields) => fields.get(name),
             _ => None,

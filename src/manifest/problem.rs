@@ -93,7 +93,7 @@ impl Problem {
     }
 
     /// The same, with what to do about it.
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::finding::Finding;
 use super::path::Path;
 use super::words::quoted;
-use crate::api::job::ValueSource;
+use crate::api::job::{EnvVar, ValueSource};
 use crate::api::units::Span;
 
 /// Longer durations are mistakes, and would overflow dates.
@@ -59,6 +59,30 @@ pub(super) fn value_source(source: &ValueSource, at: &Path) -> Option<Finding> {
         (Some(name), None) => variable(name, at.key("env")),
         (None, Some(file)) => host_path(file, at.key("file")),
     }
+}
+
+/// The names of environment variables: each can be one, is here once, and is none of those that are `reserved`.
+pub(super) fn variable_names(
+    env: &[EnvVar],
+    at: &Path,
+    reserved: impl Fn(&str, Path) -> Option<Finding>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut seen = BTreeMap::new();
+    for (index, EnvVar { name, .. }) in env.iter().enumerate() {
+        let path = at.item(index).key("name");
+        findings.extend(variable(name, path.clone()).or_else(|| reserved(name, path.clone())));
+        if let Some(first) = seen.insert(name.as_str(), path.clone()) {
+            let message = format!("is here twice: {}", quoted(name));
+            findings.push(Finding::new(path, message).also(first, "here first"));
+        }
+    }
+    findings
+}
+
+/// No program can be given a NUL.
+pub(super) fn no_nul(text: &str, path: Path) -> Option<Finding> {
+    text.contains('\0').then(|| Finding::new(path, "must not have a NUL in it"))
 }
 
 /// The name of an environment variable.

@@ -108,6 +108,7 @@ fn finish(schema: &mut schemars::Schema) {
     if let Some(Value::String(description)) = schema.get_mut("description") {
         *description = description.replace('\n', " ");
     }
+    flatten(schema);
     let Some(format) = schema.get("format").and_then(Value::as_str).map(str::to_owned) else {
         return;
     };
@@ -136,4 +137,17 @@ fn finish(schema: &mut schemars::Schema) {
     if format != "duration" {
         schema.insert("minimum".to_owned(), json!(0));
     }
+}
+
+/// Makes of a choice that may be left out, which is any of itself and null, a choice with null as one more variant.
+fn flatten(schema: &mut schemars::Schema) {
+    let Some([Value::Object(choice), null]) =
+        schema.get("anyOf").and_then(Value::as_array).map(Vec::as_slice)
+    else {
+        return;
+    };
+    let Some(Value::Array(variants)) = choice.get("oneOf").filter(|_| null["type"] == "null") else { return };
+    let variants = [variants.as_slice(), std::slice::from_ref(null)].concat();
+    schema.remove("anyOf");
+    schema.insert("oneOf".to_owned(), Value::Array(variants));
 }

@@ -28,9 +28,12 @@ impl Checker<'_> {
     fn value(&mut self, value: &mut Value, schema: &Value, path: &Path) {
         if let Some(variants) = schema["oneOf"].as_array() {
             return match variants.iter().all(|variant| variant.get("const").is_some()) {
-                true => self.word(value, variants, path),
+                true => self.word(value, variants.iter().map(|variant| &variant["const"]), path),
                 false => self.variant(value, variants, path),
             };
+        }
+        if let Some(words) = schema["enum"].as_array() {
+            return self.word(value, words.iter(), path);
         }
         if !types(schema).any(|name| is_type(value, name)) && schema.get("type").is_some() {
             let finding = Finding::new(path.clone(), format!("{}, found {}", wanted(schema), found(value)));
@@ -109,8 +112,8 @@ impl Checker<'_> {
     }
 
     /// One of several words.
-    fn word(&mut self, value: &Value, variants: &[Value], path: &Path) {
-        let words: Vec<_> = variants.iter().filter_map(|variant| variant["const"].as_str()).collect();
+    fn word<'a>(&mut self, value: &Value, words: impl Iterator<Item = &'a Value>, path: &Path) {
+        let words: Vec<_> = words.filter_map(Value::as_str).collect();
         let given = value.as_str();
         if given.is_some_and(|given| words.contains(&given)) {
             return;
@@ -132,16 +135,15 @@ impl Checker<'_> {
         let Value::Object(fields) = value else {
             let message = format!("must be a mapping with {}, found {}", either(&names), found(value));
             let finding = Finding::new(path.clone(), message);
-            let meant = value.as_str().and_then(|word| suggest::closest(word, names.iter().copied()));
             return self
                 .findings
-                .push(finding.help_if(meant.map(|meant| format!("write {{{meant}: {{}}}}"))));
+                .push(finding.help_if(value.as_str().and_then(|word| written(word, &known))));
         };
         for (name, value) in fields.iter_mut() {
             let path = path.key(name);
             match known.get(name) {
                 Some(schema) => {
-                    if value.is_null() {
+                    if value.is_null() && types(schema).any(|name| name == "object") {
                         *value = Value::Object(Map::new());
                     }
                     self.value(value, schema, &path);
@@ -183,6 +185,17 @@ impl Checker<'_> {
             elsewhere => format!("there is {}", elsewhere.join(" and ")),
         }
     }
+}
+
+/// How a word is written where a mapping with one of some keys is wanted: it is the key, or the text that any of them
+/// takes.
+fn written(word: &str, known: &Map<String, Value>) -> Option<String> {
+    if known.values().all(|schema| schema["type"] == "string") {
+        let mappings = known.keys().map(|name| format!("{{{name}: {}}}", quoted(word)));
+        return Some(format!("write {}", mappings.collect::<Vec<_>>().join(" or ")));
+    }
+    let meant = suggest::closest(word, known.keys().map(String::as_str))?;
+    Some(format!("write {{{meant}: {{}}}}"))
 }
 
 /// The paths of the fields of a name.
@@ -297,9 +310,10 @@ mod tests {
 
     /// The keywords that the checks read, and those that mean nothing to them. `pattern` says in general what
     /// `format` does, and of a digest what the rules of a job do.
-    const KEYWORDS: [&str; 18] = [
+    const KEYWORDS: [&str; 19] = [
         "additionalProperties",
         "const",
+        "enum",
         "format",
         "items",
         "maximum",
@@ -380,6 +394,34 @@ mod tests {
                 }),
             ),
             object(
+                Kind::RayCluster,
+                json!({
+                    "provider": {"aws": {
+                        "region": "us-west-2",
+                        "subnets": ["subnet-0"],
+                        "tags": {"team": "vision"},
+                        "access": {"address": "private"},
+                        "orphanTimeout": "30m",
+                        "gcsPort": 6379,
+                    }},
+                    "head": {"instance": {"types": ["m6i.large"], "image": {"id": "ami-0"}}},
+                    "workerGroups": [{
+                        "name": "a",
+                        "maxNodes": 2,
+                        "market": {"spot": {"maxPrice": "1.75", "onDemandFallback": true}},
+                        "template": {"instance": {
+                            "types": ["g5.xlarge"],
+                            "image": {"parameter": "/x"},
+                            "blockDevices": [{"deviceName": "/dev/sdf", "size": "1Gi", "volumeType": "gp3"}],
+                            "docker": {"image": "x", "runOptions": ["-i"]},
+                            "fileSystems": [{"id": "fs-0", "mountPath": "/efs"}],
+                            "rayStart": {"no-monitor": "true"},
+                            "env": [{"name": "A", "value": "b"}],
+                        }},
+                    }],
+                }),
+            ),
+            object(
                 Kind::AdaptDLJob,
                 json!({
                     "entrypoint": "main.py",
@@ -422,6 +464,8 @@ mod tests {
             json!(""),
             json!("Fixed"),
             json!("none"),
+            json!("io2"),
+            json!("private"),
             json!("10m"),
             json!("1Gi"),
             json!("1.5h"),
@@ -435,6 +479,11 @@ mod tests {
             json!({"local": {}}),
             json!({"existing": {"address": "x"}}),
             json!({"local": {}, "existing": {"address": "x"}}),
+            json!({"aws": {"region": "x", "subnets": []}}),
+            json!({"onDemand": {}}),
+            json!({"onDemand": {}, "spot": {}}),
+            json!({"id": "x"}),
+            json!({"id": "x", "parameter": "x"}),
             json!({"unknown": 1}),
         ])
     }
@@ -449,7 +498,7 @@ mod tests {
                 (any::<prop::sample::Index>(), prop::option::of(replacement())),
                 0..3,
             ),
-            which in 0_usize..2,
+            which in 0_usize..3,
         ) {
             let (kind, mut object) = objects().swap_remove(which);
             for (pick, new) in changes {

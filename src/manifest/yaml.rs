@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 use serde_yaml::Value as Yaml;
 
+use super::brackets::lift;
 use super::finding::Finding;
 use super::path::Path;
 use super::place::{Inner, Origin, Place};
@@ -34,6 +35,9 @@ const ALIAS: char = '\u{e000}';
 /// What saphyr sees in place of the first letter of a key that is in its mapping already, so that it reads
 /// on.
 const COPIES: RangeInclusive<char> = '\u{e001}'..='\u{e010}';
+
+/// A bracket that is indented too little is moved so often.
+const MAX_LIFTS: usize = 64;
 
 /// A document of a text.
 #[derive(Debug)]
@@ -130,10 +134,17 @@ fn too_deep(source: &Arc<Source>) -> Option<Problem> {
 /// saphyr's trees of the text's documents, without its aliases.
 fn trees(text: &str) -> Result<Vec<MarkedYaml<'static>>, ScanError> {
     let mut chars: Vec<char> = text.chars().map(|c| if c == '*' { ALIAS } else { c }).collect();
-    let mut copies = COPIES;
+    let (mut copies, mut lifts) = (COPIES, MAX_LIFTS);
     loop {
         let error = match MarkedYaml::load_from_iter(chars.clone().into_iter()) {
             Err(error) if error.info() == "duplicated key in mapping" => error,
+            Err(error) if error.info() == "invalid indentation" && lifts > 0 => {
+                lifts -= 1;
+                if lift(&mut chars, error.marker().index()) {
+                    continue;
+                }
+                return Err(error);
+            }
             result => return result,
         };
         let start = error.marker().index();
@@ -177,7 +188,7 @@ impl Reader<'_> {
             }
             _ => Inner::Nothing,
         };
-        Place { line: node.span.start.line(), at: self.pointed(&whole, key.as_ref()), key, inner }
+        Place { at: self.pointed(&whole, key.as_ref()), whole, key, inner }
     }
 
     /// A key's text, and whether it is a copy of another.

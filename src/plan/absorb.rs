@@ -9,15 +9,17 @@ use serde_json::Value;
 use super::adopt::adopt;
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
+use super::nodes;
 use super::notices;
 use super::snapshot::Snapshot;
 use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
-use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
+use crate::api::ids::{CheckpointId, Digest, GroupNumber, NodeName};
 use crate::api::object::Kind;
-use crate::api::observed::{LAUNCH_LABEL, Processes};
+use crate::api::observed::{InstancePhase, LAUNCH_LABEL, Processes};
 use crate::api::record::{
-    Binding, CheckpointRequest, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState,
+    Binding, CheckpointRequest, FailingGroup, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState,
+    Trouble, digest_of,
 };
 use crate::api::units::Span;
 use crate::api::wire::{BlobKind, BridgeReport, GroupReport, Outcome, RayNode};
@@ -25,6 +27,14 @@ use crate::goodput::Hints;
 
 /// The longest wait between two groups that failed through no fault of the program.
 const LONGEST_TROUBLE: Span = Span::from_secs(300);
+/// How long EC2 may not list an instance that it has.
+const UNLISTED: SignedDuration = SignedDuration::from_secs(60);
+/// After an instance that did not join, the wait for the next of its group; it grows with each one.
+const FAILED_LAUNCH: SignedDuration = SignedDuration::from_secs(30);
+/// So many in a row, and the group is paused: each of them costs money.
+const FAILURES_IN_A_ROW: u32 = 3;
+/// How long it is paused, unless its template changes.
+const PAUSED_GROUP: SignedDuration = SignedDuration::from_hours(1);
 /// How many groups are remembered.
 const KEPT_GROUPS: usize = 50;
 /// Beyond the lease, until a dead bridge's workers are taken for dead.
@@ -61,6 +71,7 @@ struct NodeFacts {
 fn absorb_nodes(draft: &mut Draft<'_>) {
     let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
     for name in names {
+        absorb_instance(draft, &name);
         let Some(facts) = facts(draft, &name) else { continue };
         let Some(record) = draft.record.nodes.get_mut(&name) else { continue };
         let joined = facts.ray.as_ref().is_some_and(|node| node.alive);
@@ -68,11 +79,15 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
             record.ray = Some(node.id.clone());
         }
         let head = record.group.is_none();
+        let ended = record.ended.is_some() && facts.gone.is_some();
         let left = facts.ray.is_some_and(|node| !node.alive);
         let (now, cause) = (draft.now, facts.gone);
         match &record.state {
+            NodeState::Terminating { .. } if ended => nodes::forget(draft, &name),
             NodeState::Launching { .. } if joined => {
                 record.state = NodeState::Ready { since: now };
+                let group = record.group.clone().unwrap_or_default();
+                draft.record.failing_groups.remove(&group);
                 if draft.record.trouble.as_ref().is_some_and(|trouble| trouble.reason == "CannotLaunch") {
                     draft.record.trouble = None;
                 }
@@ -82,11 +97,12 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                 // Only through the agent is a head known to have joined: it cannot be before that was submitted.
                 let submitted = draft.record.agent.as_ref().filter(|_| head).map(|agent| agent.since);
                 let since = submitted.map_or(*since, |submitted| submitted.max(*since));
-                let limit = since + draft.snapshot.settings.join_timeout.signed();
+                let timeout = join_timeout(draft);
+                let limit = since + timeout.signed();
                 // A controller that has just started has not asked yet.
                 let asked = draft.agent().is_some() || (head && cannot_be_asked(draft));
                 if asked && draft.is_due(limit) {
-                    let cause = format!("it did not join within {}", draft.snapshot.settings.join_timeout);
+                    let cause = format!("it did not join within {timeout}");
                     lose(draft, &name, head, "NodeNotJoined", cause);
                 }
             }
@@ -98,7 +114,12 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                 lose(draft, &name, head, "NodeNotStarted", cause);
             }
             NodeState::Ready { .. } if cause.is_some() => {
-                lose(draft, &name, head, "NodeLost", "its processes are gone".to_owned());
+                let why = record
+                    .offering
+                    .as_ref()
+                    .and(cause)
+                    .unwrap_or_else(|| "its processes are gone".to_owned());
+                lose(draft, &name, head, "NodeLost", why);
             }
             NodeState::Ready { .. } if left => {
                 lose(draft, &name, head, "NodeLost", "Ray has lost it".to_owned());
@@ -122,7 +143,11 @@ fn cannot_be_asked(draft: &Draft<'_>) -> bool {
 fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
     let record = draft.record.nodes.get(name)?;
     let ray = draft.agent().and_then(|(_, agent)| {
-        agent.nodes.iter().find(|node| node.labels.get(LAUNCH_LABEL) == Some(&record.launch.0)).cloned()
+        let mut own =
+            agent.nodes.iter().filter(|node| node.labels.get(LAUNCH_LABEL) == Some(&record.launch.0));
+        // An instance starts Ray again when it has ended: its last life counts.
+        let last = own.clone().next_back();
+        own.find(|node| node.alive).or(last).cloned()
     });
     let unsettled = draft.launch_is_unsettled(&record.launch) && draft.guarded(Guard::LaunchIsSettled);
     if unsettled && ray.is_none() {
@@ -134,6 +159,9 @@ fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
 /// Whether a node's processes are known to be gone, and what they wrote last. Only an observation that saw
 /// everything, after the launch, can tell.
 fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
+    if record.offering.is_some() {
+        return instance_gone(draft, record);
+    }
     let processes = &draft.snapshot.seen.processes;
     let nothing = Processes::new();
     let (at, seen) = match processes.fresh() {
@@ -152,14 +180,66 @@ fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
     (!alive).then(|| node.output.clone())
 }
 
+/// Which instance a node is, and since when EC2 does not list it.
+fn absorb_instance(draft: &mut Draft<'_>, name: &NodeName) {
+    let (Some((at, instances)), now) = (draft.snapshot.seen.instances.fresh(), draft.now) else { return };
+    let Some(record) = draft.record.nodes.get_mut(name).filter(|record| record.offering.is_some()) else {
+        return;
+    };
+    let own = instances.iter().find(|(_, instance)| instance.launch.as_ref() == Some(&record.launch));
+    match own {
+        Some((id, _)) => {
+            record.instance = Some(id.clone());
+            record.missing_since = None;
+        }
+        None if at >= record.state.since() => {
+            let since = *record.missing_since.get_or_insert(now);
+            draft.is_due(since + UNLISTED);
+        }
+        None => {}
+    }
+}
+
+/// Whether a node's instance is known to have ended, or to be as good as that, and why. That EC2 does not list it once
+/// says nothing.
+fn instance_gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
+    let (at, instances) = draft.snapshot.seen.instances.fresh()?;
+    if at < record.state.since() && draft.guarded(Guard::AbsenceIsRecent) {
+        return None;
+    }
+    let own = instances.values().find(|instance| instance.launch.as_ref() == Some(&record.launch));
+    let Some(instance) = own else {
+        let since = record.missing_since?;
+        return (draft.now >= since + UNLISTED).then(|| "EC2 does not know its instance".to_owned());
+    };
+    // What is wanted gone is gone when nothing on it can be alive; what is wanted is lost when it leaves.
+    let gone = match record.state {
+        NodeState::Terminating { .. } => instance.phase == InstancePhase::Terminated,
+        _ => !instance.phase.is_up(),
+    };
+    let why = if instance.reason.is_empty() { "its instance has ended" } else { &instance.reason };
+    gone.then(|| why.to_owned())
+}
+
+/// How long a node may take to join.
+fn join_timeout(draft: &Draft<'_>) -> Span {
+    let aws = draft.cluster().and_then(|cluster| cluster.spec.aws());
+    aws.map_or(draft.snapshot.settings.join_timeout, |aws| aws.join_timeout)
+}
+
 /// A node that cannot be used any more: what is left of it is ended. Without a head nothing can be used.
 fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause: String) {
     draft.cluster_event(EventType::Warning, reason, format!("node {name} is lost: {}", cause.trim()));
     if reason != "NodeLost" {
-        let before = draft.record.trouble.as_ref();
         let message = format!("node {name}: {}", cause.trim());
-        draft.record.trouble =
-            Some(more_trouble(before, draft.now, LONGEST_TROUBLE, "CannotLaunch", message));
+        match failing_group(draft, name) {
+            Some((group, template)) => fail_group(draft, group, template, message),
+            None => {
+                let before = draft.record.trouble.as_ref();
+                draft.record.trouble =
+                    Some(more_trouble(before, draft.now, LONGEST_TROUBLE, "CannotLaunch", message));
+            }
+        }
     }
     draft.record.ending |= head;
     for (other, record) in &mut draft.record.nodes {
@@ -168,6 +248,28 @@ fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause:
             record.state = NodeState::Terminating { since: draft.now, cause };
         }
     }
+}
+
+/// The group on EC2 of a node that has not come to be, and what it was to be.
+fn failing_group(draft: &Draft<'_>, name: &NodeName) -> Option<(String, Digest)> {
+    let record = draft.record.nodes.get(name).filter(|record| record.offering.is_some())?;
+    Some((record.group.clone()?, digest_of(&record.template)))
+}
+
+/// One more instance of a group that was paid for and was of no use. Other groups are not concerned.
+fn fail_group(draft: &mut Draft<'_>, group: String, template: Digest, message: String) {
+    let before = draft.record.failing_groups.get(&group).filter(|failing| failing.template == template);
+    let before = before.map(|failing| &failing.trouble);
+    let count = before.map_or(0, |trouble| trouble.count) + 1;
+    let wait = if count < FAILURES_IN_A_ROW { FAILED_LAUNCH * count as i32 } else { PAUSED_GROUP };
+    let message = match count {
+        FAILURES_IN_A_ROW.. => {
+            format!("paused after {count} nodes in a row that did not come to be; {message}")
+        }
+        _ => message,
+    };
+    let trouble = Trouble { count, until: draft.now + wait, reason: "GroupFailing".to_owned(), message };
+    draft.record.failing_groups.insert(group, FailingGroup { template, trouble });
 }
 
 /// How long after the death of a bridge its workers may live.

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::autoscaler;
 use super::capacity::Capacity;
-use super::cluster::{is_leaving, is_ours};
+use super::cluster::is_leaving;
 use super::draft::{Draft, JobDraft};
 use super::notices;
 use super::scaling::{Decision, Question, decide};
@@ -252,7 +252,7 @@ fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<Room> {
             Room { place: Place::Node(node.name), ready, leaving, free: node.capacity }
         })
         .collect();
-    if is_ours(cluster) && !draft.record.ending {
+    if cluster.spec.is_ours() && !draft.record.ending {
         for group in &cluster.spec.worker_groups {
             let existing =
                 draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
@@ -288,7 +288,7 @@ impl Draft<'_> {
     /// The cluster's nodes: those we launched, or, on somebody else's cluster, those Ray has.
     pub(super) fn nodes(&self) -> Vec<NodeView> {
         match self.cluster() {
-            Some(cluster) if is_ours(cluster) => self.own_nodes(cluster),
+            Some(cluster) if cluster.spec.is_ours() => self.own_nodes(cluster),
             Some(_) => self.foreign_nodes(),
             None => Vec::new(),
         }

@@ -30,7 +30,7 @@ impl Capacity {
         let resources = &template.resources;
         Self {
             cpu: resources.cpu.unwrap_or_default().0,
-            gpu: u64::from(resources.gpu),
+            gpu: u64::from(resources.gpu.unwrap_or_default()),
             memory: resources.memory.map(|bytes| bytes.0),
             custom: thousandths(&resources.custom),
         }

@@ -3,6 +3,8 @@
 use super::autoscaler;
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::nodes;
+use super::offers;
+use super::orphans;
 use super::report::Waiting;
 use super::snapshot::Removal;
 use crate::action::{Effect, Target};
@@ -17,9 +19,6 @@ use crate::api::status::RayClusterStatus;
 use crate::api::units::{MilliCpu, Span};
 use crate::api::words::count_are;
 
-/// EC2's instance metadata service, as every instance sees it.
-const EC2_METADATA: &str = "http://169.254.169.254";
-
 /// The name of the cluster that jobs without `clusterRef` use.
 pub const LOCAL_CLUSTER: &str = "local";
 
@@ -29,11 +28,6 @@ const LONGEST_TROUBLE: Span = Span::from_secs(60);
 /// Whether the cluster may go, or must: its jobs are stopped and its nodes ended.
 pub(super) fn is_leaving(cluster: &RayCluster) -> bool {
     cluster.metadata.is_deleting() || cluster.spec.suspend
-}
-
-/// Whether the cluster's nodes are ours to launch and end.
-pub(super) fn is_ours(cluster: &RayCluster) -> bool {
-    matches!(cluster.spec.provider, Provider::Local(_))
 }
 
 /// Plans the cluster's life, up to where workers can be placed.
@@ -58,7 +52,13 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     match draft.record.incarnation.clone() {
         None => open(draft),
         Some(incarnation) => {
-            if is_ours(cluster) && !nodes::ensure_head(draft, cluster) {
+            if let Some(network) = &incarnation.aws
+                && !offers::is_known(&cluster.spec, network)
+            {
+                // The manifest names what was not looked up yet. What runs goes on.
+                open(draft);
+            }
+            if cluster.spec.is_ours() && !nodes::ensure_head(draft, cluster) {
                 return;
             }
             ensure_agent(draft, &incarnation);
@@ -75,15 +75,6 @@ fn provide(draft: &mut Draft<'_>) {
     }
 }
 
-/// Where the slots of a cluster ask whether their node will be taken away.
-pub(super) fn metadata_endpoint(cluster: &RayCluster) -> Option<String> {
-    let given = cluster.spec.metadata_endpoint.clone();
-    match cluster.spec.provider {
-        Provider::Local(_) => given,
-        Provider::Existing(_) => given.or_else(|| Some(EC2_METADATA.to_owned())),
-    }
-}
-
 /// One node with everything this machine has.
 fn built_in(draft: &Draft<'_>) -> RayCluster {
     let machine = draft.snapshot.settings.machine;
@@ -91,7 +82,7 @@ fn built_in(draft: &Draft<'_>) -> RayCluster {
     metadata.labels.insert(BUILT_IN.to_owned(), "true".to_owned());
     let resources = NodeResources {
         cpu: Some(MilliCpu(u64::from(machine.cpus) * 1000)),
-        gpu: machine.gpus,
+        gpu: Some(machine.gpus),
         memory: Some(machine.memory),
         ..NodeResources::default()
     };
@@ -138,7 +129,7 @@ fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
         }
         return;
     }
-    if let (false, Some(agent)) = (is_ours(cluster), draft.record.agent.clone()) {
+    if let (false, Some(agent)) = (cluster.spec.is_ours(), draft.record.agent.clone()) {
         if autoscaler::scales(cluster) && !autoscaler::release(draft, cluster) {
             let message = "what was asked of Ray's autoscaler is being taken back";
             draft.report.cluster.waiting.push(Waiting::going_on("ReleasingNodes", message));
@@ -164,6 +155,9 @@ fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
 }
 
 fn close_when_empty(draft: &mut Draft<'_>) {
+    if let (true, Some(obstacle)) = (draft.record.nodes.is_empty(), orphans::obstacle(draft)) {
+        return draft.report.cluster.waiting.push(Waiting::going_on("EndingInstances", obstacle));
+    }
     if let (true, Some(incarnation)) = (draft.record.nodes.is_empty(), draft.record.incarnation.clone()) {
         draft.intend(Effect::CloseCluster { incarnation: incarnation.id });
     }
@@ -176,8 +170,10 @@ fn open(draft: &mut Draft<'_>) {
         draft.report.cluster.waiting.push(Waiting::blocked("CannotOpen", trouble.message));
         return;
     }
-    let incarnation = match draft.pending(&Target::Cluster).map(|intent| intent.effect.clone()) {
-        Some(Effect::OpenCluster { incarnation }) => incarnation,
+    let pending = draft.pending(&Target::Cluster).map(|intent| intent.effect.clone());
+    let incarnation = match (&draft.record.incarnation, pending) {
+        (Some(open), _) => open.id.clone(),
+        (None, Some(Effect::OpenCluster { incarnation })) => incarnation,
         _ => draft.id("r"),
     };
     draft.intend(Effect::OpenCluster { incarnation });

@@ -111,7 +111,7 @@ impl Draft<'_> {
 
     /// Nodes on which slots of a job were, and of which the provider says that nothing on them is alive.
     fn fenced(&self, job: &JobDraft<'_>) -> BTreeSet<RayNodeId> {
-        let ours = self.cluster().is_some_and(super::cluster::is_ours);
+        let ours = self.cluster().is_some_and(|cluster| cluster.spec.is_ours());
         let known = |ray: &RayNodeId| self.record.nodes.values().any(|node| node.ray.as_ref() == Some(ray));
         let slots = job.living_bridge().into_iter().flat_map(|bridge| &bridge.slots);
         slots.map(|slot| slot.node.clone()).filter(|ray| ours && !known(ray)).collect()
@@ -212,7 +212,10 @@ fn document(
         fence_until: job.record.fence_until,
         progress_deadline: spec.progress_deadline,
         save_request: open_request(job),
-        metadata_endpoint: draft.cluster().and_then(super::cluster::metadata_endpoint),
+        metadata_endpoint: draft
+            .cluster()
+            .and_then(|cluster| cluster.spec.metadata_endpoint())
+            .map(str::to_owned),
         min_replicas: spec.min_replicas,
     }
 }

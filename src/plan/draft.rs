@@ -25,6 +25,7 @@ const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(30);
 /// A plan in the making.
 pub(super) struct Draft<'a> {
     pub(super) snapshot: &'a Snapshot,
+    cluster: Option<&'a RayCluster>,
     pub(super) now: Timestamp,
     pub(super) record: ClusterRecord,
     pub(super) jobs: Vec<JobDraft<'a>>,
@@ -94,13 +95,15 @@ impl<'a> JobDraft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+    /// A plan to be made from a snapshot, for its cluster with all that follows from what is known of it.
+    pub(super) fn new(snapshot: &'a Snapshot, cluster: Option<&'a RayCluster>) -> Self {
         let mut jobs: Vec<JobDraft<'_>> =
             snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect();
         // Of two that want the same room the first gets it.
         jobs.sort_by_key(JobDraft::turn);
         Self {
             snapshot,
+            cluster,
             now: snapshot.now,
             record: snapshot.record.clone(),
             jobs,
@@ -117,7 +120,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn cluster(&self) -> Option<&'a RayCluster> {
-        self.snapshot.cluster.as_ref()
+        self.cluster
     }
 
     pub(super) fn agent(&self) -> Option<(Timestamp, &'a AgentState)> {

@@ -16,6 +16,8 @@ mod draft;
 pub mod guards;
 mod nodes;
 mod notices;
+mod offers;
+mod orphans;
 pub mod report;
 mod room;
 pub mod scaling;
@@ -32,20 +34,21 @@ pub use snapshot::{Plan, Snapshot};
 
 /// Decides what is to be kept and done.
 pub fn plan(snapshot: &Snapshot) -> Plan {
-    let mut draft = Draft::new(snapshot);
+    let resolved = offers::resolved(snapshot);
+    let mut draft = Draft::new(snapshot, resolved.as_ref().or(snapshot.cluster.as_ref()));
     settle::settle(&mut draft);
     clock::set_back(&mut draft);
     absorb::absorb(&mut draft);
     cluster::plan(&mut draft);
     let allocation = allocation::allocate(&draft);
     if let Some(cluster) =
-        draft.cluster().filter(|cluster| cluster::is_ours(cluster) && !cluster::is_leaving(cluster))
+        draft.cluster().filter(|cluster| cluster.spec.is_ours() && !cluster::is_leaving(cluster))
         && !draft.record.ending
     {
         nodes::plan(&mut draft, cluster, &allocation);
     }
     if let Some(cluster) =
-        draft.cluster().filter(|cluster| !cluster::is_ours(cluster) && !cluster::is_leaving(cluster))
+        draft.cluster().filter(|cluster| !cluster.spec.is_ours() && !cluster::is_leaving(cluster))
     {
         autoscaler::plan(&mut draft, cluster, &allocation);
     }
@@ -54,5 +57,6 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     notices::drain_foreign(&mut draft);
     let held = allocation::held_slots(&draft);
     nodes::finish_leaving(&mut draft, &held);
+    orphans::plan(&mut draft);
     draft.finish()
 }

@@ -2,17 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
+
 use super::allocation::Allocation;
 use super::draft::Draft;
 use super::guards::Guard;
+use super::offers;
 use super::report::Waiting;
 use crate::action::Effect;
 use crate::api::cluster::{NodeTemplate, WorkerGroup};
 use crate::api::event::EventType;
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::object::RayCluster;
-use crate::api::record::{NodeRecord, NodeState};
+use crate::api::record::{NodeRecord, NodeState, digest_of};
 use crate::api::words::count_are;
+
+/// How long an instance may take to end before it is told so again: EC2 gives its system some minutes.
+const INSTANCE_END: SignedDuration = SignedDuration::from_mins(10);
 
 /// Launches the head if there is none; says whether there is one that is not being ended.
 pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
@@ -33,8 +39,10 @@ pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
                 return false;
             }
             let name = NodeName(format!("{}-head", cluster.metadata.name));
-            launch(draft, name, None, cluster.spec.head.clone());
-            draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", "the head is being started"));
+            if launch(draft, cluster, name, None, cluster.spec.head.clone()) {
+                let message = "the head is being started";
+                draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", message));
+            }
             false
         }
     }
@@ -139,6 +147,9 @@ fn launch_missing(
         u32::try_from(nodes.count()).unwrap_or(u32::MAX)
     };
     let every = draft.guarded(Guard::EveryNodeCounts);
+    if count(draft, false) < wanted && is_failing(draft, group) {
+        return;
+    }
     while count(draft, false) < wanted && count(draft, every) < group.max_nodes {
         if let Some(trouble) = draft.record.trouble.clone()
             && !draft.is_due(trouble.until)
@@ -148,22 +159,67 @@ fn launch_missing(
         }
         let name =
             NodeName(format!("{}-{}-{}", cluster.metadata.name, group.name, draft.record.launched + 1));
-        launch(draft, name, Some(group.name.clone()), group.template.clone());
+        if !launch(draft, cluster, name, Some(group.name.clone()), group.template.clone()) {
+            return;
+        }
     }
 }
 
-/// A new node, and the intent that starts it.
-fn launch(draft: &mut Draft<'_>, name: NodeName, group: Option<String>, template: NodeTemplate) {
+/// Whether a group's nodes did not come to be, again and again, and are not tried again yet.
+fn is_failing(draft: &mut Draft<'_>, group: &WorkerGroup) -> bool {
+    let Some(failing) = draft.record.failing_groups.get(&group.name).cloned() else { return false };
+    if failing.template != digest_of(&group.template) {
+        draft.record.failing_groups.remove(&group.name);
+        return false;
+    }
+    if !draft.is_due(failing.trouble.until) {
+        let message = format!("group {}: {}", group.name, failing.trouble.message);
+        draft.report.cluster.waiting.push(Waiting::blocked("GroupFailing", message));
+        return true;
+    }
+    // One more is tried; the others wait for what comes of it.
+    draft.record.nodes.values().any(|node| {
+        node.group.as_ref() == Some(&group.name) && matches!(node.state, NodeState::Launching { .. })
+    })
+}
+
+/// A new node, and the intent that starts it; says whether there is anything to be asked for.
+fn launch(
+    draft: &mut Draft<'_>,
+    cluster: &RayCluster,
+    name: NodeName,
+    group: Option<String>,
+    template: NodeTemplate,
+) -> bool {
+    let offering = match offers::choose(draft, cluster, group.as_deref(), &template) {
+        Ok(offering) => offering,
+        Err(none) => {
+            if let Some(until) = none.until {
+                draft.wake(until);
+            }
+            draft.report.cluster.waiting.push(Waiting::blocked("NoCapacity", none.message));
+            return false;
+        }
+    };
     draft.record.launched += 1;
     let index = draft.record.launched;
     let launch = IntentId(draft.id("n"));
-    let effect =
-        Effect::LaunchNode { node: name.clone(), head: group.is_none(), index, template: template.clone() };
+    let effect = Effect::LaunchNode {
+        node: name.clone(),
+        group: group.clone(),
+        index,
+        template: Box::new(template.clone()),
+        offering: offering.clone(),
+    };
     let record = NodeRecord {
         group,
         index,
         launch: launch.clone(),
         template,
+        offering,
+        instance: None,
+        missing_since: None,
+        ended: None,
         state: NodeState::Launching { since: draft.now },
         ray: None,
         idle_since: None,
@@ -172,6 +228,7 @@ fn launch(draft: &mut Draft<'_>, name: NodeName, group: Option<String>, template
     draft.cluster_event(EventType::Normal, "NodeLaunched", format!("node {name} is launched"));
     draft.record.nodes.insert(name, record);
     draft.start(launch, effect);
+    true
 }
 
 /// A launch that is not settled stays wanted.
@@ -240,8 +297,22 @@ fn drain(draft: &mut Draft<'_>, name: &NodeName, cause: &str) {
 }
 
 fn end(draft: &mut Draft<'_>, name: &NodeName, node: &NodeRecord) {
-    let effect = Effect::TerminateNode { node: name.clone(), launch: node.launch.clone(), index: node.index };
-    draft.intend(effect);
+    // EC2 was told; that its instance has ended is for it to say.
+    if node.ended.is_some_and(|ended| !draft.is_due(ended + INSTANCE_END)) {
+        return;
+    }
+    draft.intend(Effect::TerminateNode {
+        node: name.clone(),
+        launch: node.launch.clone(),
+        index: node.index,
+        since: node.state.since(),
+    });
+}
+
+/// A node of which nothing is left.
+pub(super) fn forget(draft: &mut Draft<'_>, name: &NodeName) {
+    draft.record.nodes.remove(name);
+    draft.cluster_event(EventType::Normal, "NodeTerminated", format!("node {name} is gone"));
 }
 
 /// Whether Ray has let go of a node, or says that it starts nothing more on it.

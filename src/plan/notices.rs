@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::cluster::is_ours;
 use super::draft::Draft;
+use super::offers;
 use crate::action::Effect;
 use crate::api::event::EventType;
 use crate::api::ids::{NodeName, RayNodeId};
@@ -41,7 +41,11 @@ pub(super) fn absorb(draft: &mut Draft<'_>) {
 
 /// Has Ray start nothing more on nodes of somebody else that will soon be gone.
 pub(super) fn drain_foreign(draft: &mut Draft<'_>) {
-    let Some((_, agent)) = draft.agent().filter(|_| !draft.cluster().is_none_or(is_ours)) else { return };
+    let Some((_, agent)) =
+        draft.agent().filter(|_| !draft.cluster().is_none_or(|cluster| cluster.spec.is_ours()))
+    else {
+        return;
+    };
     for node in agent.nodes.iter().filter(|node| node.alive && !node.draining && !node.head) {
         if draft.record.notices.get(&node.id).is_some_and(|notice| is_urgent(notice, draft.now)) {
             draft.intend(Effect::DrainNode { node: NodeName(node.address.clone()), ray: node.id.clone() });
@@ -126,6 +130,9 @@ fn note(draft: &mut Draft<'_>, report: &NoticeReport, heard: Timestamp, deadline
         draft.record.notices.insert(report.node.clone(), notice);
     }
     draft.cluster_event(EventType::Warning, "NodeNotice", message);
+    if report.kind == NoticeKind::SpotInterruption {
+        offers::interrupted(draft, &name);
+    }
 }
 
 /// The node that a notice is for, and what is known of it; `None` if there is no such node.
@@ -134,7 +141,8 @@ fn place<'d>(draft: &'d Draft<'_>, ray: &RayNodeId) -> Option<(NodeName, Option<
     if let Some((name, node)) = own {
         return Some((name.clone(), node.notice.as_ref()));
     }
-    let (_, agent) = draft.agent().filter(|_| !draft.cluster().is_none_or(is_ours))?;
+    let (_, agent) =
+        draft.agent().filter(|_| !draft.cluster().is_none_or(|cluster| cluster.spec.is_ours()))?;
     let node = agent.nodes.iter().find(|node| node.id == *ray && node.alive)?;
     Some((NodeName(node.address.clone()), draft.record.notices.get(ray)))
 }

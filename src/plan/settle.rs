@@ -1,10 +1,12 @@
 //! What came of effects: results go into the records, failures are tried again or given up.
 
 use super::draft::{Draft, more_trouble};
+use super::nodes;
+use super::offers;
 use crate::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
 use crate::api::event::EventType;
 use crate::api::ids::Uid;
-use crate::api::record::{AgentRecord, ArtifactsRecord, JobRecord, NodeState};
+use crate::api::record::{AgentRecord, ArtifactsRecord, Incarnation, JobRecord, NodeState};
 use crate::api::units::Span;
 
 /// After a cluster could not be opened or a node not launched, the longest wait until it is tried again.
@@ -50,7 +52,9 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             if let EffectResult::Opened(incarnation) = result {
                 // That nodes cannot be launched is over when one has joined.
                 draft.record.trouble.take_if(|trouble| trouble.reason == "CannotOpen");
-                draft.record.incarnation = Some(*incarnation);
+                let since =
+                    draft.record.incarnation.as_ref().map_or(incarnation.since, |before| before.since);
+                draft.record.incarnation = Some(Incarnation { since, ..*incarnation });
             }
         }
         Effect::CloseCluster { .. } => {
@@ -58,7 +62,10 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             draft.record.agent = None;
             draft.record.ending = false;
         }
-        Effect::LaunchNode { node, .. } => {
+        Effect::LaunchNode { node, offering, .. } => {
+            if let Some(offering) = offering {
+                offers::granted(draft, offering);
+            }
             // What was seen before this moment says nothing about the node's processes.
             if let Some(record) = draft.record.nodes.get_mut(node)
                 && matches!(record.state, NodeState::Launching { .. })
@@ -67,11 +74,15 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             }
         }
         Effect::TerminateNode { node, launch, .. } => {
-            if draft.record.nodes.get(node).is_some_and(|record| record.launch == *launch) {
-                draft.record.nodes.remove(node);
-                draft.cluster_event(EventType::Normal, "NodeTerminated", format!("node {node} is gone"));
+            let record = draft.record.nodes.get_mut(node).filter(|record| record.launch == *launch);
+            match record {
+                // An instance takes a while to end, and what is on it may live until then.
+                Some(record) if record.offering.is_some() => record.ended = Some(at),
+                Some(_) => nodes::forget(draft, node),
+                None => {}
             }
         }
+        Effect::TerminateInstance { .. } => {}
         Effect::DrainNode { .. } | Effect::SendCheckpoint { .. } | Effect::RequestResources { .. } => {}
         Effect::SendDocument { job, revision } => {
             if let Some(record) = job_record(draft, job) {
@@ -118,6 +129,14 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
 fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &EffectError) {
     let (name, message) = (intent.effect.name(), error.message.clone());
     match (&intent.effect, error.kind) {
+        (
+            Effect::LaunchNode { node, offering: Some(offering), .. },
+            ErrorKind::NoCapacity | ErrorKind::SubnetFull | ErrorKind::MarketLimit,
+        ) => {
+            offers::refused(draft, offering, error.kind, &message, &intent.id, at);
+            draft.cluster_event(EventType::Warning, "NoCapacity", message);
+            draft.record.nodes.remove(node);
+        }
         // Refused by the cluster or the machine: said, and tried again with patience, from the beginning.
         (Effect::OpenCluster { .. }, _)
         | (Effect::LaunchNode { .. }, ErrorKind::Rejected | ErrorKind::NotFound) => {

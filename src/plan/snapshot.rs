@@ -11,7 +11,7 @@ use crate::api::event::NewEvent;
 use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
-use crate::api::observed::{Observed, Processes};
+use crate::api::observed::{Instances, Observed, Processes};
 use crate::api::record::{ClusterRecord, JobRecord};
 use crate::api::units::{Bytes, Span};
 use crate::api::wire::AgentState;
@@ -21,6 +21,8 @@ use crate::api::wire::AgentState;
 pub struct Seen {
     /// Its nodes' processes, where they run on this machine.
     pub processes: Observed<Processes>,
+    /// Its instances, where they are EC2's.
+    pub instances: Observed<Instances>,
     /// What its agent says.
     pub agent: Observed<AgentState>,
     /// Whether the Ray job that the agent is has ended, and with what message. Looked at only while the agent

@@ -43,6 +43,7 @@ impl Existing {
             ray_version: version,
             missing: Vec::new(),
             local: None,
+            aws: None,
         })
     }
 }

@@ -2,18 +2,25 @@
 //!
 //! Nothing here decides anything. Every call can be repeated: it looks for what it was to make before it makes it.
 
+#[cfg(feature = "ec2")]
+pub mod aws;
 pub mod existing;
 pub mod local;
 pub mod ray;
 
 use std::path::{Path, PathBuf};
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 
 use crate::action::{EffectError, ErrorKind};
+use crate::api::aws::Offering;
 use crate::api::cluster::{NodeTemplate, Provider, RayClusterSpec};
-use crate::api::ids::{IntentId, NodeName};
+use crate::api::ids::{InstanceId, IntentId, NodeName};
 use crate::api::meta::ObjectKey;
+use crate::api::object::RayCluster;
+use crate::api::observed::Instances;
 use crate::api::record::Incarnation;
 use crate::api::units::Span;
 
@@ -24,12 +31,14 @@ pub struct NodeLaunch {
     pub name: NodeName,
     /// The intent it is launched by; its processes carry this.
     pub launch: IntentId,
-    /// Whether it is the head.
-    pub head: bool,
     /// The how-many-eth launch of the cluster it is.
     pub index: u64,
+    /// Its group; none is the head.
+    pub group: Option<String>,
     /// What it is.
     pub template: NodeTemplate,
+    /// What EC2 is asked for.
+    pub offering: Option<Offering>,
     /// How long a node of its cluster may not answer before it is taken for lost.
     pub failure_timeout: Span,
 }
@@ -43,6 +52,8 @@ pub struct EndedNode {
     pub launch: IntentId,
     /// The how-many-eth launch of the cluster it was.
     pub index: u64,
+    /// Since when it has been wanted gone.
+    pub since: Timestamp,
 }
 
 /// What a new incarnation is made from.
@@ -85,7 +96,7 @@ pub trait NodeProvider: Send + Sync {
         node: NodeLaunch,
     ) -> BoxFuture<'a, Result<(), EffectError>>;
 
-    /// Ends whatever was started for a launch; when this returns nothing of it lives.
+    /// Ends whatever was started for a launch; when this returns nothing of it lives, or EC2 was told to end it.
     ///
     /// # Errors
     /// If something cannot be ended.
@@ -94,14 +105,42 @@ pub trait NodeProvider: Send + Sync {
         cluster: &'a ObjectKey,
         ended: EndedNode,
     ) -> BoxFuture<'a, Result<(), EffectError>>;
+
+    /// All instances that carry the cluster's mark, whatever incarnation they are of.
+    ///
+    /// # Errors
+    /// If they cannot all be listed.
+    fn instances(&self) -> BoxFuture<'_, Result<Instances, EffectError>> {
+        async { Ok(Instances::new()) }.boxed()
+    }
+
+    /// Ends an instance that carries the cluster's mark.
+    ///
+    /// # Errors
+    /// If it cannot be ended, or is not the cluster's.
+    fn end_instance<'a>(&'a self, instance: &'a InstanceId) -> BoxFuture<'a, Result<(), EffectError>> {
+        async move { Err(rejected(format!("instance {instance} is not on EC2"))) }.boxed()
+    }
 }
 
 /// The provider that a cluster's manifest names.
-pub fn for_spec(spec: &RayClusterSpec, directories: &Directories) -> Box<dyn NodeProvider> {
-    match spec.provider {
+///
+/// # Errors
+/// If this program was built without it.
+pub fn for_cluster(
+    cluster: &RayCluster,
+    directories: &Directories,
+) -> Result<Box<dyn NodeProvider>, EffectError> {
+    Ok(match &cluster.spec.provider {
         Provider::Local(_) => Box::new(local::Local::new(directories.clone())),
         Provider::Existing(_) => Box::new(existing::Existing::new(directories.clone())),
-    }
+        #[cfg(feature = "ec2")]
+        Provider::Aws(_) => Box::new(aws::Aws::new(cluster.clone(), directories.clone())),
+        #[cfg(not(feature = "ec2"))]
+        Provider::Aws(_) => {
+            return Err(rejected("this rayconcile was built without EC2 (its feature `ec2`)"));
+        }
+    })
 }
 
 /// Where things are kept on this machine.

@@ -233,6 +233,7 @@ impl World {
                 self.check_termination(key, launch);
                 self.end_machine(key, launch);
             }
+            Effect::TerminateInstance { .. } => {}
             Effect::DrainNode { ray: node, .. } => {
                 let session = self.agent(call)?;
                 self.in_ray(key, &session, |ray, env| ray.drain(node, env)).unwrap_or(Ok(()))?;
@@ -292,11 +293,12 @@ impl World {
             ray_version: "2.60.0".to_owned(),
             missing: Vec::new(),
             local: (!call.foreign).then_some(local),
+            aws: None,
         })
     }
 
     fn launch(&mut self, call: &Call) -> Result<(), EffectError> {
-        let Effect::LaunchNode { node, head, template, .. } = &call.intent.effect else { return Ok(()) };
+        let Effect::LaunchNode { node, group, template, .. } = &call.intent.effect else { return Ok(()) };
         let (key, launch) = (&call.key, &call.intent.id);
         let incarnation =
             call.incarnation.as_ref().ok_or_else(|| error(ErrorKind::Rejected, "the cluster is not open"))?;
@@ -304,21 +306,20 @@ impl World {
         if site.machines.get(launch).is_some_and(|machine| site.lives(machine)) {
             return Ok(());
         }
-        if site.hopeless && !head {
+        if site.hopeless && group.is_some() {
             return Err(error(ErrorKind::Rejected, "there is no capacity"));
         }
         if self.faulty(self.faults.rejected_launches) {
             return Err(error(ErrorKind::Rejected, "it cannot be started now"));
         }
-        let group = self.store.records.get(key).and_then(|record| record.nodes.get(node)?.group.clone());
         let sound = !self.faulty(self.faults.bad_machines);
         let now = self.now;
         let machine = Machine {
             name: node.clone(),
             incarnation: incarnation.id.clone(),
-            head: *head,
-            group,
-            template: template.clone(),
+            head: group.is_none(),
+            group: group.clone(),
+            template: (**template).clone(),
             launched: now,
             sound,
             leader: true,

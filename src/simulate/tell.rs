@@ -98,6 +98,7 @@ pub(super) fn effect(effect: &Effect) -> String {
         Effect::LaunchNode { node, .. } => format!("launch node {node}"),
         Effect::DrainNode { node, .. } => format!("drain node {node}"),
         Effect::TerminateNode { node, .. } => format!("end node {node}"),
+        Effect::TerminateInstance { instance } => format!("end instance {instance}"),
         Effect::SubmitAgent { .. } => "submit the agent".to_owned(),
         Effect::StopAgent { .. } => "stop the agent".to_owned(),
         Effect::RequestResources { bundles } => {

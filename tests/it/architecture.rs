@@ -5,18 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const RULES: [(&str, &[&str]); 12] = [
+const RULES: [(&str, &[&str]); 13] = [
     ("api", &[]),
     ("action", &["api"]),
     ("goodput", &["api"]),
     ("manifest", &["api"]),
+    ("convert", &["api", "manifest"]),
     ("store", &["api", "action"]),
     ("plan", &["api", "action", "goodput"]),
     ("provider", &["api", "action"]),
     ("controller", &["api", "action", "goodput", "manifest", "store", "plan", "provider"]),
     ("server", &["api", "manifest", "store"]),
     ("client", &["api"]),
-    ("cli", &["api", "client", "manifest", "plan", "store"]),
+    ("cli", &["api", "client", "convert", "manifest", "plan", "store"]),
     ("simulate", &["api", "action", "goodput", "plan"]),
 ];
 

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod cli;
+mod convert;
 mod gitops;
 mod manifest;
 mod plan;

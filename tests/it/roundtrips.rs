@@ -5,15 +5,18 @@ use std::fmt::Debug;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rayconcile::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
+use rayconcile::api::aws::*;
 use rayconcile::api::cluster::{NodeResources, NodeTemplate};
 use rayconcile::api::condition::{Condition, Truth};
 use rayconcile::api::document::*;
-use rayconcile::api::ids::{CheckpointId, Digest, GroupNumber, IntentId, NodeName, RayNodeId, SlotId, Uid};
+use rayconcile::api::ids::{
+    CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, SlotId, Uid,
+};
 use rayconcile::api::job::{EnvVar, ValueSource, WorkerResources};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
 use rayconcile::api::record::*;
@@ -165,8 +168,9 @@ prop_compose! {
 prop_compose! {
     fn node_status()(name in text(), group in option::of(text()), state in text(), since in option::of(when()),
         address in option::of(text()), pid: Option<u32>, capacity in text(), workers: u32,
-        notice in option::of(text())) -> NodeStatus {
-        NodeStatus { name: NodeName(name), group, state, since, address, pid, capacity, workers, notice }
+        notice in option::of(text()), instance in option::of((option::of(text().prop_map(InstanceId)), text(), text(), market()))) -> NodeStatus {
+        let instance = instance.map(|(id, instance_type, zone, market)| InstanceStatus { id, instance_type, zone, market });
+        NodeStatus { name: NodeName(name), group, state, since, address, pid, capacity, workers, notice, instance }
     }
 }
 
@@ -180,19 +184,67 @@ prop_compose! {
     }
 }
 
+fn market() -> BoxedStrategy<MarketKind> {
+    select(vec![MarketKind::OnDemand, MarketKind::Spot]).boxed()
+}
+
 prop_compose! {
-    fn template()(cpu in option::of((0u64..1 << 40).prop_map(MilliCpu)), gpu: u32, memory in option::of(any::<u64>().prop_map(Bytes)),
-        custom in btree_map(text(), number(), 0..2), labels in btree_map(text(), text(), 0..2), store: u64) -> NodeTemplate {
-        NodeTemplate { resources: NodeResources { cpu, gpu, memory, custom }, labels, object_store_memory: Bytes(store) }
+    fn offering()(instance_type in text(), subnet in text(), zone in text(), market in market(),
+        max_price in option::of(text())) -> Offering {
+        Offering { instance_type, subnet, zone, market, max_price }
+    }
+}
+
+prop_compose! {
+    fn block_device()(device_name in text(), size in option::of(any::<u64>().prop_map(Bytes)), iops: Option<u32>, throughput: Option<u32>,
+        encrypted: Option<bool>, volume_type in select(vec![VolumeType::Gp3, VolumeType::Gp2, VolumeType::Io1, VolumeType::Io2,
+            VolumeType::St1, VolumeType::Sc1, VolumeType::Standard])) -> BlockDevice {
+        BlockDevice { device_name, size, volume_type, iops, throughput, encrypted }
+    }
+}
+
+prop_compose! {
+    fn instance()(types in vec(text(), 0..3), (image, by_id) in (text(), any::<bool>()), block_devices in vec(block_device(), 0..2),
+        data_path in option::of(text()), docker in option::of((text(), vec(text(), 0..3))),
+        file_systems in vec((text(), text(), text()), 0..2), setup_commands in vec(text(), 0..2),
+        ray_start in btree_map(text(), text(), 0..2), env in vec(variable(), 0..2)) -> Instance {
+        let docker = docker.map(|(image, run_options)| Docker { image, run_options });
+        let file_systems = file_systems.into_iter().map(|(id, mount_path, path)| FileSystem { id, mount_path, path }).collect();
+        let image = if by_id { Image::Id(image) } else { Image::Parameter(image) };
+        Instance { types, image, block_devices, data_path, docker, file_systems, setup_commands, ray_start, env }
+    }
+}
+
+prop_compose! {
+    fn template()(cpu in option::of((0u64..1 << 40).prop_map(MilliCpu)), gpu: Option<u32>, memory in option::of(any::<u64>().prop_map(Bytes)),
+        custom in btree_map(text(), number(), 0..2), labels in btree_map(text(), text(), 0..2), store: u64,
+        instance in option::of(instance())) -> NodeTemplate {
+        NodeTemplate { resources: NodeResources { cpu, gpu, memory, custom }, instance, labels, object_store_memory: Bytes(store) }
+    }
+}
+
+prop_compose! {
+    fn type_facts()(cpus: u32, gpus: u32, memory: u64, architectures in btree_set(text(), 0..2), spot: bool,
+        zones in btree_set(text(), 0..2)) -> TypeFacts {
+        TypeFacts { cpus, gpus, memory: Bytes(memory), architectures, spot, zones }
+    }
+}
+
+prop_compose! {
+    fn aws_network()(region in text(), subnets in vec((text(), text()), 0..3), security_groups in vec(text(), 0..2), head_interface in text(),
+        head_address in text(), token_parameter in option::of(text()), images in btree_map(text(), text(), 0..2),
+        types in btree_map(text(), type_facts(), 0..2)) -> AwsNetwork {
+        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types }
     }
 }
 
 prop_compose! {
     fn incarnation()(id in text(), since in when(), dashboard in text(), agent in text(), ray_version in text(),
-        missing in vec(text(), 0..2), local in option::of((text(), any::<u32>(), any::<[u16; 3]>()))) -> Incarnation {
+        missing in vec(text(), 0..2), local in option::of((text(), any::<u32>(), any::<[u16; 3]>())),
+        aws in option::of(aws_network())) -> Incarnation {
         let local = local.map(|(python, head, [gcs_port, dashboard_port, client_port])| LocalNetwork {
             python, head: Ipv4Addr::from(head), gcs_port, dashboard_port, client_port });
-        Incarnation { id, since, dashboard, agent, ray_version, missing, local }
+        Incarnation { id, since, dashboard, agent, ray_version, missing, local, aws }
     }
 }
 
@@ -223,8 +275,25 @@ prop_compose! {
 prop_compose! {
     fn node()(group in option::of(text()), index: u64, launch in text(), template in template(), state in node_state(),
         ray in option::of(text().prop_map(RayNodeId)), idle_since in option::of(when()),
-        notice in option::of(notice())) -> NodeRecord {
-        NodeRecord { group, index, launch: IntentId(launch), template, state, ray, idle_since, notice }
+        notice in option::of(notice()), offering in option::of(offering()), instance in option::of(text().prop_map(InstanceId)),
+        (missing_since, ended) in (option::of(when()), option::of(when()))) -> NodeRecord {
+        NodeRecord { group, index, launch: IntentId(launch), template, offering, instance, missing_since, ended, state, ray, idle_since, notice }
+    }
+}
+
+fn shortage() -> BoxedStrategy<Shortage> {
+    (0..3, text(), text(), market())
+        .prop_map(|(which, one, zone, market)| match which {
+            0 => Shortage::Type { instance_type: one, zone, market },
+            1 => Shortage::Subnet(one),
+            _ => Shortage::Market(market),
+        })
+        .boxed()
+}
+
+prop_compose! {
+    fn unavailable()(what in shortage(), count: u32, until in when(), message in text()) -> Unavailable {
+        Unavailable { what, count, until, message }
     }
 }
 
@@ -232,9 +301,13 @@ prop_compose! {
     fn cluster_record()(incarnation in option::of(incarnation()), ending: bool, nodes in btree_map(text().prop_map(NodeName), node(), 0..3),
         launched: u64, agent in option::of((text(), when(), any::<bool>())), trouble in option::of(trouble()),
         unused_since in option::of(when()),
-        notices in btree_map(text().prop_map(RayNodeId), notice(), 0..2)) -> ClusterRecord {
+        notices in btree_map(text().prop_map(RayNodeId), notice(), 0..2), unavailable in vec(unavailable(), 0..2),
+        failing_groups in btree_map(text(), (digest(), trouble()), 0..2),
+        orphans in btree_map(text().prop_map(InstanceId), when(), 0..2)) -> ClusterRecord {
         let agent = agent.map(|(submission, since, answered)| AgentRecord { submission, since, answered });
-        ClusterRecord { incarnation, ending, nodes, launched, agent, trouble, unused_since, notices }
+        let failing = |(group, (template, trouble))| (group, FailingGroup { template, trouble });
+        let failing_groups = failing_groups.into_iter().map(failing).collect();
+        ClusterRecord { incarnation, ending, nodes, launched, agent, trouble, unused_since, notices, failing_groups, unavailable, orphans }
     }
 }
 
@@ -272,7 +345,7 @@ prop_compose! {
 
 prop_compose! {
     fn document()(revision: u64, desired in desired(), slots in slots(), checkpoint_timeout in span(), checkpoint_interval in span(),
-        checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in proptest::collection::btree_set(text().prop_map(RayNodeId), 0..2),
+        checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in btree_set(text().prop_map(RayNodeId), 0..2),
         (fence_until, progress_deadline) in (option::of(when()), span()), save_request in option::of(text()),
         (metadata_endpoint, checkpoint_path) in (option::of(text()), option::of(text())), min_replicas: u32) -> Document {
         Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, checkpoint_path, artifacts, fenced, fence_until,
@@ -286,7 +359,7 @@ prop_compose! {
         artifacts in vec((group(), digest()), 0..2), failures: u32, trouble in option::of(trouble()),
         hints in option::of((group(), any::<u64>(), when(), number())), (started, fence_until) in (option::of(when()), option::of(when())),
         hints_seen in option::of((group(), any::<u64>())), wanting_since in option::of(when()), sent in option::of((any::<u64>(), when())),
-        (spoilt, checkpoint_request) in (proptest::collection::btree_set(checkpoint_id(), 0..3), option::of(checkpoint_request())),
+        (spoilt, checkpoint_request) in (btree_set(checkpoint_id(), 0..3), option::of(checkpoint_request())),
         (outcome, delivered, noted) in (option::of((text(), text(), when())), any::<bool>(), option::of((text(), any::<u64>())))) -> JobRecord {
         JobRecord {
             binding: binding.map(|(cluster, incarnation, bridge)| Binding { cluster, incarnation, bridge }),
@@ -314,28 +387,33 @@ prop_compose! {
 }
 
 fn effect() -> BoxedStrategy<Effect> {
-    let parts = (0..15, text(), text(), any::<(bool, u64)>(), template(), checkpoint(), digest());
+    let launch = (option::of(text()), template(), option::of(offering()));
+    let parts = (0..16, text(), text(), any::<(bool, u64)>(), when(), launch, checkpoint(), digest());
     parts
-        .prop_map(|(which, one, other, (head, index), template, checkpoint, digest)| {
+        .prop_map(|(which, one, other, (keep, index), since, launch, checkpoint, digest)| {
             let (node, job, id, group) =
                 (NodeName(one.clone()), Uid(one.clone()), checkpoint.id, checkpoint.id.group);
             match which {
                 0 => Effect::OpenCluster { incarnation: one },
                 1 => Effect::CloseCluster { incarnation: one },
-                2 => Effect::LaunchNode { node, head, index, template },
+                2 => {
+                    let (group, template, offering) = launch;
+                    Effect::LaunchNode { node, group, index, template: Box::new(template), offering }
+                }
                 3 => Effect::DrainNode { node, ray: RayNodeId(other) },
-                4 => Effect::TerminateNode { node, launch: IntentId(other), index },
+                4 => Effect::TerminateNode { node, launch: IntentId(other), index, since },
                 5 => Effect::SubmitAgent { submission: one },
                 6 => Effect::StopAgent { submission: one },
                 7 => Effect::SendDocument { job, revision: index },
                 8 => Effect::SendCheckpoint { job, id },
-                9 => Effect::RemoveBridge { job, keep: head },
+                9 => Effect::RemoveBridge { job, keep },
                 10 => Effect::FetchCheckpoint { job, checkpoint },
                 11 => Effect::FetchArtifacts { job, group, digest, size: Bytes(index) },
                 12 => Effect::DeliverArtifacts { job },
                 13 => Effect::RequestResources {
                     bundles: vec![ResourceBundles { resources: [(other, 1.5)].into(), count: 3 }],
                 },
+                14 => Effect::TerminateInstance { instance: InstanceId(one) },
                 _ => Effect::DropCheckpoint { job, id },
             }
         })
@@ -344,13 +422,16 @@ fn effect() -> BoxedStrategy<Effect> {
 
 prop_compose! {
     fn intent()(id in text(), cluster in key(), effect in effect(), created in when(), attempts: u32, not_before in when(),
-        last_error in option::of(text()), which in 0..5, at in when(), incarnation in incarnation(), message in text()) -> Intent {
+        last_error in option::of(text()), which in 0..8, at in when(), incarnation in incarnation(), message in text()) -> Intent {
         let failed = |kind| IntentState::Failed { at, error: EffectError { kind, message: message.clone() } };
         let state = match which {
             0 => IntentState::Pending,
             1 => IntentState::Done { at, result: EffectResult::Done },
             2 => IntentState::Done { at, result: EffectResult::Opened(Box::new(incarnation)) },
             3 => failed(ErrorKind::Unavailable),
+            4 => failed(ErrorKind::NoCapacity),
+            5 => failed(ErrorKind::SubnetFull),
+            6 => failed(ErrorKind::MarketLimit),
             _ => failed(ErrorKind::Rejected),
         };
         Intent { id: IntentId(id), cluster, effect, created, attempts, not_before, last_error, state }

@@ -9,6 +9,7 @@ mod apart;
 mod autoscaler;
 mod chaos;
 mod crashes;
+mod ec2;
 mod elastic;
 mod enclosed;
 #[allow(dead_code)]
@@ -24,6 +25,7 @@ mod notices;
 mod places;
 mod python;
 mod record;
+mod region;
 #[path = "../chaos/storm.rs"]
 mod storm;
 mod support;

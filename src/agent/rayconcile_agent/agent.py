@@ -10,8 +10,14 @@ dies it is submitted again, and finds the bridges where they were.
     GET    /v1/jobs/{uid}/log             a worker's output: group, rank, offset
     GET    /v1/jobs/{uid}/blobs/{digest}  a checkpoint or artifacts (ranges allowed)
     PUT    /v1/jobs/{uid}/blobs/{digest}  a checkpoint to start from
+    PUT    /v1/jobs/{uid}/blobs/{digest}/kept  the controller has it durably
     POST   /v1/nodes/{id}/drain           have Ray start nothing more on a node
     PUT    /v1/resources                  what Ray's autoscaler shall make room for
+    GET    /v1/life?address=A             who needs the node at that address; no token is asked for (`life.py`):
+        {"controllerS": seconds since a controller was heard, "jobS": seconds since a worker of a job was on that node,
+         or on any node if it is the head (0 while there is one), "unsafeCheckpoints": how many checkpoints and
+         artifacts on the head no controller is known to have durably, "joined": whether such a node is in the cluster};
+        an age is null if there was nothing of it since this process began
 """
 
 import asyncio
@@ -30,8 +36,9 @@ from ray.autoscaler.sdk import request_resources as ask_autoscaler
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from . import PROTOCOL, blobs
+from . import PROTOCOL, blobs, store
 from .bridge import Bridge
+from .life import Life
 from .reservation import LEASE_MARGIN_S, alive_nodes
 
 NAMESPACE = "rayconcile"
@@ -39,6 +46,7 @@ NODES_S = 0.5
 LOG_BYTES = 1 << 20
 MAX_WAIT_S = 60.0
 CLAIM = b"rayconcile:claim"
+LIFE = "/v1/life"
 
 
 class Agent:
@@ -62,6 +70,7 @@ class Agent:
         self.head = context.get_node_id()
         session = ray._private.worker._global_node.get_session_dir_path()
         self.directory = os.path.join(session, "rayconcile", "bridges")
+        self.life = Life(self.directory)
 
     def tell(self):
         self.version += 1
@@ -98,6 +107,7 @@ class Agent:
             # Even without news: steps go on, and ages are counted from now.
             report["received"] = time.monotonic()
             self.reports[uid] = report
+            self.life.note_report(report)
             self.tell()
 
     async def watch_nodes(self):
@@ -133,6 +143,10 @@ class Agent:
         }
         # Hints are the program's own text and may say NaN: they are strings here, so this is always JSON.
         return web.json_response(text=json.dumps(state, allow_nan=False))
+
+    async def tell_life(self, request):
+        address = request.query.get("address", "")
+        return web.json_response(self.life.describe(address, self.nodes, self.head, self.asking > 0))
 
     # --- What is asked ---------------------------------------------------------------------------------------
 
@@ -170,6 +184,8 @@ class Agent:
         uid = request.match_info["uid"]
         document = await request.json()
         self.ask(uid, document["revision"])
+        if restore := document["desired"].get("group", {}).get("restore"):
+            store.mark_place_kept(os.path.join(self.directory, uid, "blobs"), restore["group"], restore["number"])
         bridge = self.bridge(uid, document["job"])
         return web.json_response({"revision": await bridge.apply.remote(document)})
 
@@ -209,6 +225,13 @@ class Agent:
         _, path = self.blob_path(request)
         return web.FileResponse(path) if os.path.exists(path) else missing("blob")
 
+    async def keep_blob(self, request):
+        directory, path = self.blob_path(request)
+        if not os.path.exists(path):
+            missing("blob")
+        store.mark_kept(directory, request.match_info["digest"])
+        return web.json_response({})
+
     async def put_blob(self, request):
         directory, path = self.blob_path(request)
         query, digest = request.query, request.match_info["digest"]
@@ -237,6 +260,7 @@ class Agent:
             "at": time.monotonic(),
         }
         await bridge.add_blob.remote(description)
+        store.mark_kept(directory, digest)  # The controller has it: it has just brought it.
         return web.json_response({})
 
     async def drain(self, request):
@@ -281,6 +305,8 @@ def authenticate(agent, token_digest):
 
     @web.middleware
     async def check(request, handler):
+        if request.path == LIFE:
+            return await handler(request)  # An instance has no token. It is told numbers, and is no controller.
         _, _, token = request.headers.get("Authorization", "").partition("Bearer ")
         if not hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), token_digest):
             raise web.HTTPUnauthorized(text="a bearer token is needed")
@@ -290,6 +316,7 @@ def authenticate(agent, token_digest):
         finally:
             agent.asking -= 1
             agent.heard = time.monotonic()
+            agent.life.note_controller()
 
     return check
 
@@ -314,6 +341,26 @@ def holds_claim(instance):
     return json.loads(client.internal_kv_get(CLAIM, None))["agent"] == instance
 
 
+def application(agent, token_digest):
+    app = web.Application(middlewares=[authenticate(agent, token_digest)], client_max_size=64 << 20)
+    digest = "{digest:[0-9a-f]{64}}"
+    app.add_routes(
+        [
+            web.get(LIFE, agent.tell_life),
+            web.get("/v1/state", agent.state),
+            web.put("/v1/jobs/{uid}", agent.put_job),
+            web.delete("/v1/jobs/{uid}", agent.delete_job),
+            web.get("/v1/jobs/{uid}/log", agent.log),
+            web.get(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.get_blob),
+            web.put(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.put_blob),
+            web.put(f"/v1/jobs/{{uid}}/blobs/{digest}/kept", agent.keep_blob),
+            web.post("/v1/nodes/{id}/drain", agent.drain),
+            web.put("/v1/resources", agent.request_resources),
+        ]
+    )
+    return app
+
+
 async def main():
     settings = json.loads(os.environ["RAYCONCILE_AGENT"])
     ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
@@ -321,20 +368,7 @@ async def main():
     claim(settings, agent.instance)
     await agent.adopt()
     nodes = asyncio.ensure_future(agent.watch_nodes())
-    app = web.Application(middlewares=[authenticate(agent, settings["tokenSha256"])], client_max_size=64 << 20)
-    digest = "{digest:[0-9a-f]{64}}"
-    app.add_routes(
-        [
-            web.get("/v1/state", agent.state),
-            web.put("/v1/jobs/{uid}", agent.put_job),
-            web.delete("/v1/jobs/{uid}", agent.delete_job),
-            web.get("/v1/jobs/{uid}/log", agent.log),
-            web.get(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.get_blob),
-            web.put(f"/v1/jobs/{{uid}}/blobs/{digest}", agent.put_blob),
-            web.post("/v1/nodes/{id}/drain", agent.drain),
-            web.put("/v1/resources", agent.request_resources),
-        ]
-    )
+    app = application(agent, settings["tokenSha256"])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     address = ray.util.get_node_ip_address()

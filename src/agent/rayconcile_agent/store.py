@@ -2,7 +2,8 @@
 
 A checkpoint's place in history is `(group, number)`: the group that saved it and its how-many-eth save.
 
-What is known of a blob stands beside it, so that the next bridge finds it.
+What is known of a blob stands beside it, so that the next bridge finds it. Beside a blob that the controller has said
+to have durably stands an empty file that says so.
 """
 
 import contextlib
@@ -61,8 +62,9 @@ class BlobStore:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._beside(blob))
         if not any(other["digest"] == blob["digest"] for other in self.descriptions):
-            if os.path.exists(self.path(blob["digest"])):
-                os.unlink(self.path(blob["digest"]))
+            for path in (self.path(blob["digest"]), kept_mark(self.directory, blob["digest"])):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def _beside(self, blob):
         return os.path.join(self.directory, "{}-{}-{}.json".format(*place(blob)))
@@ -82,3 +84,36 @@ class BlobStore:
 def place(blob):
     """A blob's kind and its place in history: what it is known by."""
     return blob["kind"], blob["group"], blob["number"]
+
+
+def kept_mark(directory, digest):
+    return os.path.join(directory, f"{digest}.kept")
+
+
+def mark_kept(directory, digest):
+    """Note that the controller has a blob durably."""
+    with open(kept_mark(directory, digest), "wb"):
+        pass
+
+
+def mark_place_kept(directory, group, number):
+    """Note that the controller has the checkpoint of that place durably, if it is here."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open(os.path.join(directory, f"{CHECKPOINT}-{group}-{number}.json"), encoding="utf-8") as file:
+            mark_kept(directory, json.load(file)["digest"])
+
+
+def unsafe(directory):
+    """How many blobs are here that nobody is known to have durably. A checkpoint is not needed beside a newer one."""
+    checkpoints, artifacts = {}, {}
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        if name.endswith(".json"):
+            try:
+                with open(os.path.join(directory, name), encoding="utf-8") as file:
+                    blob = json.load(file)
+                known = checkpoints if blob["kind"] == CHECKPOINT else artifacts
+                known[blob["group"], blob["number"]] = os.path.exists(kept_mark(directory, blob["digest"]))
+            except (OSError, ValueError, KeyError):
+                pass  # It was removed meanwhile.
+    newest = max((place for place, kept in checkpoints.items() if kept), default=(-1, -1))
+    return sum(place > newest for place in checkpoints) + sum(not kept for kept in artifacts.values())

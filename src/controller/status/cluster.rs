@@ -7,7 +7,7 @@ use crate::api::ids::NodeName;
 use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::RayCluster;
 use crate::api::record::{ClusterRecord, NodeState, Notice};
-use crate::api::status::{ClusterPhase, NodeStatus, RayClusterStatus};
+use crate::api::status::{ClusterPhase, InstanceStatus, NodeStatus, RayClusterStatus};
 use crate::api::words::count_are;
 use crate::plan::report::ClusterReport;
 use crate::plan::snapshot::Seen;
@@ -46,7 +46,9 @@ pub fn cluster_status(
             .map(|finding| finding.condition(&before.conditions, generation, snapshot.now))
             .collect(),
         dashboard: incarnation.map(|incarnation| incarnation.dashboard.clone()),
-        ray_version: incarnation.map(|incarnation| incarnation.ray_version.clone()),
+        ray_version: incarnation
+            .map(|incarnation| incarnation.ray_version.clone())
+            .filter(|version| !version.is_empty()),
         ready_nodes: u32::try_from(ready).unwrap_or(u32::MAX),
         desired_nodes: if foreign { u32::try_from(ready).unwrap_or(u32::MAX) } else { report.desired_nodes },
         nodes,
@@ -76,6 +78,14 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
     if let Some(trouble) = &record.trouble {
         let reason = if trouble.reason == "CannotOpen" { "CannotOpen" } else { "CannotLaunch" };
         return Finding::new(KIND, false, reason, trouble.message.clone());
+    }
+    if let Some(blocked) = report
+        .waiting
+        .iter()
+        .find(|waiting| waiting.blocked && matches!(waiting.reason, "NoCapacity" | "GroupFailing"))
+    {
+        let reason = if blocked.reason == "NoCapacity" { "NoCapacity" } else { "GroupFailing" };
+        return Finding::new(KIND, false, reason, blocked.message.clone());
     }
     let Some(incarnation) = &record.incarnation else {
         return Finding::new(KIND, false, "NotOpened", "nothing is there yet");
@@ -132,6 +142,7 @@ fn node_statuses(
                 since: None,
                 address: Some(node.address.clone()),
                 pid: None,
+                instance: None,
                 capacity: Capacity::of_ray(node).describe(),
                 workers: workers(&name),
                 notice: record.notices.get(&node.id).map(describe_notice),
@@ -153,6 +164,12 @@ fn node_statuses(
         since: Some(node.state.since()),
         address: alive.iter().find(|ray| node.ray.as_ref() == Some(&ray.id)).map(|ray| ray.address.clone()),
         pid: processes.and_then(|processes| processes.get(&node.launch)?.leader).map(|(pid, _)| pid),
+        instance: node.offering.as_ref().map(|offering| InstanceStatus {
+            id: node.instance.clone(),
+            instance_type: offering.instance_type.clone(),
+            zone: offering.zone.clone(),
+            market: offering.market,
+        }),
         capacity: Capacity::of_template(&node.template).describe(),
         workers: workers(name),
         notice: node.notice.as_ref().map(describe_notice),

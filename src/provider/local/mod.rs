@@ -99,6 +99,7 @@ impl Local {
             ray_version: python.ray_version,
             missing: python.missing,
             local: Some(network.local),
+            aws: None,
         })
     }
 
@@ -168,7 +169,7 @@ impl Local {
                 command.env_remove(name);
             }
         }
-        if node.head {
+        if node.group.is_none() {
             command.envs(health_checks(node.failure_timeout));
         }
         let token = super::ray::tokens::ray_token_path(&self.directories, cluster);
@@ -277,7 +278,7 @@ async fn on_thread<R: Send + 'static>(
 
 /// How Ray's control service finds out that a node is lost (its `ray_config_def.h`): so many checks in a row fail. The
 /// checks of a node that is gone are refused at once; one that is only busy has all of this time to answer each.
-fn health_checks(timeout: Span) -> [(&'static str, String); 4] {
+pub(super) fn health_checks(timeout: Span) -> [(&'static str, String); 4] {
     [
         ("RAY_health_check_initial_delay_ms", (2 * timeout.millis).to_string()),
         ("RAY_health_check_period_ms", (timeout.millis / HEALTH_CHECKS / 2).to_string()),
@@ -288,10 +289,10 @@ fn health_checks(timeout: Span) -> [(&'static str, String); 4] {
 
 /// What `ray start` is told.
 fn arguments(network: &LocalNetwork, node: &NodeLaunch, temp: &Path) -> Vec<String> {
-    let address = node_address(network.head, node.index, node.head);
+    let address = node_address(network.head, node.index, node.group.is_none());
     let resources = &node.template.resources;
     let mut arguments = vec![format!("--node-ip-address={address}")];
-    if node.head {
+    if node.group.is_none() {
         arguments.extend([
             "--head".to_owned(),
             format!("--port={}", network.gcs_port),
@@ -304,7 +305,7 @@ fn arguments(network: &LocalNetwork, node: &NodeLaunch, temp: &Path) -> Vec<Stri
     }
     arguments.extend([
         format!("--num-cpus={}", resources.cpu.unwrap_or_default().0 / 1000),
-        format!("--num-gpus={}", resources.gpu),
+        format!("--num-gpus={}", resources.gpu.unwrap_or_default()),
         format!("--object-store-memory={}", node.template.object_store_memory.0),
         format!("--resources={}", serde_json::to_string(&resources.custom).unwrap_or_default()),
         format!("--labels={}", labels(node)),
@@ -322,7 +323,7 @@ fn arguments(network: &LocalNetwork, node: &NodeLaunch, temp: &Path) -> Vec<Stri
     arguments
 }
 
-fn labels(node: &NodeLaunch) -> String {
+pub(super) fn labels(node: &NodeLaunch) -> String {
     let own = [(NODE_LABEL, &node.name.0), (LAUNCH_LABEL, &node.launch.0)];
     let given = node.template.labels.iter().map(|(name, value)| (name.as_str(), value));
     let labels: Vec<String> = given.chain(own).map(|(name, value)| format!("{name}={value}")).collect();

@@ -120,9 +120,18 @@ impl AgentClient {
     /// # Errors
     /// If it is not there, did not arrive whole, or cannot be written.
     pub async fn fetch_blob(&self, uid: &Uid, digest: &Digest, path: &Path) -> Result<(), EffectError> {
-        if path.exists() {
-            return Ok(());
+        if !path.exists() {
+            self.download_blob(uid, digest, path).await?;
         }
+        // A head does not end itself while it has something that nobody else has.
+        let kept = self.request(Method::PUT, &format!("/v1/jobs/{uid}/blobs/{digest}/kept"));
+        match send(kept).await {
+            Ok(_) | Err(RayError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn download_blob(&self, uid: &Uid, digest: &Digest, path: &Path) -> Result<(), EffectError> {
         let directory = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory).map_err(|error| io("make", directory, &error))?;
         let response = send(self.request(Method::GET, &format!("/v1/jobs/{uid}/blobs/{digest}"))).await?;

@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 25] = files![
+const FILES: [(&str, &str); 26] = files![
     "__init__.py",
     "agent.py",
     "alone.py",
@@ -24,6 +24,7 @@ const FILES: [(&str, &str); 25] = files![
     "group.py",
     "heirloom.py",
     "host.py",
+    "life.py",
     "logs.py",
     "mends.py",
     "metadata.py",

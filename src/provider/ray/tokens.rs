@@ -42,7 +42,7 @@ pub(crate) fn for_cluster(
 ) -> Result<Option<String>, EffectError> {
     match (&spec.auth.mode, &spec.provider) {
         (AuthMode::None, _) => Ok(None),
-        (AuthMode::Token, Provider::Local(_)) => ray_token(directories, cluster).map(Some),
+        (AuthMode::Token, Provider::Local(_) | Provider::Aws(_)) => ray_token(directories, cluster).map(Some),
         (AuthMode::Token, Provider::Existing(_)) => match &spec.auth.token_from {
             Some(source) => look_up(source).map(Some),
             None => Err(rejected(

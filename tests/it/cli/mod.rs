@@ -3,6 +3,7 @@
 use crate::world::{Said, World};
 
 mod checkpoint;
+mod convert;
 mod help;
 mod manifests;
 mod objects;

@@ -89,7 +89,7 @@ fn an_admitted_cluster_neither() {
         .collect();
     let python = |index: usize| match &admitted[index].provider {
         Provider::Local(local) => local.python.clone().unwrap(),
-        Provider::Existing(_) => panic!(),
+        Provider::Existing(_) | Provider::Aws(_) => panic!(),
     };
     assert_eq!(python(0), at.join("venv/bin/python").display().to_string());
     assert_eq!(python(1), "python3.11");
@@ -144,6 +144,9 @@ fn what_is_admitted_can_be_read_and_admitted_again() {
         "{workingDir: code, entrypoint: main.py, runtimeEnv: {pip: requirements.txt}}",
         "{provider: {local: {}}, workerGroups: [{name: cpu, maxNodes: 1}]}",
         "{provider: {existing: {address: 'http://head:8265'}}}",
+        "{provider: {aws: {region: us-west-2, subnets: [subnet-0], iamInstanceProfile: ray}},
+          head: {instance: {types: [m6i.large], image: {id: ami-0}}}, workerGroups: [{name: cpu, maxNodes: 1,
+          template: {instance: {types: [m6i.large], image: {id: ami-0}}}}]}",
     ];
     for manifest in manifests(directory.path(), &specs) {
         let admitted = manifest.admit(&packages).unwrap();

@@ -40,6 +40,34 @@ spec: {provider: {local: {}}, workerGroups: [{name: cpu, maxNodes: 2}]}
 }
 
 #[test]
+fn a_cluster_on_ec2_leaves_resources_to_the_instance_types() {
+    let text = "
+apiVersion: rayconcile.dev/v1
+kind: RayCluster
+metadata: {name: cloud}
+spec:
+  provider: {aws: {region: us-west-2, subnets: [subnet-0a1b], iamInstanceProfile: ray-node}}
+  head: {instance: {types: [m6i.large], image: {id: ami-0a1b}}}
+  workerGroups:
+    - name: gpu
+      maxNodes: 5000
+      market: {spot: }
+      template:
+        instance:
+          types: [g5.xlarge]
+          image: {parameter: /images/gpu}
+          blockDevices: [{deviceName: /dev/sdf, size: 100Gi}]
+          docker: {image: ray, runOptions: [-v, /data:/data]}
+          fileSystems: [{id: fs-0a1b, mountPath: /efs}]
+    - name: cpu
+      maxNodes: 1
+      template: {resources: {cpu: 2}, instance: {types: [m6i.large], image: {id: ami-0a1b}}}
+";
+    let admitted = read(text).manifests[0].admit(std::path::Path::new("/nowhere")).unwrap();
+    insta::assert_snapshot!(manifest::to_yaml(&admitted.spec()).unwrap());
+}
+
+#[test]
 fn what_has_no_value_counts_as_left_out() {
     let text = "
 apiVersion: rayconcile.dev/v1

@@ -59,6 +59,13 @@ fn alias_bombs_do_not_go_off() {
 fn large_files_are_read_in_time_and_told_of_in_short() {
     let many = |line: fn(usize) -> String| (0..20_000).map(line).collect::<String>();
     let job = "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {name: x}\nspec:\n";
+    let ec2 = |more: &str, instance: &str| {
+        format!(
+            "apiVersion: rayconcile.dev/v1\nkind: RayCluster\nmetadata: {{name: x}}\nspec:\n  \
+             provider: {{aws: {{region: us-west-2, iamInstanceProfile: ray, subnets: [subnet-0{more}]}}}}\n  \
+             head: {{instance: {{types: [m6i.large], image: {{id: ami-0}}{instance}}}}}\n"
+        )
+    };
     for text in [
         many(|number| format!("key{number}: 1\n")),
         many(|number| format!("&anchor{number} key{number}: 1\n")),
@@ -66,6 +73,13 @@ fn large_files_are_read_in_time_and_told_of_in_short() {
         many(|_| "same: 1\n".to_owned()),
         format!("{job}{}", many(|number| format!("  unknown{number}: 1\n"))),
         format!("{job}  args: [{}]", "1, ".repeat(1 << 17)),
+        ec2(&", subnet-0".repeat(20_000), ""),
+        ec2(&many(|number| format!(", s{number}")), ""),
+        ec2("", &format!(", dataPath: /{}", "./".repeat(1 << 17))),
+        ec2("", &format!(", docker: {{image: ray, runOptions: [{}]}}", "-v a, ".repeat(20_000))),
+        ec2("", &format!(", docker: {{image: ray, runOptions: [-{}]}}", "d".repeat(1 << 18))),
+        ec2("", &format!(", blockDevices: [{}]", "{deviceName: /dev/sdf}, ".repeat(20_000))),
+        ec2("", &format!(", rayStart: {{{}}}", many(|number| format!("nubber-cpus{number}: x, ")))),
         format!("{job}  env:\n{}", "    - {name: A, name: A}\n".repeat(10_000)),
         format!("{job}  args: ['{}']\n  é: 1", "\n".repeat(1 << 19)),
         "x".repeat(1 << 20),

@@ -1,5 +1,6 @@
 //! What holds for any input.
 
+use proptest::option;
 use proptest::prelude::*;
 use rayconcile::manifest;
 use serde_json::{Map, Value, json};
@@ -48,9 +49,75 @@ fn value() -> impl Strategy<Value = Value> {
 
 /// The text of a sample.
 fn sample() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["adaptdljob", "local-cluster", "existing-cluster", "two-jobs"]).prop_map(
-        |name| std::fs::read_to_string(repository("manifests").join(format!("{name}.yaml"))).unwrap(),
-    )
+    prop::sample::select(vec!["adaptdljob", "local-cluster", "existing-cluster", "aws-cluster", "two-jobs"])
+        .prop_map(|name| {
+            std::fs::read_to_string(repository("manifests").join(format!("{name}.yaml"))).unwrap()
+        })
+}
+
+/// A cluster on EC2 with all that its rules look into.
+fn ec2_cluster() -> Value {
+    let instance = json!({
+        "types": ["g5.xlarge", "g5.2xlarge"],
+        "image": {"id": "ami-0"},
+        "blockDevices": [{"deviceName": "/dev/sdf", "size": "100Gi", "iops": 3000, "throughput": 125}],
+        "dataPath": "/data",
+        "docker": {"image": "ray", "runOptions": ["-v", "/a:/b", "--init"]},
+        "fileSystems": [{"id": "fs-0", "mountPath": "/efs", "path": "/"}],
+        "setupCommands": ["true"],
+        "rayStart": {"no-monitor": "true"},
+        "env": [{"name": "A", "value": "b"}],
+    });
+    json!({
+        "apiVersion": "rayconcile.dev/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": "x"},
+        "spec": {
+            "provider": {"aws": {
+                "region": "us-west-2",
+                "subnets": ["subnet-0", "subnet-1"],
+                "iamInstanceProfile": "ray",
+                "keyName": "key",
+                "tags": {"team": "vision"},
+                "access": {"address": "public", "controllerCidr": "203.0.113.7/32"},
+                "orphanTimeout": "30m",
+                "gcsPort": 6379,
+            }},
+            "head": {"instance": instance},
+            "workerGroups": [{
+                "name": "a",
+                "maxNodes": 1,
+                "market": {"spot": {"maxPrice": "1.5"}},
+                "template": {"instance": instance},
+            }],
+        },
+    })
+}
+
+/// All places in a value.
+fn walk(value: &Value, at: &str, places: &mut Vec<String>) {
+    places.push(at.to_owned());
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, value)| walk(value, &format!("{at}/{name}"), places));
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, value)| walk(value, &format!("{at}/{index}"), places));
+        }
+        _ => {}
+    }
+}
+
+/// Texts of the kinds that the rules take apart.
+fn tricky() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "-{0,3}[a-zé]{0,3}[ =]{0,2}[-/:a-zé]{0,6}",
+        "[/.~a-zé]{0,8}",
+        "(/(dev|usr|data|\\.|\\.\\.|é)){0,3}/?",
+        "[0-9a-f.:]{0,12}/?[-+0-9]{0,4}",
+        "(arn:aws:iam::1:(role|instance-profile)/|subnet-|ami-|fs-|us-|m6i\\.)?[-0-9a-zé/]{0,8}",
+        "[-$+]?[0-9.]{0,30}(e[0-9]{1,3})?",
+    ]
 }
 
 proptest! {
@@ -120,6 +187,19 @@ proptest! {
             "/spec/workerGroups/0", "/spec/workerGroups/0/maxNodes",
         ];
         *object.pointer_mut(places[pick.index(places.len())]).unwrap() = value;
+        survives(&manifest::to_yaml(&object).unwrap());
+        let _ = manifest::read_json(object, "default", None);
+    }
+
+    #[test]
+    fn any_value_in_any_place_of_an_ec2_cluster_is_survived(
+        (value, text) in (value(), option::of(tricky())),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let mut object = ec2_cluster();
+        let mut places = Vec::new();
+        walk(&object, "", &mut places);
+        *object.pointer_mut(&places[pick.index(places.len())]).unwrap() = text.map_or(value, Value::from);
         survives(&manifest::to_yaml(&object).unwrap());
         let _ = manifest::read_json(object, "default", None);
     }

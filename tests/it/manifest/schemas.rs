@@ -25,7 +25,7 @@ fn the_schemas_are_current() {
 #[test]
 fn the_samples_are_right() {
     let (sources, problems) = manifest::collect(&[repository("manifests")], false);
-    assert!(problems.is_empty() && sources.len() >= 6);
+    assert!(problems.is_empty() && sources.len() >= 7);
     let schemas: std::collections::BTreeMap<_, _> = manifest::schemas().into_iter().collect();
     let any = validator(&schemas["all.json"]);
     for source in sources {
@@ -55,7 +55,7 @@ fn the_samples_are_right() {
 fn the_samples_show_every_field() {
     let text = |name: &str| fs::read_to_string(repository("manifests").join(name)).unwrap();
     let job = text("adaptdljob.yaml");
-    let cluster = text("local-cluster.yaml") + &text("existing-cluster.yaml");
+    let cluster = text("local-cluster.yaml") + &text("existing-cluster.yaml") + &text("aws-cluster.yaml");
     for (name, schema) in manifest::schemas() {
         let sample = match name.as_str() {
             "adaptdljob.json" => &job,

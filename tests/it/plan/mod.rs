@@ -1,6 +1,7 @@
 //! The planner: stories that are told in full, and what holds for any snapshot whatsoever.
 
 mod clock;
+mod cloud;
 mod properties;
 mod stories;
 mod wishes;

@@ -240,6 +240,7 @@ fn own_cluster(random: &mut Rng) -> RayClusterSpec {
             name: (*name).to_owned(),
             min_nodes,
             max_nodes: random.u32(min_nodes.max(1)..=3),
+            market: None,
             idle_timeout: Span::from_secs(random.u64(10..=90)),
             template: template(random.u32(1..=4)),
         });

@@ -1,0 +1,61 @@
+//! Instances of EC2 that carry a cluster's mark and are no node of it: from a launch of which no reply came, or from a
+//! state directory that is lost. They are ended. And whether all instances are known to be gone.
+
+use jiff::SignedDuration;
+
+use super::draft::Draft;
+use super::guards::Guard;
+use crate::action::Effect;
+use crate::api::event::EventType;
+use crate::api::ids::{InstanceId, IntentId};
+use crate::api::observed::CloudInstance;
+use crate::api::words::count_are;
+
+/// How long an instance that nobody knows is looked at before it is ended.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Ends what is no node of the cluster.
+pub(super) fn plan(draft: &mut Draft<'_>) {
+    let Some((_, instances)) = draft.snapshot.seen.instances.fresh() else { return };
+    let now = draft.now;
+    let is_orphan = |instance: &CloudInstance| {
+        !instance.phase.is_ending() && !instance.launch.as_ref().is_some_and(|launch| is_known(draft, launch))
+    };
+    let orphans: Vec<(InstanceId, String)> = instances
+        .iter()
+        .filter(|(_, instance)| is_orphan(instance))
+        .map(|(id, instance)| (id.clone(), instance.instance_type.clone()))
+        .collect();
+    draft.record.orphans.retain(|id, _| orphans.iter().any(|(orphan, _)| orphan == id));
+    for (id, instance_type) in orphans {
+        let since = *draft.record.orphans.entry(id.clone()).or_insert(now);
+        if !draft.is_due(since + PATIENCE) {
+            continue;
+        }
+        let effect = Effect::TerminateInstance { instance: id.clone() };
+        if draft.pending(&effect.target()).is_none() {
+            let message = format!("instance {id} ({instance_type}) is no node of the cluster; it is ended");
+            draft.cluster_event(EventType::Warning, "OrphanFound", message);
+        }
+        draft.intend(effect);
+    }
+}
+
+fn is_known(draft: &Draft<'_>, launch: &IntentId) -> bool {
+    let node = draft.record.nodes.values().any(|node| node.launch == *launch);
+    node || (draft.launch_is_unsettled(launch) && draft.guarded(Guard::LaunchIsSettled))
+}
+
+/// What keeps a cluster on EC2 from being closed: instances that have not ended, or that nobody could look for.
+pub(super) fn obstacle(draft: &Draft<'_>) -> Option<String> {
+    draft.cluster().filter(|cluster| cluster.spec.aws().is_some())?;
+    let instances = &draft.snapshot.seen.instances;
+    let Some((_, seen)) = instances.fresh() else {
+        let error = instances.error.as_ref().map_or("they were not listed yet", |(_, error)| error.as_str());
+        return Some(format!("instances cannot be seen: {error}"));
+    };
+    let left =
+        seen.values().filter(|instance| instance.phase != crate::api::observed::InstancePhase::Terminated);
+    let left = left.count();
+    (left > 0).then(|| format!("{} being ended", count_are(left, "instance")))
+}

@@ -1,0 +1,62 @@
+"""The agent's HTTP: who is answered without a token, and that this does not count as a controller."""
+
+import hashlib
+import os
+import tempfile
+import time
+import unittest
+
+from aiohttp.test_utils import TestClient, TestServer
+from rayconcile_agent import agent, store
+from rayconcile_agent.life import Life
+from support import enter
+
+TOKEN = {"Authorization": "Bearer secret"}
+DIGEST = "0123456789abcdef" * 4
+
+
+class AgentTest(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        self.agent = served = agent.Agent.__new__(agent.Agent)  # Without Ray, of which these requests need nothing.
+        served.directory = enter(self, tempfile.TemporaryDirectory())
+        served.life = Life(served.directory)
+        served.nodes, served.head = [{"id": "n", "address": "10.0.0.2", "alive": True}], "h"
+        served.asking, served.heard = 0, time.monotonic()
+        digest = hashlib.sha256(b"secret").hexdigest()
+        self.client = TestClient(TestServer(agent.application(served, digest)))
+        await self.client.start_server()
+        self.addAsyncCleanup(self.client.close)
+
+    async def life(self):
+        answer = await self.client.get("/v1/life?address=10.0.0.2")
+        self.assertEqual(answer.status, 200)
+        return await answer.json()
+
+    async def test_life_is_told_without_a_token_and_nothing_else_is(self):
+        blob = f"/v1/jobs/j/blobs/{DIGEST}"
+        for request in ("GET /v1/state", f"GET {blob}", f"PUT {blob}/kept", "GET /v1/lifetime", "GET /"):
+            method, path = request.split()
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                self.assertEqual((await self.client.request(method, path, headers=headers)).status, 401, path)
+        nothing = {"controllerS": None, "jobS": None, "unsafeCheckpoints": 0, "joined": True}
+        self.assertEqual(await self.life(), nothing)
+        self.assertEqual((await self.client.post("/v1/life")).status, 405)
+        self.assertIsNone((await self.life())["controllerS"], "who only asks for life is no controller")
+
+    async def test_a_controller_is_heard_by_its_token_and_says_what_it_has(self):
+        self.assertEqual((await self.client.put(f"/v1/jobs/j/blobs/{DIGEST}/kept", headers=TOKEN)).status, 404)
+        self.assertLess((await self.life())["controllerS"], 60)
+        directory = os.path.join(self.agent.directory, "j", "blobs")
+        blobs = store.BlobStore(directory)
+        with open(blobs.path(DIGEST), "wb"):
+            pass
+        blobs.add({"kind": "Checkpoint", "group": 1, "number": 1, "digest": DIGEST, "size": 0, "at": time.monotonic()})
+        self.agent.life.counted = None
+        self.assertEqual((await self.life())["unsafeCheckpoints"], 1)
+        self.assertEqual((await self.client.put(f"/v1/jobs/j/blobs/{DIGEST}/kept", headers=TOKEN)).status, 200)
+        self.agent.life.counted = None
+        self.assertEqual((await self.life())["unsafeCheckpoints"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
