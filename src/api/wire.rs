@@ -17,6 +17,9 @@ pub const PROTOCOL: u32 = 3;
 pub struct AgentState {
     /// The version of the protocol.
     pub protocol: u32,
+    /// The version of Ray that it runs on.
+    #[serde(default)]
+    pub ray_version: String,
     /// Which process of the agent this is.
     pub instance: String,
     /// Grows with all news.

@@ -73,7 +73,8 @@ fn cluster_page(cluster: &RayCluster) -> String {
     );
     put_message(&mut page, &status.message);
     if let Some(dashboard) = &status.dashboard {
-        put!(page, "  dashboard {dashboard}   Ray {}", status.ray_version.as_deref().unwrap_or("?"));
+        let version = status.ray_version.as_ref().map(|version| format!("   Ray {version}"));
+        put!(page, "  dashboard {dashboard}{}", version.unwrap_or_default());
     }
     put_problems(&mut page, &status.conditions, &status.message);
     if !status.nodes.is_empty() {

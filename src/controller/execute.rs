@@ -14,7 +14,7 @@ use crate::api::object::AdaptDLJob;
 use crate::api::record::{ArtifactsRecord, CheckpointRecord, Incarnation};
 use crate::provider::ray::agent::AgentClient;
 use crate::provider::ray::dashboard::Dashboard;
-use crate::provider::ray::{document, package, tokens};
+use crate::provider::ray::{RAY_VERSIONS, RayError, document, is_supported, package, tokens};
 use crate::provider::{
     Directories, EndedNode, NodeLaunch, NodeProvider, Opening, for_cluster, io, rejected, unavailable,
 };
@@ -138,12 +138,20 @@ async fn submit_agent(context: &Context, submission: &str) -> Result<(), EffectE
     let (dashboard, _) = context.clients()?;
     let deadline = tokio::time::Instant::now() + DASHBOARD_PATIENCE;
     // A head that is just being started does not answer yet.
-    while let Err(error) = dashboard.version().await {
-        let waiting = matches!(error, crate::provider::ray::RayError::Unavailable { .. });
-        if !waiting || tokio::time::Instant::now() > deadline {
-            return Err(error.into());
+    let version = loop {
+        match dashboard.version().await {
+            Ok(version) => break version,
+            Err(RayError::Unavailable { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error.into()),
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    // What an image has is known only now.
+    if !is_supported(&version) {
+        return Err(rejected(format!(
+            "the head runs Ray {version}, which is not supported ({RAY_VERSIONS} is)"
+        )));
     }
     let package = package::agent();
     dashboard.ensure_package(&package.name, package.contents.clone()).await?;

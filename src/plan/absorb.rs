@@ -34,7 +34,7 @@ const FAILED_LAUNCH: SignedDuration = SignedDuration::from_secs(30);
 /// So many in a row, and the group is paused: each of them costs money.
 const FAILURES_IN_A_ROW: u32 = 3;
 /// How long it is paused, unless its template changes.
-const PAUSED_GROUP: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const PAUSED_GROUP: SignedDuration = SignedDuration::from_hours(1);
 /// How many groups are remembered.
 const KEPT_GROUPS: usize = 50;
 /// Beyond the lease, until a dead bridge's workers are taken for dead.

@@ -4,6 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
+use super::offers;
 use crate::api::record::{NodeState, Trouble};
 use crate::api::units::Span;
 
@@ -20,8 +21,15 @@ pub(super) fn set_back(draft: &mut Draft<'_>) {
         | NodeState::Draining { since, .. }
         | NodeState::Terminating { since, .. }) = &mut node.state;
         not_after(since, now);
-        node.idle_since.iter_mut().for_each(|since| not_after(since, now));
+        let moments = [&mut node.idle_since, &mut node.missing_since, &mut node.ended];
+        moments.into_iter().flatten().for_each(|since| not_after(since, now));
     }
+    record.orphans.values_mut().for_each(|since| not_after(since, now));
+    record.unavailable.iter_mut().for_each(|it| not_after(&mut it.until, now + offers::LONGEST_REST));
+    record
+        .failing_groups
+        .values_mut()
+        .for_each(|failing| not_after(&mut failing.trouble.until, now + super::absorb::PAUSED_GROUP));
     record.agent.iter_mut().for_each(|agent| not_after(&mut agent.since, now));
     record.unused_since.iter_mut().for_each(|since| not_after(since, now));
     forgive(&mut record.trouble, now);

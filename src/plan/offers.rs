@@ -15,7 +15,7 @@ use crate::api::units::{Bytes, MilliCpu};
 
 /// How long what EC2 has none of is not asked for: at first, and at most. Karpenter waits the first of these.
 const FIRST_REST: SignedDuration = SignedDuration::from_mins(3);
-const LONGEST_REST: SignedDuration = SignedDuration::from_mins(30);
+pub(super) const LONGEST_REST: SignedDuration = SignedDuration::from_mins(30);
 /// How much of a machine's memory is offered to workers, in percent: the rest is the system's, Ray's and the object
 /// store's.
 const OFFERED_MEMORY: u64 = 80;

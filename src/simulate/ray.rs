@@ -277,6 +277,7 @@ impl Ray {
         });
         let dead = agent.dead.iter().map(|(job, death)| (job.clone(), describe_death(death, now)));
         Some(AgentState {
+            ray_version: "2.60.0".to_owned(),
             protocol: PROTOCOL,
             instance: agent.submission.clone(),
             version: agent.version,

@@ -134,6 +134,7 @@ class Agent:
         }
         state = {
             "protocol": PROTOCOL,
+            "rayVersion": ray.__version__,
             "instance": self.instance,
             "version": self.version,
             "head": self.head,

@@ -46,13 +46,18 @@ pub fn cluster_status(
             .map(|finding| finding.condition(&before.conditions, generation, snapshot.now))
             .collect(),
         dashboard: incarnation.map(|incarnation| incarnation.dashboard.clone()),
-        ray_version: incarnation
-            .map(|incarnation| incarnation.ray_version.clone())
-            .filter(|version| !version.is_empty()),
+        ray_version: ray_version(record, seen),
         ready_nodes: u32::try_from(ready).unwrap_or(u32::MAX),
         desired_nodes: if foreign { u32::try_from(ready).unwrap_or(u32::MAX) } else { report.desired_nodes },
         nodes,
     }
+}
+
+/// Ray's version, as found when the cluster was opened, or, where only the head knows it, as its agent says.
+fn ray_version(record: &ClusterRecord, seen: &Seen) -> Option<String> {
+    let opened = record.incarnation.as_ref().map(|incarnation| &incarnation.ray_version);
+    let told = seen.agent.last.as_ref().map(|(_, agent)| &agent.ray_version);
+    opened.into_iter().chain(told).find(|version| !version.is_empty()).cloned()
 }
 
 fn cluster_phase(cluster: &RayCluster, record: &ClusterRecord, seen: &Seen) -> ClusterPhase {
@@ -157,12 +162,17 @@ fn node_statuses(
     }
     let alive: Vec<_> = alive.collect();
     let processes = seen.processes.fresh().map(|(_, processes)| processes);
+    let instances = seen.instances.fresh().map(|(_, instances)| instances);
     let nodes = record.nodes.iter().map(|(name, node)| NodeStatus {
         name: name.clone(),
         group: node.group.clone(),
         state: node.state.name().to_owned(),
         since: Some(node.state.since()),
-        address: alive.iter().find(|ray| node.ray.as_ref() == Some(&ray.id)).map(|ray| ray.address.clone()),
+        address: alive
+            .iter()
+            .find(|ray| node.ray.as_ref() == Some(&ray.id))
+            .map(|ray| ray.address.clone())
+            .or_else(|| instances?.get(node.instance.as_ref()?)?.address.clone()),
         pid: processes.and_then(|processes| processes.get(&node.launch)?.leader).map(|(pid, _)| pid),
         instance: node.offering.as_ref().map(|offering| InstanceStatus {
             id: node.instance.clone(),

@@ -187,8 +187,16 @@ impl Region {
         }
         let head = RayNodeId("head".to_owned());
         let (instance, jobs) = ("agent".to_owned(), BTreeMap::new());
-        let state =
-            AgentState { protocol: PROTOCOL, instance, version: 1, head, nodes, requested: None, jobs };
+        let state = AgentState {
+            protocol: PROTOCOL,
+            ray_version: String::new(),
+            instance,
+            version: 1,
+            head,
+            nodes,
+            requested: None,
+            jobs,
+        };
         seen.agent = Observed::seen(now, state);
     }
 
