@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ids::Digest;
 use super::job::EnvVar;
+use super::record::digest_of;
 use super::units::{Bytes, Span};
 
 /// Instances of Amazon EC2, launched and ended by the controller.
@@ -53,6 +56,11 @@ pub struct AwsProvider {
 }
 
 impl AwsProvider {
+    /// Tells whether anything here has changed.
+    pub fn digest(&self) -> Digest {
+        digest_of(self)
+    }
+
     /// What cannot be changed while there is a cluster, for its instances know it, and is to be another: the field,
     /// and what is wrong with it.
     pub fn forbids(&self, wanted: &Self) -> Option<(&'static str, &'static str)> {
@@ -285,6 +293,8 @@ pub struct Offering {
     /// The most that is paid for an hour on the spot market, in US dollars.
     #[serde(default)]
     pub max_price: Option<String>,
+    /// The machine image.
+    pub image: String,
 }
 
 /// What an instance type has (`DescribeInstanceTypes`), and where it is offered.
@@ -325,6 +335,20 @@ pub struct AwsNetwork {
     pub images: BTreeMap<String, String>,
     /// What the instance types have.
     pub types: BTreeMap<String, TypeFacts>,
+    /// What the manifest said, as a digest: when that changes, all of this is looked at again.
+    pub settings: Digest,
+    /// When it was looked at.
+    pub at: Timestamp,
+}
+
+impl AwsNetwork {
+    /// The machine image that a manifest means, if it is known.
+    pub fn image<'a>(&'a self, image: &'a Image) -> Option<&'a str> {
+        match image {
+            Image::Id(id) => Some(id),
+            Image::Parameter(name) => self.images.get(name).map(String::as_str),
+        }
+    }
 }
 
 /// Long enough for a laptop to travel, short enough for a bill.

@@ -107,6 +107,10 @@ impl AnyObject {
                     let message = "a cluster cannot go from one provider to another; delete it first";
                     return Some(("spec.provider", message));
                 }
+                if wanted.spec.aws().is_some() && stored.spec.auth.mode != wanted.spec.auth.mode {
+                    let message = "it cannot be changed while the cluster is there; delete it first";
+                    return Some(("spec.auth.mode", message));
+                }
                 match (&stored.spec.provider, &wanted.spec.provider) {
                     (Provider::Aws(stored), Provider::Aws(wanted)) => stored.forbids(wanted),
                     _ => None,

@@ -32,6 +32,8 @@ pub fn digest_of(value: &impl Serialize) -> Digest {
 pub struct ClusterRecord {
     /// The cluster's present life, from its head's start to its end.
     pub incarnation: Option<Incarnation>,
+    /// The life that is being begun on EC2: whatever was made for it carries its name, also if it never begins.
+    pub opening: Option<String>,
     /// Whether that life is over: its head is lost, and what is left of it is being ended.
     pub ending: bool,
     /// The nodes that were launched and are not known to be gone.
@@ -48,6 +50,8 @@ pub struct ClusterRecord {
     pub notices: BTreeMap<RayNodeId, Notice>,
     /// Worker groups whose nodes do not come to be.
     pub failing_groups: BTreeMap<String, FailingGroup>,
+    /// When it was last known what came of a launch: EC2 may list its instance a while later.
+    pub last_launch: Option<Timestamp>,
     /// What EC2 had none of lately.
     pub unavailable: Vec<Unavailable>,
     /// Instances that carry the cluster's mark and are no node of it, and since when they were seen.

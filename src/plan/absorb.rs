@@ -11,6 +11,7 @@ use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
 use super::nodes;
 use super::notices;
+use super::offers;
 use super::snapshot::Snapshot;
 use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
@@ -64,6 +65,8 @@ fn absorb_agent(draft: &mut Draft<'_>) {
 struct NodeFacts {
     /// Ray's node of this launch.
     ray: Option<RayNode>,
+    /// Whether Ray knows nothing of a node that had joined: its control service has begun anew.
+    forgotten: bool,
     /// Whether all its processes are known to be gone, and what they wrote last.
     gone: Option<String>,
 }
@@ -78,9 +81,10 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
         if let Some(node) = &facts.ray {
             record.ray = Some(node.id.clone());
         }
+        let taken_back = facts.gone.as_deref().is_some_and(offers::is_taken_back);
         let head = record.group.is_none();
         let ended = record.ended.is_some() && facts.gone.is_some();
-        let left = facts.ray.is_some_and(|node| !node.alive);
+        let left = facts.ray.as_ref().is_some_and(|node| !node.alive);
         let (now, cause) = (draft.now, facts.gone);
         match &record.state {
             NodeState::Terminating { .. } if ended => nodes::forget(draft, &name),
@@ -106,6 +110,10 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                     lose(draft, &name, head, "NodeNotJoined", cause);
                 }
             }
+            NodeState::Launching { .. } | NodeState::Ready { .. } if taken_back => {
+                offers::taken_back(draft, &name);
+                lose(draft, &name, head, "NodeLost", cause.unwrap_or_default());
+            }
             NodeState::Launching { .. } => {
                 let cause = match cause.as_deref().map_or("", str::trim) {
                     "" => "it ended before it had joined".to_owned(),
@@ -121,7 +129,7 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                     .unwrap_or_else(|| "its processes are gone".to_owned());
                 lose(draft, &name, head, "NodeLost", why);
             }
-            NodeState::Ready { .. } if left => {
+            NodeState::Ready { .. } if left || facts.forgotten => {
                 lose(draft, &name, head, "NodeLost", "Ray has lost it".to_owned());
             }
             // Ray ends a node that is drained when nothing is on it any more.
@@ -143,17 +151,21 @@ fn cannot_be_asked(draft: &Draft<'_>) -> bool {
 fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
     let record = draft.record.nodes.get(name)?;
     let ray = draft.agent().and_then(|(_, agent)| {
-        let mut own =
-            agent.nodes.iter().filter(|node| node.labels.get(LAUNCH_LABEL) == Some(&record.launch.0));
-        // An instance starts Ray again when it has ended: its last life counts.
-        let last = own.clone().next_back();
-        own.find(|node| node.alive).or(last).cloned()
+        // An instance starts Ray again when it has ended. But of what was on it nobody knows whether that has ended, too:
+        // a node is what joined first, or nothing.
+        let joined = record.ray.as_ref().filter(|_| record.offering.is_some());
+        let mut nodes = agent.nodes.iter();
+        match joined {
+            Some(joined) => nodes.find(|node| node.id == *joined).cloned(),
+            None => nodes.find(|node| node.labels.get(LAUNCH_LABEL) == Some(&record.launch.0)).cloned(),
+        }
     });
     let unsettled = draft.launch_is_unsettled(&record.launch) && draft.guarded(Guard::LaunchIsSettled);
     if unsettled && ray.is_none() {
         return None;
     }
-    Some(NodeFacts { ray, gone: gone(draft, record) })
+    let forgotten = record.offering.is_some() && ray.is_none() && is_forgotten(draft, record);
+    Some(NodeFacts { ray, forgotten, gone: gone(draft, record) })
 }
 
 /// Whether a node's processes are known to be gone, and what they wrote last. Only an observation that saw
@@ -182,7 +194,9 @@ fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
 
 /// Which instance a node is, and since when EC2 does not list it.
 fn absorb_instance(draft: &mut Draft<'_>, name: &NodeName) {
-    let (Some((at, instances)), now) = (draft.snapshot.seen.instances.fresh(), draft.now) else { return };
+    let Some((at, instances)) = draft.snapshot.seen.instances.fresh() else { return };
+    let launch = draft.record.nodes.get(name).map(|record| record.launch.clone());
+    let unsettled = launch.is_some_and(|launch| draft.launch_is_unsettled(&launch));
     let Some(record) = draft.record.nodes.get_mut(name).filter(|record| record.offering.is_some()) else {
         return;
     };
@@ -192,11 +206,11 @@ fn absorb_instance(draft: &mut Draft<'_>, name: &NodeName) {
             record.instance = Some(id.clone());
             record.missing_since = None;
         }
-        None if at >= record.state.since() => {
-            let since = *record.missing_since.get_or_insert(now);
+        None if at >= record.state.since() && !unsettled => {
+            let since = *record.missing_since.get_or_insert(at);
             draft.is_due(since + UNLISTED);
         }
-        None => {}
+        None => record.missing_since = None,
     }
 }
 
@@ -210,7 +224,7 @@ fn instance_gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
     let own = instances.values().find(|instance| instance.launch.as_ref() == Some(&record.launch));
     let Some(instance) = own else {
         let since = record.missing_since?;
-        return (draft.now >= since + UNLISTED).then(|| "EC2 does not know its instance".to_owned());
+        return (at >= since + UNLISTED).then(|| "EC2 does not know its instance".to_owned());
     };
     // What is wanted gone is gone when nothing on it can be alive; what is wanted is lost when it leaves.
     let gone = match record.state {
@@ -259,8 +273,7 @@ fn failing_group(draft: &Draft<'_>, name: &NodeName) -> Option<(String, Digest)>
 /// One more instance of a group that was paid for and was of no use. Other groups are not concerned.
 fn fail_group(draft: &mut Draft<'_>, group: String, template: Digest, message: String) {
     let before = draft.record.failing_groups.get(&group).filter(|failing| failing.template == template);
-    let before = before.map(|failing| &failing.trouble);
-    let count = before.map_or(0, |trouble| trouble.count) + 1;
+    let count = before.map_or(0, |failing| failing.trouble.count) + 1;
     let wait = if count < FAILURES_IN_A_ROW { FAILED_LAUNCH * count as i32 } else { PAUSED_GROUP };
     let message = match count {
         FAILURES_IN_A_ROW.. => {
@@ -270,6 +283,30 @@ fn fail_group(draft: &mut Draft<'_>, group: String, template: Digest, message: S
     };
     let trouble = Trouble { count, until: draft.now + wait, reason: "GroupFailing".to_owned(), message };
     draft.record.failing_groups.insert(group, FailingGroup { template, trouble });
+}
+
+/// A launch for a group was refused, which costs nothing but calls.
+pub(super) fn refuse_group(
+    draft: &mut Draft<'_>,
+    group: String,
+    template: Digest,
+    at: Timestamp,
+    message: String,
+) {
+    let before = draft.record.failing_groups.get(&group).filter(|failing| failing.template == template);
+    // Launches that were under way together are one refusal.
+    if before.is_some_and(|failing| failing.trouble.until > at) {
+        return;
+    }
+    let before = before.map(|failing| &failing.trouble);
+    let trouble = more_trouble(before, at, LONGEST_TROUBLE, "GroupFailing", message);
+    draft.record.failing_groups.insert(group, FailingGroup { template, trouble });
+}
+
+/// Whether Ray's control service, asked after a node had joined, does not know it.
+fn is_forgotten(draft: &Draft<'_>, record: &NodeRecord) -> bool {
+    let asked = draft.agent().is_some_and(|(at, _)| at > record.state.since());
+    record.ray.is_some() && asked
 }
 
 /// How long after the death of a bridge its workers may live.

@@ -10,8 +10,9 @@ use super::capacity::Capacity;
 use super::cluster::is_leaving;
 use super::draft::{Draft, JobDraft};
 use super::notices;
+use super::offers;
 use super::scaling::{Decision, Question, decide};
-use crate::api::cluster::NodeTemplate;
+use crate::api::cluster::{NodeTemplate, WorkerGroup};
 use crate::api::ids::{NodeName, Uid};
 use crate::api::object::RayCluster;
 use crate::api::record::{NodeState, Notice};
@@ -253,7 +254,10 @@ fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<Room> {
         })
         .collect();
     if cluster.spec.is_ours() && !draft.record.ending {
-        for group in &cluster.spec.worker_groups {
+        let offered = |group: &&WorkerGroup| offers::is_offered(draft, cluster, group);
+        // A group that can have no node now is of use only where no other can.
+        let any = cluster.spec.worker_groups.iter().any(|group| offered(&group));
+        for group in cluster.spec.worker_groups.iter().filter(|group| !any || offered(group)) {
             let existing =
                 draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
             let new = group.max_nodes.saturating_sub(count(existing.count()));

@@ -25,7 +25,7 @@ pub(super) fn set_back(draft: &mut Draft<'_>) {
         moments.into_iter().flatten().for_each(|since| not_after(since, now));
     }
     record.orphans.values_mut().for_each(|since| not_after(since, now));
-    record.unavailable.iter_mut().for_each(|it| not_after(&mut it.until, now + offers::LONGEST_REST));
+    record.unavailable.iter_mut().for_each(|it| not_after(&mut it.until, now + offers::LONGEST_SPREAD_REST));
     record
         .failing_groups
         .values_mut()

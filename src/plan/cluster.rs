@@ -1,5 +1,7 @@
 //! A cluster's life: when it is opened, when its head and its agent are started, and when it is given back.
 
+use jiff::SignedDuration;
+
 use super::autoscaler;
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::nodes;
@@ -25,6 +27,10 @@ pub const LOCAL_CLUSTER: &str = "local";
 /// After an agent died, the longest wait until another is submitted.
 const LONGEST_TROUBLE: Span = Span::from_secs(60);
 
+/// How long a head that lets in the controller's address alone may be out of reach before that address is looked up
+/// again.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
+
 /// Whether the cluster may go, or must: its jobs are stopped and its nodes ended.
 pub(super) fn is_leaving(cluster: &RayCluster) -> bool {
     cluster.metadata.is_deleting() || cluster.spec.suspend
@@ -35,6 +41,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     let Some(cluster) = draft.cluster() else {
         return provide(draft);
     };
+    see_instances(draft);
     if is_leaving(cluster) {
         return leave(draft, cluster);
     }
@@ -63,6 +70,15 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
             }
             ensure_agent(draft, &incarnation);
         }
+    }
+}
+
+/// Says so when EC2 cannot be asked what there is: nothing is concluded from that.
+fn see_instances(draft: &mut Draft<'_>) {
+    let open = draft.record.incarnation.as_ref().is_some_and(|incarnation| incarnation.aws.is_some());
+    if let (true, Some((_, error))) = (open, &draft.snapshot.seen.instances.error) {
+        let message = format!("EC2 cannot be asked which instances there are: {error}");
+        draft.report.cluster.waiting.push(Waiting::blocked("InstancesNotSeen", message));
     }
 }
 
@@ -148,7 +164,8 @@ fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
         if cluster.spec.suspend { "the cluster is suspended" } else { "the cluster is deleted" },
     );
     close_when_empty(draft);
-    let empty = draft.record.incarnation.is_none() && draft.record.nodes.is_empty();
+    let record = &draft.record;
+    let empty = record.incarnation.is_none() && record.opening.is_none() && record.nodes.is_empty();
     if empty && draft.pending(&Target::Cluster).is_none() && cluster.metadata.is_deleting() {
         draft.removals.push(Removal { uid: cluster.metadata.uid.clone(), retire: None });
     }
@@ -158,8 +175,15 @@ fn close_when_empty(draft: &mut Draft<'_>) {
     if let (true, Some(obstacle)) = (draft.record.nodes.is_empty(), orphans::obstacle(draft)) {
         return draft.report.cluster.waiting.push(Waiting::going_on("EndingInstances", obstacle));
     }
-    if let (true, Some(incarnation)) = (draft.record.nodes.is_empty(), draft.record.incarnation.clone()) {
-        draft.intend(Effect::CloseCluster { incarnation: incarnation.id });
+    if !draft.record.nodes.is_empty() {
+        return;
+    }
+    let open = draft.record.incarnation.as_ref().map(|incarnation| incarnation.id.clone());
+    // What was made for a life that never began is removed as well.
+    if let Some(incarnation) = open.or_else(|| draft.record.opening.clone()) {
+        draft.intend(Effect::CloseCluster { incarnation });
+        let message = "what its nodes shared is being removed";
+        draft.report.cluster.waiting.push(Waiting::going_on("Closing", message));
     }
 }
 
@@ -171,11 +195,17 @@ fn open(draft: &mut Draft<'_>) {
         return;
     }
     let pending = draft.pending(&Target::Cluster).map(|intent| intent.effect.clone());
-    let incarnation = match (&draft.record.incarnation, pending) {
-        (Some(open), _) => open.id.clone(),
-        (None, Some(Effect::OpenCluster { incarnation })) => incarnation,
+    let incarnation = match (&draft.record.incarnation, &draft.record.opening, pending) {
+        (Some(open), ..) => open.id.clone(),
+        (None, Some(opening), _) => opening.clone(),
+        (None, None, Some(Effect::OpenCluster { incarnation })) => incarnation,
         _ => draft.id("r"),
     };
+    if draft.record.incarnation.is_none()
+        && draft.cluster().is_some_and(|cluster| cluster.spec.aws().is_some())
+    {
+        draft.record.opening = Some(incarnation.clone());
+    }
     draft.intend(Effect::OpenCluster { incarnation });
     draft.report.cluster.waiting.push(Waiting::going_on("Opening", "finding what the cluster needs"));
 }
@@ -203,9 +233,22 @@ fn ensure_agent(draft: &mut Draft<'_>, incarnation: &Incarnation) {
     let error =
         draft.snapshot.seen.agent.error.as_ref().map_or("it was not asked yet", |(_, error)| error.as_str());
     let message = format!("the agent at {} does not answer: {error}", incarnation.agent);
+    look_again(draft, incarnation);
     let waiting = if agent.answered { Waiting::blocked } else { Waiting::going_on };
     let reason = if agent.answered { "Unreachable" } else { "StartingAgent" };
     draft.report.cluster.waiting.push(waiting(reason, message));
+}
+
+/// A controller whose own address lets it in may have another one now.
+fn look_again(draft: &mut Draft<'_>, incarnation: &Incarnation) {
+    let Some(aws) = draft.cluster().and_then(|cluster| cluster.spec.aws()) else { return };
+    let Some(at) = incarnation.aws.as_ref().map(|network| network.at) else { return };
+    let since = draft.snapshot.seen.agent.error.as_ref().map(|(since, _)| *since);
+    if aws.access.controller_cidr.as_deref() == Some("auto")
+        && since.is_some_and(|since| draft.is_due(since.max(at) + LOOK_AGAIN))
+    {
+        open(draft);
+    }
 }
 
 fn submit_agent(draft: &mut Draft<'_>) {

@@ -17,6 +17,8 @@ use crate::api::object::RayCluster;
 use crate::api::record::{NodeRecord, NodeState, digest_of};
 use crate::api::words::count_are;
 
+/// How many launches of a group on EC2 may be under way: a few seconds' worth of what EC2 is asked for.
+const LAUNCHES_AT_ONCE: usize = 10;
 /// How long an instance may take to end before it is told so again: EC2 gives its system some minutes.
 const INSTANCE_END: SignedDuration = SignedDuration::from_mins(10);
 
@@ -150,7 +152,7 @@ fn launch_missing(
     if count(draft, false) < wanted && is_failing(draft, group) {
         return;
     }
-    while count(draft, false) < wanted && count(draft, every) < group.max_nodes {
+    while count(draft, false) < wanted && count(draft, every) < group.max_nodes && may_launch(draft, group) {
         if let Some(trouble) = draft.record.trouble.clone()
             && !draft.is_due(trouble.until)
         {
@@ -163,6 +165,14 @@ fn launch_missing(
             return;
         }
     }
+}
+
+/// Whether another launch may be begun beside those of which nobody knows yet what came of them: a refusal of one is
+/// told to the others, which then ask for something else.
+fn may_launch(draft: &Draft<'_>, group: &WorkerGroup) -> bool {
+    let mine = draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
+    let asked = mine.filter(|node| node.offering.is_some() && draft.launch_is_unsettled(&node.launch));
+    asked.count() < LAUNCHES_AT_ONCE
 }
 
 /// Whether a group's nodes did not come to be, again and again, and are not tried again yet.
@@ -256,7 +266,9 @@ fn give_back_idle(
         }
         kept += u32::from(is_of_use(group, workers, &name, node));
         let ready = matches!(node.state, NodeState::Ready { .. });
-        if workers.contains_key(&name) || !ready {
+        // A launch that EC2 does not answer may never come to anything once the manifest wants another.
+        let unanswered = !ready && node.offering.is_some() && node.template != group.template;
+        if workers.contains_key(&name) || !(ready || unanswered) {
             node.idle_since = None;
             continue;
         }

@@ -131,7 +131,7 @@ fn note(draft: &mut Draft<'_>, report: &NoticeReport, heard: Timestamp, deadline
     }
     draft.cluster_event(EventType::Warning, "NodeNotice", message);
     if report.kind == NoticeKind::SpotInterruption {
-        offers::interrupted(draft, &name);
+        offers::taken_back(draft, &name);
     }
 }
 

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::draft::Draft;
 use super::snapshot::Snapshot;
 use crate::action::ErrorKind;
-use crate::api::aws::{AwsNetwork, Image, Market, MarketKind, Offering};
-use crate::api::cluster::{NodeTemplate, RayClusterSpec};
+use crate::api::aws::{AwsNetwork, Market, MarketKind, Offering};
+use crate::api::cluster::{NodeTemplate, RayClusterSpec, WorkerGroup};
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::object::RayCluster;
 use crate::api::record::{Shortage, Unavailable};
@@ -15,7 +15,9 @@ use crate::api::units::{Bytes, MilliCpu};
 
 /// How long what EC2 has none of is not asked for: at first, and at most. Karpenter waits the first of these.
 const FIRST_REST: SignedDuration = SignedDuration::from_mins(3);
-pub(super) const LONGEST_REST: SignedDuration = SignedDuration::from_mins(30);
+const LONGEST_REST: SignedDuration = SignedDuration::from_mins(30);
+/// The same, with the fifth that rests differ by.
+pub(super) const LONGEST_SPREAD_REST: SignedDuration = SignedDuration::from_mins(36);
 /// How much of a machine's memory is offered to workers, in percent: the rest is the system's, Ray's and the object
 /// store's.
 const OFFERED_MEMORY: u64 = 80;
@@ -50,18 +52,13 @@ fn resolve(template: &mut NodeTemplate, network: &AwsNetwork) {
 
 /// Whether everything that the manifest names was looked up when the cluster was opened: it may have been changed.
 pub(super) fn is_known(spec: &RayClusterSpec, network: &AwsNetwork) -> bool {
-    let subnets = spec.aws().map_or(&[][..], |aws| &aws.subnets);
-    let known = |subnet: &String| network.subnets.iter().any(|(known, _)| known == subnet);
+    let same = spec.aws().is_some_and(|aws| aws.digest() == network.settings);
     let templates = spec.worker_groups.iter().map(|group| &group.template).chain([&spec.head]);
     let mut instances = templates.filter_map(|template| template.instance.as_ref());
-    subnets.iter().all(known)
-        && instances.all(|instance| {
-            let image = match &instance.image {
-                Image::Id(_) => true,
-                Image::Parameter(name) => network.images.contains_key(name),
-            };
-            image && instance.types.iter().all(|name| network.types.contains_key(name))
-        })
+    same && instances.all(|instance| {
+        network.image(&instance.image).is_some()
+            && instance.types.iter().all(|name| network.types.contains_key(name))
+    })
 }
 
 /// Why there is no offering to ask for, and when there may be one.
@@ -81,6 +78,10 @@ pub(super) fn choose(
     else {
         return Ok(None);
     };
+    if !is_known(&cluster.spec, network) {
+        let message = "what the manifest names is being looked up".to_owned();
+        return Err(NoOffering { message, until: None });
+    }
     let market = group.map_or_else(Market::default, |group| cluster.spec.market_of(group));
     let mut refused: Vec<&Unavailable> = Vec::new();
     let mut offered = false;
@@ -121,13 +122,14 @@ fn offerings(
         }
         Market::Spot(spot) => &[(MarketKind::Spot, spot.max_price.as_ref())],
     };
-    let types = template.instance.as_ref().map_or(&[][..], |instance| &instance.types);
+    let Some(instance) = &template.instance else { return Vec::new() };
+    let Some(image) = network.image(&instance.image) else { return Vec::new() };
     // The head's address is an interface in the first subnet.
     let subnets = if head { network.subnets.get(..1).unwrap_or_default() } else { &network.subnets[..] };
     let first = if subnets.is_empty() { 0 } else { (turn % subnets.len() as u64) as usize };
     let mut found = Vec::new();
     for (market, max_price) in markets {
-        for instance_type in types {
+        for instance_type in &instance.types {
             let Some(facts) = network.types.get(instance_type) else { continue };
             for (subnet, zone) in subnets.iter().cycle().skip(first).take(subnets.len()) {
                 if facts.zones.contains(zone) && (*market == MarketKind::OnDemand || facts.spot) {
@@ -137,6 +139,7 @@ fn offerings(
                         zone: zone.clone(),
                         market: *market,
                         max_price: max_price.cloned(),
+                        image: image.to_owned(),
                     });
                 }
             }
@@ -179,14 +182,25 @@ fn type_of(offering: &Offering) -> Shortage {
     }
 }
 
-/// EC2 takes a spot instance back: it needs those of that type and zone itself.
-pub(super) fn interrupted(draft: &mut Draft<'_>, node: &NodeName) {
+/// EC2 takes an instance back: it needs those of that type and zone itself.
+pub(super) fn taken_back(draft: &mut Draft<'_>, node: &NodeName) {
     let Some(record) = draft.record.nodes.get(node) else { return };
     let (Some(offering), launch) = (record.offering.clone(), record.launch.clone()) else { return };
-    if offering.market == MarketKind::Spot {
-        let message = format!("spot {} in {} is being taken back", offering.instance_type, offering.zone);
-        rest(draft, type_of(&offering), &message, &launch, draft.now);
-    }
+    let Offering { market, instance_type, zone, .. } = &offering;
+    let message = format!("{} {instance_type} in {zone} is being taken back", market.words());
+    rest(draft, type_of(&offering), &message, &launch, draft.now);
+}
+
+/// Whether what EC2 says of an instance that has ended means that it took it back (its `StateReason` codes).
+pub(super) fn is_taken_back(reason: &str) -> bool {
+    reason.starts_with("Server.Spot") || reason.starts_with("Server.InsufficientInstanceCapacity")
+}
+
+/// Whether anything could be launched for a group now.
+pub(super) fn is_offered(draft: &Draft<'_>, cluster: &RayCluster, group: &WorkerGroup) -> bool {
+    let failing = draft.record.failing_groups.get(&group.name);
+    let paused = failing.is_some_and(|failing| failing.trouble.until > draft.now);
+    !paused && choose(draft, cluster, Some(&group.name), &group.template).is_ok()
 }
 
 /// Has something rest, longer each time. All rest equally long but for a part that differs by launch: clusters that were

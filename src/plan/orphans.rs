@@ -11,7 +11,7 @@ use crate::api::ids::{InstanceId, IntentId};
 use crate::api::observed::CloudInstance;
 use crate::api::words::count_are;
 
-/// How long an instance that nobody knows is looked at before it is ended.
+/// How long an instance that nobody knows is looked at before it is ended, and how long EC2 may take to list one.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Ends what is no node of the cluster.
@@ -47,15 +47,24 @@ fn is_known(draft: &Draft<'_>, launch: &IntentId) -> bool {
 }
 
 /// What keeps a cluster on EC2 from being closed: instances that have not ended, or that nobody could look for.
-pub(super) fn obstacle(draft: &Draft<'_>) -> Option<String> {
-    draft.cluster().filter(|cluster| cluster.spec.aws().is_some())?;
+pub(super) fn obstacle(draft: &mut Draft<'_>) -> Option<String> {
+    // What was never open has no instances.
+    draft.record.incarnation.as_ref()?.aws.as_ref()?;
     let instances = &draft.snapshot.seen.instances;
-    let Some((_, seen)) = instances.fresh() else {
+    let Some((at, seen)) = instances.fresh() else {
         let error = instances.error.as_ref().map_or("they were not listed yet", |(_, error)| error.as_str());
         return Some(format!("instances cannot be seen: {error}"));
     };
     let left =
         seen.values().filter(|instance| instance.phase != crate::api::observed::InstancePhase::Terminated);
     let left = left.count();
-    (left > 0).then(|| format!("{} being ended", count_are(left, "instance")))
+    if left > 0 {
+        return Some(format!("{} being ended", count_are(left, "instance")));
+    }
+    let listed = draft.record.last_launch.map(|last| last + PATIENCE)?;
+    if at >= listed {
+        return None;
+    }
+    draft.wake(listed);
+    Some("EC2 may still list an instance that was launched lately".to_owned())
 }

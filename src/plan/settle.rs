@@ -1,12 +1,13 @@
 //! What came of effects: results go into the records, failures are tried again or given up.
 
+use super::absorb;
 use super::draft::{Draft, more_trouble};
 use super::nodes;
 use super::offers;
 use crate::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
 use crate::api::event::EventType;
-use crate::api::ids::Uid;
-use crate::api::record::{AgentRecord, ArtifactsRecord, Incarnation, JobRecord, NodeState};
+use crate::api::ids::{NodeName, Uid};
+use crate::api::record::{AgentRecord, ArtifactsRecord, Incarnation, JobRecord, NodeState, digest_of};
 use crate::api::units::Span;
 
 /// After a cluster could not be opened or a node not launched, the longest wait until it is tried again.
@@ -52,6 +53,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             if let EffectResult::Opened(incarnation) = result {
                 // That nodes cannot be launched is over when one has joined.
                 draft.record.trouble.take_if(|trouble| trouble.reason == "CannotOpen");
+                draft.record.opening = None;
                 let since =
                     draft.record.incarnation.as_ref().map_or(incarnation.since, |before| before.since);
                 draft.record.incarnation = Some(Incarnation { since, ..*incarnation });
@@ -59,6 +61,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
         }
         Effect::CloseCluster { .. } => {
             draft.record.incarnation = None;
+            draft.record.opening = None;
             draft.record.agent = None;
             draft.record.ending = false;
         }
@@ -66,12 +69,7 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             if let Some(offering) = offering {
                 offers::granted(draft, offering);
             }
-            // What was seen before this moment says nothing about the node's processes.
-            if let Some(record) = draft.record.nodes.get_mut(node)
-                && matches!(record.state, NodeState::Launching { .. })
-            {
-                record.state = NodeState::Launching { since: at };
-            }
+            launch_is_over(draft, node, at);
         }
         Effect::TerminateNode { node, launch, .. } => {
             let record = draft.record.nodes.get_mut(node).filter(|record| record.launch == *launch);
@@ -82,7 +80,10 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
                 None => {}
             }
         }
-        Effect::TerminateInstance { .. } => {}
+        Effect::TerminateInstance { instance } => {
+            // It is listed as it was for a moment: that is no reason to end it again.
+            draft.record.orphans.insert(instance.clone(), at);
+        }
         Effect::DrainNode { .. } | Effect::SendCheckpoint { .. } | Effect::RequestResources { .. } => {}
         Effect::SendDocument { job, revision } => {
             if let Some(record) = job_record(draft, job) {
@@ -126,8 +127,27 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
     }
 }
 
+/// What was seen of a node before this moment says nothing about its processes: one that is wanted gone may have come to
+/// be just now.
+fn launch_is_over(draft: &mut Draft<'_>, node: &NodeName, at: jiff::Timestamp) {
+    let Some(record) = draft.record.nodes.get_mut(node) else { return };
+    let cloud = record.offering.is_some();
+    record.missing_since = None;
+    match &mut record.state {
+        NodeState::Launching { since } => *since = at,
+        NodeState::Terminating { since, .. } if cloud => *since = at,
+        _ => {}
+    }
+    if cloud {
+        draft.record.last_launch = Some(at);
+    }
+}
+
 fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &EffectError) {
     let (name, message) = (intent.effect.name(), error.message.clone());
+    if let Effect::LaunchNode { node, offering: Some(_), .. } = &intent.effect {
+        launch_is_over(draft, node, at);
+    }
     match (&intent.effect, error.kind) {
         (
             Effect::LaunchNode { node, offering: Some(offering), .. },
@@ -135,6 +155,15 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
         ) => {
             offers::refused(draft, offering, error.kind, &message, &intent.id, at);
             draft.cluster_event(EventType::Warning, "NoCapacity", message);
+            draft.record.nodes.remove(node);
+        }
+        // One group's launches are no other's matter.
+        (
+            Effect::LaunchNode { node, group: Some(group), template, offering: Some(_), .. },
+            ErrorKind::Rejected | ErrorKind::NotFound,
+        ) => {
+            absorb::refuse_group(draft, group.clone(), digest_of(template), at, message.clone());
+            draft.cluster_event(EventType::Warning, "CannotLaunch", message);
             draft.record.nodes.remove(node);
         }
         // Refused by the cluster or the machine: said, and tried again with patience, from the beginning.

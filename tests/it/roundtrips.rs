@@ -190,8 +190,8 @@ fn market() -> BoxedStrategy<MarketKind> {
 
 prop_compose! {
     fn offering()(instance_type in text(), subnet in text(), zone in text(), market in market(),
-        max_price in option::of(text())) -> Offering {
-        Offering { instance_type, subnet, zone, market, max_price }
+        max_price in option::of(text()), image in text()) -> Offering {
+        Offering { instance_type, subnet, zone, market, max_price, image }
     }
 }
 
@@ -233,8 +233,8 @@ prop_compose! {
 prop_compose! {
     fn aws_network()(region in text(), subnets in vec((text(), text()), 0..3), security_groups in vec(text(), 0..2), head_interface in text(),
         head_address in text(), token_parameter in option::of(text()), images in btree_map(text(), text(), 0..2),
-        types in btree_map(text(), type_facts(), 0..2)) -> AwsNetwork {
-        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types }
+        types in btree_map(text(), type_facts(), 0..2), settings in digest(), at in when()) -> AwsNetwork {
+        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at }
     }
 }
 
@@ -303,11 +303,12 @@ prop_compose! {
         unused_since in option::of(when()),
         notices in btree_map(text().prop_map(RayNodeId), notice(), 0..2), unavailable in vec(unavailable(), 0..2),
         failing_groups in btree_map(text(), (digest(), trouble()), 0..2),
-        orphans in btree_map(text().prop_map(InstanceId), when(), 0..2)) -> ClusterRecord {
+        orphans in btree_map(text().prop_map(InstanceId), when(), 0..2),
+        (opening, last_launch) in (option::of(text()), option::of(when()))) -> ClusterRecord {
         let agent = agent.map(|(submission, since, answered)| AgentRecord { submission, since, answered });
         let failing = |(group, (template, trouble))| (group, FailingGroup { template, trouble });
         let failing_groups = failing_groups.into_iter().map(failing).collect();
-        ClusterRecord { incarnation, ending, nodes, launched, agent, trouble, unused_since, notices, failing_groups, unavailable, orphans }
+        ClusterRecord { incarnation, opening, last_launch, ending, nodes, launched, agent, trouble, unused_since, notices, failing_groups, unavailable, orphans }
     }
 }
 

@@ -84,6 +84,9 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
         let reason = if trouble.reason == "CannotOpen" { "CannotOpen" } else { "CannotLaunch" };
         return Finding::new(KIND, false, reason, trouble.message.clone());
     }
+    if let Some(blind) = report.waiting.iter().find(|waiting| waiting.reason == "InstancesNotSeen") {
+        return Finding::new(KIND, Truth::Unknown, "InstancesNotSeen", blind.message.clone());
+    }
     if let Some(blocked) = report
         .waiting
         .iter()

@@ -1,5 +1,5 @@
-//! The head's addresses: a network interface of its own, and for the outside an Elastic IP. Heads come and go; these
-//! stay as long as the incarnation.
+//! The head's addresses: a network interface of its own, and for the outside an Elastic IP. They are
+//! the incarnation's, not the instance's: known before there is one.
 
 use aws_sdk_ec2::types::{Address, DomainType, NetworkInterface, ResourceType};
 

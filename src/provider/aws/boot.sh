@@ -315,7 +315,8 @@ ray_arguments() {
         mapfile -t -O "${#RAY_ARGUMENTS[@]}" RAY_ARGUMENTS <<<"$RAYCONCILE_RAY_ARGUMENTS"
 }
 
-# A worker's Ray ends with the head's, and the next head is at the same address.
+# A worker may be up before its head is; and what ends for want of memory is worth another try. A node that had joined is
+# not taken back by the controller, which then ends the instance.
 keep_ray() {
     local began wait_s=$RETRY_S words
     read -ra words <<<"${RAYCONCILE_RAY:-ray}"

@@ -16,12 +16,12 @@ use super::pace::Api;
 use super::tags::{Marks, specification};
 use super::{Aws, client_token, instances, userdata};
 use crate::action::EffectError;
-use crate::api::aws::{AwsNetwork, AwsProvider, BlockDevice, Image, Instance, MarketKind, Offering};
+use crate::api::aws::{AwsNetwork, AwsProvider, BlockDevice, MarketKind, Offering};
 use crate::api::record::Incarnation;
-use crate::provider::{NodeLaunch, rejected, unavailable};
+use crate::provider::{NodeLaunch, rejected};
 
-/// From the container to the metadata service it is one hop more than from the instance.
-const METADATA_HOPS: i32 = 2;
+/// The container shares the instance's network: from other containers the instance's role is out of reach.
+const METADATA_HOPS: i32 = 1;
 
 /// Launches an instance, unless it was launched before.
 pub(super) async fn launch(
@@ -82,7 +82,7 @@ fn request(
         .min_count(1)
         .max_count(1)
         .client_token(client_token(marks.uid, &format!("launch {}", node.launch)))
-        .image_id(image(network, instance)?)
+        .image_id(&offering.image)
         .instance_type(InstanceType::from(offering.instance_type.as_str()))
         .set_key_name(settings.key_name.clone())
         .set_iam_instance_profile(
@@ -108,17 +108,6 @@ fn request(
             .network_interface_id(&network.head_interface)
             .delete_on_termination(false);
         Ok(request.network_interfaces(interface.build()))
-    }
-}
-
-fn image<'a>(network: &'a AwsNetwork, instance: &'a Instance) -> Result<&'a str, EffectError> {
-    match &instance.image {
-        Image::Id(id) => Ok(id),
-        Image::Parameter(name) => network
-            .images
-            .get(name)
-            .map(String::as_str)
-            .ok_or_else(|| unavailable(format!("the image that {name} names has not been looked up yet"))),
     }
 }
 
@@ -187,6 +176,8 @@ mod tests {
             token_parameter: None,
             images: BTreeMap::from([("/image".to_owned(), "ami-2".to_owned())]),
             types: BTreeMap::new(),
+            settings: Default::default(),
+            at: Default::default(),
         }
     }
 
@@ -206,6 +197,7 @@ mod tests {
                 zone: "us-west-2a".to_owned(),
                 market,
                 max_price: Some("1.75".to_owned()),
+                image: "ami-2".to_owned(),
             }),
             failure_timeout: Span::from_secs(5),
         }

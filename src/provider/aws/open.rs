@@ -83,6 +83,8 @@ pub(super) async fn open(aws: &Aws, opening: Opening) -> Result<Incarnation, Eff
             token_parameter,
             images,
             types: facts,
+            settings: settings.digest(),
+            at: Timestamp::now(),
         }),
     })
 }

@@ -215,6 +215,8 @@ mod tests {
             token_parameter: Some("/rayconcile/u-1/ray-token".to_owned()),
             images: BTreeMap::new(),
             types: BTreeMap::new(),
+            settings: Default::default(),
+            at: Default::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use rayconcile::action::{Effect, EffectError, EffectResult, ErrorKind, IntentState};
 use rayconcile::api::aws::{AwsNetwork, MarketKind, Offering, TypeFacts};
 use rayconcile::api::cluster::RayClusterSpec;
-use rayconcile::api::ids::{InstanceId, IntentId, RayNodeId, Uid};
+use rayconcile::api::ids::{Digest, InstanceId, IntentId, RayNodeId, Uid};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
 use rayconcile::api::object::{Object, RayCluster};
 use rayconcile::api::observed::{CloudInstance, InstancePhase, Instances, LAUNCH_LABEL, Observed};
@@ -18,7 +18,7 @@ use rayconcile::plan::snapshot::{Machine, Seen, Settings};
 use rayconcile::plan::{Plan, Snapshot, plan};
 
 /// A head and three spot nodes, or on-demand ones while there is no spot, in two zones.
-const SPOT: &str = "
+pub(super) const SPOT: &str = "
 provider: {aws: {region: us-west-2, subnets: [subnet-a, subnet-b], iamInstanceProfile: ray}}
 head: {instance: {types: [m5.large], image: {id: ami-1}}}
 workerGroups:
@@ -30,26 +30,33 @@ workerGroups:
 ";
 
 /// EC2 and a Ray cluster, as far as a plan can tell.
-struct Region {
-    snapshot: Snapshot,
-    instances: Instances,
+pub(super) struct Region {
+    pub(super) snapshot: Snapshot,
+    pub(super) instances: Instances,
     /// What EC2 answers to a launch, if not with an instance.
-    refuse: fn(&Offering) -> Option<ErrorKind>,
+    pub(super) refuse: fn(&Offering) -> Option<ErrorKind>,
     /// Whether instances join Ray.
-    joins: bool,
+    pub(super) joins: bool,
     /// Whether replies to launches are lost, though they take place.
-    lost_replies: bool,
+    pub(super) lost_replies: bool,
     /// Whether EC2 can be asked what there is.
-    visible: bool,
+    pub(super) visible: bool,
     /// Whether what is to end never does.
-    stuck: bool,
-    launches: Vec<Offering>,
-    ended: Vec<InstanceId>,
-    events: Vec<String>,
-    last: Option<Plan>,
+    pub(super) stuck: bool,
+    /// What opening the cluster is answered with, if not with success.
+    pub(super) closed: Option<ErrorKind>,
+    /// How many seconds a round takes.
+    pub(super) pace: i64,
+    /// The launches whose instances are nodes of Ray, listed by EC2 or not.
+    pub(super) joined: BTreeSet<IntentId>,
+    pub(super) opened: Vec<String>,
+    pub(super) launches: Vec<Offering>,
+    pub(super) ended: Vec<InstanceId>,
+    pub(super) events: Vec<String>,
+    pub(super) last: Option<Plan>,
 }
 
-fn cluster(spec: &str) -> RayCluster {
+pub(super) fn cluster(spec: &str) -> RayCluster {
     let value: serde_json::Value = serde_yaml::from_str(spec).unwrap();
     let mut spec: RayClusterSpec = serde_json::from_value(value).unwrap();
     spec.fill_defaults();
@@ -69,7 +76,7 @@ fn facts(cpus: u32, gpus: u32, zones: &[&str]) -> TypeFacts {
     }
 }
 
-fn network() -> AwsNetwork {
+fn network(settings: Digest) -> AwsNetwork {
     let both = &["us-west-2a", "us-west-2b"][..];
     AwsNetwork {
         region: "us-west-2".to_owned(),
@@ -87,11 +94,13 @@ fn network() -> AwsNetwork {
             ("g5.xlarge".to_owned(), facts(4, 1, both)),
             ("g4dn.xlarge".to_owned(), facts(4, 1, both)),
         ]),
+        settings,
+        at: Timestamp::UNIX_EPOCH,
     }
 }
 
 impl Region {
-    fn new(spec: &str) -> Self {
+    pub(super) fn new(spec: &str) -> Self {
         let span = Span::from_secs;
         let snapshot = Snapshot {
             now: "2026-11-28T00:00:00Z".parse().unwrap(),
@@ -119,6 +128,10 @@ impl Region {
             lost_replies: false,
             visible: true,
             stuck: false,
+            closed: None,
+            pace: 5,
+            joined: BTreeSet::new(),
+            opened: Vec::new(),
             launches: Vec::new(),
             ended: Vec::new(),
             events: Vec::new(),
@@ -126,19 +139,19 @@ impl Region {
         }
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.snapshot.now
     }
 
     /// Plans, keeps and does, every five seconds, for so long.
-    fn run(&mut self, seconds: i64) {
-        for _ in 0..seconds / 5 {
+    pub(super) fn run(&mut self, seconds: i64) {
+        for _ in 0..seconds / self.pace {
             self.round();
         }
     }
 
-    fn round(&mut self) {
-        self.snapshot.now += SignedDuration::from_secs(5);
+    pub(super) fn round(&mut self) {
+        self.snapshot.now += SignedDuration::from_secs(self.pace);
         self.snapshot.seed += 1;
         if !self.stuck {
             self.settle();
@@ -157,7 +170,7 @@ impl Region {
         self.last = Some(made);
     }
 
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         let now = self.now();
         let seen = &mut self.snapshot.seen;
         match self.visible {
@@ -165,22 +178,24 @@ impl Region {
             false => seen.instances.fail(now, "expired credentials".to_owned()),
         }
         let submitted = self.snapshot.record.agent.is_some();
-        let up = |instance: &CloudInstance| instance.phase.is_up();
-        let launched = self.instances.values().filter(|instance| up(instance) && self.joins);
-        let nodes: Vec<RayNode> = launched
-            .filter_map(|instance| {
-                let launch = instance.launch.clone()?;
-                Some(RayNode {
-                    id: RayNodeId(format!("ray-{launch}")),
-                    address: "10.0.0.9".to_owned(),
-                    alive: true,
-                    draining: false,
-                    head: false,
-                    resources: BTreeMap::new(),
-                    labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.0)]),
-                })
-            })
-            .collect();
+        for instance in self.instances.values() {
+            let Some(launch) = instance.launch.clone() else { continue };
+            match instance.phase.is_up() {
+                true if self.joins => _ = self.joined.insert(launch),
+                true => {}
+                false => _ = self.joined.remove(&launch),
+            }
+        }
+        let node = |launch: &IntentId| RayNode {
+            id: RayNodeId(format!("ray-{launch}")),
+            address: "10.0.0.9".to_owned(),
+            alive: true,
+            draining: false,
+            head: false,
+            resources: BTreeMap::new(),
+            labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.0.clone())]),
+        };
+        let nodes: Vec<RayNode> = self.joined.iter().map(node).collect();
         if !submitted {
             seen.agent = Observed::default();
             return;
@@ -200,14 +215,19 @@ impl Region {
         seen.agent = Observed::seen(now, state);
     }
 
-    fn carry_out(&mut self, index: usize) {
+    pub(super) fn carry_out(&mut self, index: usize) {
         let (id, effect) = {
             let intent = &mut self.snapshot.intents[index];
             intent.attempts += 1;
             (intent.id.clone(), intent.effect.clone())
         };
         let at = self.now();
+        let settings = self.snapshot.cluster.as_ref().unwrap().spec.aws().unwrap().digest();
         let result = match effect {
+            Effect::OpenCluster { incarnation } if self.closed.is_some() => {
+                self.opened.push(incarnation);
+                Err(self.closed.unwrap())
+            }
             Effect::OpenCluster { incarnation } => Ok(EffectResult::Opened(Box::new(Incarnation {
                 id: incarnation,
                 since: at,
@@ -216,7 +236,7 @@ impl Region {
                 ray_version: String::new(),
                 missing: Vec::new(),
                 local: None,
-                aws: Some(network()),
+                aws: Some(network(settings)),
             }))),
             Effect::LaunchNode { offering, .. } => self.launch(&id, offering.unwrap()),
             Effect::TerminateNode { launch, .. } => {
@@ -226,6 +246,10 @@ impl Region {
             Effect::TerminateInstance { instance } => {
                 self.ended.push(instance.clone());
                 self.instances.get_mut(&instance).unwrap().phase = InstancePhase::ShuttingDown;
+                Ok(EffectResult::Done)
+            }
+            Effect::CloseCluster { incarnation } => {
+                self.opened.retain(|open| *open != incarnation);
                 Ok(EffectResult::Done)
             }
             _ => Ok(EffectResult::Done),
@@ -238,7 +262,11 @@ impl Region {
         };
     }
 
-    fn launch(&mut self, launch: &IntentId, offering: Offering) -> Result<EffectResult, ErrorKind> {
+    pub(super) fn launch(
+        &mut self,
+        launch: &IntentId,
+        offering: Offering,
+    ) -> Result<EffectResult, ErrorKind> {
         self.launches.push(offering.clone());
         if let Some(kind) = (self.refuse)(&offering) {
             return Err(kind);
@@ -251,38 +279,38 @@ impl Region {
         if self.lost_replies { Err(ErrorKind::Unavailable) } else { Ok(EffectResult::Done) }
     }
 
-    fn terminate(&mut self, which: impl Fn(&CloudInstance) -> bool) {
+    pub(super) fn terminate(&mut self, which: impl Fn(&CloudInstance) -> bool) {
         for instance in self.instances.values_mut().filter(|instance| which(instance)) {
             instance.phase = InstancePhase::ShuttingDown;
         }
     }
 
-    fn up(&self) -> Vec<&CloudInstance> {
+    pub(super) fn up(&self) -> Vec<&CloudInstance> {
         self.instances.values().filter(|instance| instance.phase.is_up()).collect()
     }
 
-    fn ready(&self) -> usize {
+    pub(super) fn ready(&self) -> usize {
         let nodes = self.snapshot.record.nodes.values();
         nodes.filter(|node| matches!(node.state, NodeState::Ready { .. })).count()
     }
 
-    fn waiting(&self) -> Vec<String> {
+    pub(super) fn waiting(&self) -> Vec<String> {
         let report = &self.last.as_ref().unwrap().report.cluster;
         report.waiting.iter().map(|waiting| format!("{}: {}", waiting.reason, waiting.message)).collect()
     }
 
     /// EC2 ends what it was told to end.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let ending = self.instances.values_mut().filter(|it| it.phase == InstancePhase::ShuttingDown);
         ending.for_each(|instance| instance.phase = InstancePhase::Terminated);
     }
 
-    fn delete(&mut self) {
+    pub(super) fn delete(&mut self) {
         self.snapshot.cluster.as_mut().unwrap().metadata.deletion_timestamp = Some(self.now());
     }
 }
 
-fn instance(launch: Option<IntentId>, offering: &Offering) -> CloudInstance {
+pub(super) fn instance(launch: Option<IntentId>, offering: &Offering) -> CloudInstance {
     CloudInstance {
         launch,
         phase: InstancePhase::Running,
@@ -294,13 +322,14 @@ fn instance(launch: Option<IntentId>, offering: &Offering) -> CloudInstance {
     }
 }
 
-fn spot(instance_type: &str, zone: &str) -> Offering {
+pub(super) fn spot(instance_type: &str, zone: &str) -> Offering {
     Offering {
         instance_type: instance_type.to_owned(),
         subnet: String::new(),
         zone: zone.to_owned(),
         market: MarketKind::Spot,
         max_price: None,
+        image: "ami-1".to_owned(),
     }
 }
 

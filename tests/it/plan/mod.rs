@@ -2,6 +2,7 @@
 
 mod clock;
 mod cloud;
+mod cloud_faults;
 mod properties;
 mod stories;
 mod wishes;
