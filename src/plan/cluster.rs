@@ -41,7 +41,6 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     let Some(cluster) = draft.cluster() else {
         return provide(draft);
     };
-    see_instances(draft);
     if is_leaving(cluster) {
         return leave(draft, cluster);
     }
@@ -70,15 +69,6 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
             }
             ensure_agent(draft, &incarnation);
         }
-    }
-}
-
-/// Says so when EC2 cannot be asked what there is: nothing is concluded from that.
-fn see_instances(draft: &mut Draft<'_>) {
-    let open = draft.record.incarnation.as_ref().is_some_and(|incarnation| incarnation.aws.is_some());
-    if let (true, Some((_, error))) = (open, &draft.snapshot.seen.instances.error) {
-        let message = format!("EC2 cannot be asked which instances there are: {error}");
-        draft.report.cluster.waiting.push(Waiting::blocked("InstancesNotSeen", message));
     }
 }
 
@@ -172,19 +162,30 @@ fn leave(draft: &mut Draft<'_>, cluster: &RayCluster) {
 }
 
 fn close_when_empty(draft: &mut Draft<'_>) {
-    if let (true, Some(obstacle)) = (draft.record.nodes.is_empty(), orphans::obstacle(draft)) {
-        return draft.report.cluster.waiting.push(Waiting::going_on("EndingInstances", obstacle));
-    }
     if !draft.record.nodes.is_empty() {
         return;
     }
-    let open = draft.record.incarnation.as_ref().map(|incarnation| incarnation.id.clone());
-    // What was made for a life that never began is removed as well.
-    if let Some(incarnation) = open.or_else(|| draft.record.opening.clone()) {
-        draft.intend(Effect::CloseCluster { incarnation });
+    let incarnation = match (&draft.record.incarnation, &draft.record.opening) {
+        (Some(open), _) => open.id.clone(),
+        // It never came to nodes, but to some of what they were to share.
+        (None, Some(opening)) => return close(draft, opening.clone()),
+        (None, None) => return,
+    };
+    match orphans::obstacle(draft) {
+        Some(obstacle) => draft.report.cluster.waiting.push(Waiting::going_on("EndingInstances", obstacle)),
+        None => close(draft, incarnation),
+    }
+}
+
+fn close(draft: &mut Draft<'_>, incarnation: String) {
+    let error = draft.pending(&Target::Cluster).and_then(|intent| intent.last_error.clone());
+    if let Some(error) = error {
+        draft.report.cluster.waiting.push(Waiting::blocked("CannotClose", error));
+    } else {
         let message = "what its nodes shared is being removed";
         draft.report.cluster.waiting.push(Waiting::going_on("Closing", message));
     }
+    draft.intend(Effect::CloseCluster { incarnation });
 }
 
 fn open(draft: &mut Draft<'_>) {
@@ -194,18 +195,15 @@ fn open(draft: &mut Draft<'_>) {
         draft.report.cluster.waiting.push(Waiting::blocked("CannotOpen", trouble.message));
         return;
     }
-    let pending = draft.pending(&Target::Cluster).map(|intent| intent.effect.clone());
-    let incarnation = match (&draft.record.incarnation, &draft.record.opening, pending) {
-        (Some(open), ..) => open.id.clone(),
-        (None, Some(opening), _) => opening.clone(),
-        (None, None, Some(Effect::OpenCluster { incarnation })) => incarnation,
-        _ => draft.id("r"),
+    let incarnation = match (&draft.record.incarnation, &draft.record.opening) {
+        (Some(open), _) => open.id.clone(),
+        (None, Some(opening)) => opening.clone(),
+        (None, None) => {
+            let id = draft.id("r");
+            draft.record.opening = Some(id.clone());
+            id
+        }
     };
-    if draft.record.incarnation.is_none()
-        && draft.cluster().is_some_and(|cluster| cluster.spec.aws().is_some())
-    {
-        draft.record.opening = Some(incarnation.clone());
-    }
     draft.intend(Effect::OpenCluster { incarnation });
     draft.report.cluster.waiting.push(Waiting::going_on("Opening", "finding what the cluster needs"));
 }

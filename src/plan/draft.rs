@@ -224,6 +224,12 @@ impl<'a> Draft<'a> {
         self.intents.get(id).map(|intent| intent.effect.clone())
     }
 
+    /// Why an intent that is to be tried again failed, as the end of a sentence; nothing if it did not.
+    pub(super) fn failure_of(&self, id: &IntentId) -> String {
+        let error = self.intents.get(id).and_then(|intent| intent.last_error.as_ref());
+        error.map_or_else(String::new, |error| format!(": {error}"))
+    }
+
     /// Asks for an effect. If it has been asked for before it stays as it is; if something else is under way on
     /// the same target, that comes first.
     pub(super) fn intend(&mut self, effect: Effect) {

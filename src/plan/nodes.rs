@@ -28,7 +28,8 @@ pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
     match head.map(|head| (head.state.clone(), head.launch.clone())) {
         Some((NodeState::Launching { .. }, launch)) => {
             claim_launch(draft, &launch);
-            draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", "the head is being started"));
+            let message = format!("the head is being started{}", draft.failure_of(&launch));
+            draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", message));
             // The agent is submitted while the head starts: only through the agent is it known to have joined.
             true
         }
@@ -342,9 +343,12 @@ fn is_drained_or_draining(draft: &Draft<'_>, name: &NodeName) -> bool {
 fn wait_for_launches(draft: &mut Draft<'_>) {
     let launching =
         draft.record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. }));
-    let count = launching.filter(|node| node.group.is_some()).count();
-    if count > 0 {
-        let message = format!("{} being started", count_are(count, "node"));
+    let launches: Vec<&IntentId> =
+        launching.filter(|node| node.group.is_some()).map(|node| &node.launch).collect();
+    if !launches.is_empty() {
+        let mut failures = launches.iter().map(|launch| draft.failure_of(launch));
+        let failure = failures.find(|failure| !failure.is_empty()).unwrap_or_default();
+        let message = format!("{} being started{failure}", count_are(launches.len(), "node"));
         draft.report.cluster.waiting.push(Waiting::going_on("StartingNodes", message));
     }
 }

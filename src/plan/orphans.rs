@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 
 use super::draft::Draft;
 use super::guards::Guard;
+use super::report::Waiting;
 use crate::action::Effect;
 use crate::api::event::EventType;
 use crate::api::ids::{InstanceId, IntentId};
@@ -16,7 +17,14 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Ends what is no node of the cluster.
 pub(super) fn plan(draft: &mut Draft<'_>) {
-    let Some((_, instances)) = draft.snapshot.seen.instances.fresh() else { return };
+    let seen = &draft.snapshot.seen.instances;
+    let Some((_, instances)) = seen.fresh() else {
+        if let (Some((_, error)), Some(_)) = (&seen.error, &draft.record.incarnation) {
+            let message = format!("EC2 cannot be asked which instances there are: {error}");
+            draft.report.cluster.waiting.push(Waiting::blocked("CannotSeeInstances", message));
+        }
+        return;
+    };
     let now = draft.now;
     let is_orphan = |instance: &CloudInstance| {
         !instance.phase.is_ending() && !instance.launch.as_ref().is_some_and(|launch| is_known(draft, launch))

@@ -84,9 +84,6 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
         let reason = if trouble.reason == "CannotOpen" { "CannotOpen" } else { "CannotLaunch" };
         return Finding::new(KIND, false, reason, trouble.message.clone());
     }
-    if let Some(blind) = report.waiting.iter().find(|waiting| waiting.reason == "InstancesNotSeen") {
-        return Finding::new(KIND, Truth::Unknown, "InstancesNotSeen", blind.message.clone());
-    }
     if let Some(blocked) = report
         .waiting
         .iter()
@@ -98,6 +95,9 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
     let Some(incarnation) = &record.incarnation else {
         return Finding::new(KIND, false, "NotOpened", "nothing is there yet");
     };
+    if let Some(blind) = report.waiting.iter().find(|waiting| waiting.reason == "CannotSeeInstances") {
+        return Finding::new(KIND, Truth::Unknown, "CannotSeeInstances", blind.message.clone());
+    }
     let launching =
         record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. })).count();
     if launching > 0 {

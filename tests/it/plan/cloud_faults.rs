@@ -151,7 +151,7 @@ fn that_instances_cannot_be_seen_is_said() {
     region.visible = false;
     region.run(30);
     assert!(
-        region.waiting()[0].starts_with("InstancesNotSeen: EC2 cannot be asked"),
+        region.waiting()[0].starts_with("CannotSeeInstances: EC2 cannot be asked"),
         "{:?}",
         region.waiting()
     );
