@@ -22,7 +22,16 @@ const LISTING_DELAY: SignedDuration = SignedDuration::from_secs(60);
 pub(super) async fn list(aws: &Aws) -> Result<Instances, EffectError> {
     let clients = aws.clients().await?;
     let found = describe(&clients, aws.uid(), vec![cluster_filter(aws.uid())]).await?;
-    Ok(found.iter().filter_map(observed).collect())
+    let mut instances = Instances::new();
+    for instance in &found {
+        let Some((id, mut seen)) = observed(instance) else { continue };
+        let words = aws.consoles.last_words(&clients, &id, instance).await;
+        if !words.is_empty() {
+            seen.reason = format!("{}; its console ends with\n{words}", seen.reason);
+        }
+        instances.insert(id, seen);
+    }
+    Ok(instances)
 }
 
 /// Ends the instances of a launch.

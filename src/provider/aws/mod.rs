@@ -7,6 +7,7 @@
 mod address;
 mod client;
 mod close;
+mod console;
 mod firewall;
 mod images;
 mod instances;
@@ -40,12 +41,13 @@ pub use tags::{CLUSTER_TAG, CLUSTER_UID_TAG, GROUP_TAG, INCARNATION_TAG};
 pub struct Aws {
     cluster: RayCluster,
     directories: Directories,
+    consoles: console::Consoles,
 }
 
 impl Aws {
     /// A provider for a cluster, whose secrets are kept there.
     pub fn new(cluster: RayCluster, directories: Directories) -> Self {
-        Self { cluster, directories }
+        Self { cluster, directories, consoles: Default::default() }
     }
 
     fn uid(&self) -> &Uid {
