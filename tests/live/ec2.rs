@@ -1,5 +1,8 @@
 //! Clusters on EC2, as far as one machine can have it: the real SDK against a region in which instances really run.
 
+use std::fs;
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::region::Region;
@@ -44,10 +47,22 @@ fn wait_provisioned(world: &World, cluster: &str, reason: &str, words: &str) {
     });
 }
 
+/// That its instances can reach nobody outside, and the controller least of all.
+fn assert_enclosed(region: &Region, world: &World) {
+    let interfaces = String::from_utf8(region.inside(&["cat", "/proc/net/dev"]).stdout).unwrap();
+    assert_eq!(interfaces.lines().skip(2).count(), 1, "there is more than loopback:\n{interfaces}");
+    let controller = fs::read_to_string(world.path("state/api.json")).unwrap();
+    let controller: Value = serde_json::from_str(&controller).unwrap();
+    let call = ["curl", "--silent", "--noproxy", "*", "--max-time", "5", controller["url"].as_str().unwrap()];
+    assert!(Command::new(call[0]).args(&call[1..]).output().unwrap().status.success(), "{call:?}");
+    assert!(!region.inside(&call).status.success(), "{call:?}");
+}
+
 #[test]
-fn from_nothing_over_an_interruption_to_nothing() {
-    let region = Region::start(&[]);
+fn from_nothing_over_an_interruption_to_nothing_where_nothing_can_be_reached_from() {
+    let region = Region::enclosed();
     let world = region.world();
+    assert_enclosed(&region, &world);
     let groups = [region.group("spot", (0, 3), "{spot: {}}", "m5.large, m5a.large")];
     world.write("all.yaml", &(region.cluster("c", "", &groups) + "---\n" + &elastic(&world, "c", 3000)));
     world.ok(&["apply", "-f", "all.yaml"]);

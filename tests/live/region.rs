@@ -1,8 +1,9 @@
 //! A region of EC2 on this machine, in which instances really run: `tests/python/ec2` makes it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -19,6 +20,18 @@ pub(crate) struct Region {
 impl Region {
     /// Starts one, with these options of `tests/python/ec2/region.py`.
     pub(crate) fn start(options: &[&str]) -> Self {
+        let options = options.iter().map(ToString::to_string).collect();
+        Self::with(options, free_ports())
+    }
+
+    /// Starts one whose instances can reach nothing outside; their dashboards and agents can be reached.
+    pub(crate) fn enclosed() -> Self {
+        let [gcs, dashboard, agent] = free_ports();
+        let options = vec![format!("--enclosed={dashboard}"), format!("--enclosed={agent}")];
+        Self::with(options, [gcs, dashboard, agent])
+    }
+
+    fn with(options: Vec<String>, ports: [u16; 3]) -> Self {
         let mut process = Command::new(python())
             .args(["-B", "-m", "ec2.region"])
             .args(options)
@@ -30,10 +43,14 @@ impl Region {
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let said = serde_json::from_str(&line).unwrap_or_else(|error| panic!("no region: {error}: {line}"));
-        let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let port = |index: usize| listeners[index].local_addr().unwrap().port();
-        let ports = [port(0), port(1), port(2)];
         Self { process, said, ports }
+    }
+
+    /// What another program prints where the instances are.
+    pub(crate) fn inside(&self, command: &[&str]) -> Output {
+        let target = format!("--target={}", self.said["pid"]);
+        let mut entered = Command::new("nsenter");
+        entered.args([&target, "--user", "--net", "--preserve-credentials"]).args(command).output().unwrap()
     }
 
     fn word(&self, name: &str) -> &str {
@@ -99,6 +116,26 @@ impl Region {
         ask("GET", &format!("{}/_calls", self.word("endpoint")), None)[action].as_u64().unwrap_or(0)
     }
 
+    /// How often the controller has made each call.
+    pub(crate) fn all_calls(&self) -> BTreeMap<String, u64> {
+        serde_json::from_value(ask("GET", &format!("{}/_calls", self.word("endpoint")), None)).unwrap()
+    }
+
+    /// Loses the next reply to each of these calls, though they take place; no other fault is in force.
+    pub(crate) fn lose_replies(&self, actions: &[&str]) {
+        self.faults(
+            actions.iter().map(|action| json!({"action": action, "drop": true, "times": 1})).collect(),
+        );
+    }
+
+    /// The calls that faults wait for which strike only so often.
+    pub(crate) fn not_struck(&self) -> Vec<Value> {
+        let faults = ask("GET", &format!("{}/_faults", self.word("endpoint")), None);
+        let mut faults = faults.as_array().unwrap().clone();
+        faults.retain(|fault| fault["used"] != fault["times"]);
+        faults
+    }
+
     /// What is left in the region of all that was made.
     pub(crate) fn left(&self) -> Vec<Value> {
         ask("GET", &format!("{}/_left", self.word("endpoint")), None).as_array().unwrap().clone()
@@ -113,6 +150,11 @@ impl Region {
     pub(crate) fn up(&self) -> usize {
         let up = |instance: &&Value| matches!(instance["state"].as_str().unwrap(), "pending" | "running");
         self.instances().iter().filter(up).count()
+    }
+
+    /// How many instances ran or were being started at once, at most.
+    pub(crate) fn most_up(&self) -> u64 {
+        ask("GET", &format!("{}/_most", self.word("control")), None).as_u64().unwrap()
     }
 
     /// Announces something for an instance.
@@ -152,6 +194,12 @@ impl Drop for Region {
         terminate(self.process.id());
         let _ = self.process.wait();
     }
+}
+
+/// Ports that nobody has.
+fn free_ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn ask(method: &str, url: &str, body: Option<Value>) -> Value {

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,39 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ec2 import marks
 from ec2.case import Region, RegionCase, until
 from ec2.machine import RAY_ARGUMENTS
+
+
+class EnclosedTest(unittest.TestCase):
+    PORT = 18265
+
+    def test_an_instance_is_reached_and_reaches_nobody(self):
+        region = Region("--enclosed", str(self.PORT))
+        self.addCleanup(region.close)
+        outside = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(outside.close)
+        script = f"""#!/bin/bash
+        cat /proc/net/dev | tail -n +3
+        curl --silent --max-time 5 http://127.0.0.1:{outside.getsockname()[1]} || echo "reached nobody: $?"
+        exec python3 -m http.server --bind "$RAYCONCILE_ADDRESS" {self.PORT}
+        """
+        ec2, subnets = region.clients["ec2"], list(region.told["subnets"].values())
+        launch = {"ImageId": region.told["image"], "InstanceType": "m5.large", "SubnetId": subnets[0]}
+        [instance] = ec2.run_instances(MinCount=1, MaxCount=1, UserData=script, **launch)["Instances"]
+        url = f"http://{instance['PrivateIpAddress']}:{self.PORT}/"
+        until(lambda: self.answers(region, url))
+        said = region.shown(instance["InstanceId"])["output"]
+        interfaces = [line.split(":")[0].strip() for line in said.splitlines() if line.lstrip().startswith("lo:")]
+        self.assertEqual(interfaces, ["lo"], said)
+        self.assertIn("reached nobody: 7", said)  # "Failed to connect to host"
+        ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+        until(lambda: not self.answers(region, url))
+
+    @staticmethod
+    def answers(region, url):
+        try:
+            return "Directory listing" in region.ask(url)
+        except OSError:
+            return False
 
 
 class LaunchTest(RegionCase):

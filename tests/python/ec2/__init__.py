@@ -11,8 +11,10 @@ instances.py    the watcher: what moto says is running runs, and what it says is
 machine.py      one instance: its directories, its environment, its processes
 imds.py         the instance metadata service
 control.py      the HTTP server through which tests look at instances and have things happen to them
+enclosed.py     a region that can be reached, and from which nothing can be
 marks.py        processes by a mark in their environment, wherever they went
 guard.py        ends what a region started when the region itself is gone
 case.py         a region as tests in Python have it
+demo.py         the program behind `make demo-ec2`
 stubs/          docker, aws and other commands that instances find on their PATH
 """

@@ -2,6 +2,7 @@
 
 GET  /_instances        all that there were: [{id, address, type, zone, lifecycle, state, running: whether any of its
                         processes lives, output: the last 4,000 characters, calls: [[command, argument, ...]]}]
+GET  /_most             how many instances were pending or running at once, at most
 POST /_notice/INSTANCE  {"kind": "terminate" | "rebalance" | "maintenance", "inS": 120}: its metadata service says so.
                         A spot instance that is to be terminated is, after so long
 POST /_kill/INSTANCE    its machine dies at once
@@ -23,8 +24,8 @@ class Control(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port):
+        super().__init__(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.instances = self.metadata = None  # Set before it is started.
 
@@ -43,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/_instances":
             return self.say(200, json.dumps(self.server.instances.shown()))
+        if self.path == "/_most":
+            return self.say(200, json.dumps(self.server.instances.most))
         self.metadata()
 
     def do_PUT(self):

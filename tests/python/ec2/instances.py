@@ -22,6 +22,7 @@ class Instances:
         self.machines, self.since, self.taken_at = {}, {}, {}
         self.never_boot = set(place.options.never_boot)
         self.ending = {}
+        self.most = 0  # How many were pending or running at once.
         self.over = threading.Event()
         self.watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
@@ -36,7 +37,11 @@ class Instances:
     def _watch(self):
         while not self.over.wait(LOOK_S):
             with self.moto.lock:
-                for instance in self.moto.instances():
+                instances = self.moto.instances()
+                # None is pending for less than it takes to look again.
+                up = sum(instance.state in ("pending", "running") for instance in instances)
+                self.most = max(self.most, up)
+                for instance in instances:
                     try:
                         self._look(instance)
                     except Exception:  # The others go on; whoever started the region sees why this one does not.

@@ -52,6 +52,7 @@ class Machine:
         self.user_data = unpacked(instance.user_data)
         self.environment = self._environment(place)
         self.processes = []
+        self.listeners = [place.gate.open(self.address, port) for port in place.options.enclosed]
 
     def _environment(self, place):
         """Nothing of the region's own environment: an instance knows only what it is told. REGION_... is for stubs."""
@@ -101,6 +102,9 @@ class Machine:
     def end(self, grace_s):
         """End all of its processes, and remove what it wrote."""
         self.halt(grace_s)
+        for listener in self.listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+        self.listeners = []
         for directory in (self.directory, self.ray_temp):
             shutil.rmtree(directory, ignore_errors=True)
 

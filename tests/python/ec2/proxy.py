@@ -42,9 +42,9 @@ class Quiet(MotoRequestHandler):
 class Proxy:
     """A WSGI application around moto's."""
 
-    def __init__(self, moto, left):
+    def __init__(self, moto, left, port):
         self.moto, self.left, self.faults = moto, left, faults.Faults()
-        self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=Quiet)
+        self.server = make_server("127.0.0.1", port, self, threaded=True, request_handler=Quiet)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def start(self):

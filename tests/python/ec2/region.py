@@ -1,6 +1,7 @@
 """An AWS region on this machine, in which instances really run.
 
     python -m ec2.region [--env KEY=VALUE ...] [--never-boot [TYPE] ...] [--ray-arguments TEXT] [--python PATH]
+                         [--enclosed PORT ...]
 
 When it is ready it says where everything is, as one line of JSON on its standard output. It ends, with everything it
 started, when its standard input is closed or at SIGTERM or SIGINT; if it is killed its guard does the rest.
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 
-from ec2 import control, imds, instances, left, machine, moto_server, proxy
+from ec2 import control, enclosed, imds, instances, left, machine, moto_server, proxy
 
 # Local clusters have theirs below these (`provider/local/network.rs`).
 NETWORKS = range(128, 255)
@@ -30,9 +31,14 @@ class Place:
     def __init__(self, options):
         self.options = options
         self.mark = secrets.token_hex(8)
-        self.number, self.lock = own_network()
+        self.gate = enclosed.Gate() if options.enclosed else None
+        self.number, self.lock = (self.gate.number, self.gate.lock) if self.gate else own_network()
         self.directory = tempfile.mkdtemp(prefix="rcr-", dir="/tmp")
         self.endpoint = self.control = None
+
+    def free_port(self):
+        """One for a server of the region, which is reached from outside, too."""
+        return self.gate.open("127.0.0.1").getsockname()[1] if self.gate else 0
 
 
 def own_network():
@@ -81,16 +87,23 @@ def parse():
     )  # fmt: skip
     parser.add_argument("--ray-arguments", default=machine.RAY_ARGUMENTS, help="for `ray start`, one a line")
     parser.add_argument("--python", default=sys.executable, help="whose directory instances have on their PATH")
+    parser.add_argument(
+        "--enclosed", metavar="PORT", type=int, action="append", default=[],
+        help="instances can reach nothing outside; outside, this port of instances is reached at their addresses",
+    )  # fmt: skip
     parser.add_argument("--pending-s", type=float, default=0.2, help="how long an instance is pending")
     return parser.parse_args()
 
 
 def main():
-    place = Place(parse())
+    options = parse()
+    if options.enclosed and enclosed.ASKING not in os.environ:
+        enclosed.enclose(*own_network())
+    place = Place(options)
     guard = start_guard(place)
     machine.write_stubs(os.path.join(place.directory, "bin"), sys.executable)
     moto = moto_server.Moto(f"127.{place.number}")
-    endpoint, commands = proxy.Proxy(moto, left.Left(moto)), control.Control()
+    endpoint, commands = proxy.Proxy(moto, left.Left(moto), place.free_port()), control.Control(place.free_port())
     place.endpoint, place.control = endpoint.url, commands.url
     commands.metadata = imds.Metadata(moto)
     commands.instances = instances.Instances(moto, commands.metadata, place)
@@ -101,7 +114,7 @@ def main():
         "endpoint": endpoint.url, "control": commands.url, "region": moto_server.REGION, "vpc": moto.vpc.id,
         "subnets": {zone: subnet.id for zone, subnet in moto.subnets.items()}, "image": moto.image,
         "imageParameter": moto_server.IMAGE_PARAMETER, "instanceProfile": moto_server.INSTANCE_PROFILE,
-        "network": f"127.{place.number}.0.0/16",
+        "network": f"127.{place.number}.0.0/16", "pid": os.getpid(),
     }), flush=True)  # fmt: skip
     wait_for_the_end()
     for part in reversed(parts):
