@@ -10,6 +10,8 @@ mod autoscaler;
 mod chaos;
 mod crashes;
 mod ec2;
+mod ec2_faults;
+mod ec2_walk;
 mod elastic;
 mod enclosed;
 #[allow(dead_code)]
