@@ -20,6 +20,10 @@ help: ## List the targets
 demo: build python ## Run a real elastic job on a local Ray cluster, from one worker to two, to success
 	$(RAYCONCILE) --state-dir .cache/demo run manifests/quickstart.yaml
 
+.PHONY: demo-ec2
+demo-ec2: build python ## The same on EC2, from nothing over a spot interruption to nothing, in a region on this machine (ENCLOSED=1)
+	PYTHONPATH=tests/python .venv/bin/python -B -m ec2.demo $(RAYCONCILE) .cache $(if $(ENCLOSED),enclosed)
+
 .PHONY: test
 test: python ## Run all tests, with real Ray, torch and AdaptDL
 	cargo test --lib --bins --test it --test live -- --test-threads=2
