@@ -41,6 +41,10 @@ bench-rescale: python ## Measure how long a job stands still when it is rescaled
 bench-recovery: python ## Measure how soon a job goes on after a failure (EVENTS=, REPETITIONS=)
 	cargo bench --profile dev --bench recovery
 
+.PHONY: bench-plan
+bench-plan: ## Measure how long a plan takes for a cluster of 5,000 nodes (NODES=, REPETITIONS=)
+	cargo bench --profile dev --bench plan
+
 .PHONY: chaos
 chaos: python ## Throw random faults at two jobs, and see that nothing is lost (SEED=, MINUTES=, FAULTS=)
 	cargo bench --profile dev --bench chaos

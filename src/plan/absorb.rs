@@ -17,7 +17,7 @@ use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
 use crate::api::ids::{CheckpointId, Digest, GroupNumber, NodeName};
 use crate::api::object::Kind;
-use crate::api::observed::{InstancePhase, LAUNCH_LABEL, Processes};
+use crate::api::observed::{InstancePhase, Processes};
 use crate::api::record::{
     Binding, CheckpointRequest, FailingGroup, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState,
     Trouble, digest_of,
@@ -45,6 +45,7 @@ const FENCE_MARGIN: SignedDuration = SignedDuration::from_secs(3);
 pub(super) fn absorb(draft: &mut Draft<'_>) {
     absorb_agent(draft);
     absorb_nodes(draft);
+    draft.name_nodes();
     notices::absorb(draft);
     for index in 0..draft.jobs.len() {
         absorb_job(draft, index);
@@ -150,16 +151,13 @@ fn cannot_be_asked(draft: &Draft<'_>) -> bool {
 /// What is known of a node; `None` while it is not known what came of its launch.
 fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
     let record = draft.record.nodes.get(name)?;
-    let ray = draft.agent().and_then(|(_, agent)| {
-        // An instance starts Ray again when it has ended. But of what was on it nobody knows whether that has ended, too:
-        // a node is what joined first, or nothing.
-        let joined = record.ray.as_ref().filter(|_| record.offering.is_some());
-        let mut nodes = agent.nodes.iter();
-        match joined {
-            Some(joined) => nodes.find(|node| node.id == *joined).cloned(),
-            None => nodes.find(|node| node.labels.get(LAUNCH_LABEL) == Some(&record.launch.0)).cloned(),
-        }
-    });
+    // An instance starts Ray again when it has ended. But of what was on it nobody knows whether that has ended, too: a
+    // node is what joined first, or nothing.
+    let joined = record.ray.as_ref().filter(|_| record.offering.is_some());
+    let ray = match joined {
+        Some(joined) => draft.index.node(joined).cloned(),
+        None => draft.index.launched(&record.launch).cloned(),
+    };
     let unsettled = draft.launch_is_unsettled(&record.launch) && draft.guarded(Guard::LaunchIsSettled);
     if unsettled && ray.is_none() {
         return None;
@@ -194,14 +192,13 @@ fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
 
 /// Which instance a node is, and since when EC2 does not list it.
 fn absorb_instance(draft: &mut Draft<'_>, name: &NodeName) {
-    let Some((at, instances)) = draft.snapshot.seen.instances.fresh() else { return };
+    let Some((at, _)) = draft.snapshot.seen.instances.fresh() else { return };
     let launch = draft.record.nodes.get(name).map(|record| record.launch.clone());
     let unsettled = launch.is_some_and(|launch| draft.launch_is_unsettled(&launch));
     let Some(record) = draft.record.nodes.get_mut(name).filter(|record| record.offering.is_some()) else {
         return;
     };
-    let own = instances.iter().find(|(_, instance)| instance.launch.as_ref() == Some(&record.launch));
-    match own {
+    match draft.index.instance(&record.launch) {
         Some((id, _)) => {
             record.instance = Some(id.clone());
             record.missing_since = None;
@@ -217,12 +214,11 @@ fn absorb_instance(draft: &mut Draft<'_>, name: &NodeName) {
 /// Whether a node's instance is known to have ended, or to be as good as that, and why. That EC2 does not list it once
 /// says nothing.
 fn instance_gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
-    let (at, instances) = draft.snapshot.seen.instances.fresh()?;
+    let (at, _) = draft.snapshot.seen.instances.fresh()?;
     if at < record.state.since() && draft.guarded(Guard::AbsenceIsRecent) {
         return None;
     }
-    let own = instances.values().find(|instance| instance.launch.as_ref() == Some(&record.launch));
-    let Some(instance) = own else {
+    let Some((_, instance)) = draft.index.instance(&record.launch) else {
         let since = record.missing_since?;
         return (at >= since + UNLISTED).then(|| "EC2 does not know its instance".to_owned());
     };
@@ -256,11 +252,17 @@ fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause:
         }
     }
     draft.record.ending |= head;
-    for (other, record) in &mut draft.record.nodes {
-        if (head || other == name) && !matches!(record.state, NodeState::Terminating { .. }) {
-            let cause = if other == name { cause.clone() } else { "the head is lost".to_owned() };
-            record.state = NodeState::Terminating { since: draft.now, cause };
+    let now = draft.now;
+    let end = |record: &mut NodeRecord, cause: &str| {
+        if !matches!(record.state, NodeState::Terminating { .. }) {
+            record.state = NodeState::Terminating { since: now, cause: cause.to_owned() };
         }
+    };
+    if let Some(record) = draft.record.nodes.get_mut(name) {
+        end(record, &cause);
+    }
+    if head {
+        draft.record.nodes.values_mut().for_each(|record| end(record, "the head is lost"));
     }
 }
 

@@ -2,9 +2,10 @@
 //! are wanted, those that run included, and decides by itself which nodes to start, and which to end when less is
 //! asked for.
 
-use super::allocation::{Allocation, Place};
+use super::allocation::Allocation;
 use super::capacity::Capacity;
 use super::draft::{Draft, JobDraft};
+use super::floor::Place;
 use super::report::Waiting;
 use crate::action::Effect;
 use crate::api::cluster::Provider;

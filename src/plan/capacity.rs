@@ -7,7 +7,7 @@ use crate::api::job::WorkerResources;
 use crate::api::wire::RayNode;
 
 /// An amount of each resource. Memory that a template leaves open is the machine's, and not ours to count.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Capacity {
     /// Thousandths of CPUs.
     pub cpu: u64,

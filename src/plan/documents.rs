@@ -99,20 +99,10 @@ impl JobDraft<'_> {
 }
 
 impl Draft<'_> {
-    /// The name of a node that Ray has.
-    pub(super) fn node_of(&self, ray: &RayNodeId) -> Option<NodeName> {
-        let known = self.record.nodes.iter().find(|(_, node)| node.ray.as_ref() == Some(ray));
-        let foreign = || {
-            let (_, agent) = self.agent()?;
-            agent.nodes.iter().find(|node| node.id == *ray).map(|node| NodeName(node.address.clone()))
-        };
-        known.map(|(name, _)| name.clone()).or_else(foreign)
-    }
-
     /// Nodes on which slots of a job were, and of which the provider says that nothing on them is alive.
     fn fenced(&self, job: &JobDraft<'_>) -> BTreeSet<RayNodeId> {
         let ours = self.cluster().is_some_and(|cluster| cluster.spec.is_ours());
-        let known = |ray: &RayNodeId| self.record.nodes.values().any(|node| node.ray.as_ref() == Some(ray));
+        let known = |ray: &RayNodeId| self.own_name(ray).is_some();
         let slots = job.living_bridge().into_iter().flat_map(|bridge| &bridge.slots);
         slots.map(|slot| slot.node.clone()).filter(|ray| ours && !known(ray)).collect()
     }
@@ -295,19 +285,16 @@ fn room_for(draft: &Draft<'_>, index: usize, needed: &BTreeMap<NodeName, Needed>
         return Ok(true);
     }
     let mut beside = true;
-    let nodes = draft.nodes();
+    let (nodes, held) = (draft.nodes(), draft.held());
     for (name, needed) in needed.iter().filter(|(_, needed)| needed.new > 0) {
-        let Some(node) = nodes.iter().find(|node| node.name == *name) else {
+        let Some(node) = nodes.get(name) else {
             return Err(NoRoom::NodeGone(name.clone()));
         };
         let mut free = node.capacity.clone();
         let mut others = Vec::new();
-        for (other, job) in draft.jobs.iter().enumerate().filter(|(other, _)| *other != index) {
-            let held = job.slots(draft).iter().filter(|(node, _)| node == name).count();
-            free.take(&job.need(), held as u32);
-            if held > 0 {
-                others.push(other);
-            }
+        for (other, count) in held.on(name).filter(|(other, _)| *other != index) {
+            free.take(&draft.jobs[other].need(), count);
+            others.push(other);
         }
         let job = &draft.jobs[index];
         let need = job.need();
@@ -340,7 +327,7 @@ fn assign(
         let (id, slot) = match old {
             Some(old) => old,
             None => {
-                let ray = views.iter().find(|view| view.name == *node).and_then(|view| view.ray.clone());
+                let ray = views.get(node).and_then(|view| view.ray.clone());
                 let ray = ray.ok_or_else(|| NoRoom::NodeGone(node.clone()))?;
                 (draft.slot_id(), SlotSpec { node: node.clone(), ray, kind: kind.clone() })
             }
@@ -376,8 +363,7 @@ pub(super) fn why_moved(
         return (GroupReason::NodeLeaving, super::notices::why(name, notice));
     }
     let views = draft.nodes();
-    if let Some(name) = left.iter().find(|name| !views.iter().any(|view| view.name == ***name && view.ready))
-    {
+    if let Some(name) = left.iter().find(|name| !views.get(name).is_some_and(|view| view.ready)) {
         return (GroupReason::NodeLost, format!("node {name} is lost"));
     }
     let (from, to) = (job.running_group().map_or(0, |group| group.nodes.len()), nodes.len());

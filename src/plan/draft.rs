@@ -1,13 +1,18 @@
 //! A plan in the making: the records as they change, and what each stage asks for.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::guards::Guard;
+use super::held::Held;
+use super::index::Index;
 use super::report::{JobReport, Report, Waiting};
 use super::snapshot::{JobView, Plan, Removal, Snapshot};
+use super::views::Views;
 use crate::action::{Effect, Intent, IntentState, Target};
 use crate::api::event::{EventType, NewEvent};
 use crate::api::ids::{CheckpointId, IntentId, SlotId, Uid};
@@ -34,7 +39,13 @@ pub(super) struct Draft<'a> {
     pub(super) deletions: Vec<(Kind, ObjectKey)>,
     pub(super) removals: Vec<Removal>,
     pub(super) events: Vec<NewEvent>,
+    /// What was observed, by what it is looked up by.
+    pub(super) index: Index<'a>,
+    pub(super) held: RefCell<Held>,
+    pub(super) views: RefCell<Option<Rc<Views>>>,
     intents: BTreeMap<IntentId, Intent>,
+    /// The intents on each target.
+    targets: BTreeMap<Target, BTreeSet<IntentId>>,
     claimed: BTreeSet<IntentId>,
     wake_at: Option<Timestamp>,
     made: u64,
@@ -101,7 +112,7 @@ impl<'a> Draft<'a> {
             snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect();
         // Of two that want the same room the first gets it.
         jobs.sort_by_key(JobDraft::turn);
-        Self {
+        let mut draft = Self {
             snapshot,
             cluster,
             now: snapshot.now,
@@ -112,11 +123,17 @@ impl<'a> Draft<'a> {
             deletions: Vec::new(),
             removals: Vec::new(),
             events: Vec::new(),
-            intents: snapshot.intents.iter().map(|intent| (intent.id.clone(), intent.clone())).collect(),
+            index: Index::new(&snapshot.seen),
+            held: RefCell::default(),
+            views: RefCell::default(),
+            intents: BTreeMap::new(),
+            targets: BTreeMap::new(),
             claimed: BTreeSet::new(),
             wake_at: None,
             made: 0,
-        }
+        };
+        snapshot.intents.iter().for_each(|intent| draft.put(intent.clone()));
+        draft
     }
 
     pub(super) fn cluster(&self) -> Option<&'a RayCluster> {
@@ -174,17 +191,32 @@ impl<'a> Draft<'a> {
             .filter(|intent| intent.state != IntentState::Pending)
             .map(|intent| intent.id.clone())
             .collect();
-        settled.iter().filter_map(|id| self.intents.remove(id)).collect()
+        settled.iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    fn put(&mut self, intent: Intent) {
+        self.targets.entry(intent.effect.target()).or_default().insert(intent.id.clone());
+        self.intents.insert(intent.id.clone(), intent);
+    }
+
+    fn remove(&mut self, id: &IntentId) -> Option<Intent> {
+        let intent = self.intents.remove(id)?;
+        if let Some(on_target) = self.targets.get_mut(&intent.effect.target()) {
+            on_target.remove(id);
+        }
+        Some(intent)
+    }
+
+    /// The unsettled intents on a target.
+    fn on(&self, target: &Target) -> impl Iterator<Item = &Intent> {
+        self.targets.get(target).into_iter().flatten().filter_map(|id| self.intents.get(id))
     }
 
     /// Puts back an intent that failed, to be tried again later if it is still wanted.
     pub(super) fn retry(&mut self, intent: Intent, failed_at: Timestamp, error: String) {
         let not_before = failed_at + backoff(intent.attempts).min(LONGEST_WAIT);
         let last_error = Some(error);
-        self.intents.insert(
-            intent.id.clone(),
-            Intent { state: IntentState::Pending, not_before, last_error, ..intent },
-        );
+        self.put(Intent { state: IntentState::Pending, not_before, last_error, ..intent });
     }
 
     /// Ends waits between two tries that are longer than any that was begun: the clock was set back.
@@ -196,7 +228,7 @@ impl<'a> Draft<'a> {
 
     /// The unsettled intent on a target.
     pub(super) fn pending(&self, target: &Target) -> Option<&Intent> {
-        self.intents.values().find(|intent| intent.effect.target() == *target)
+        self.on(target).next()
     }
 
     /// The removal of a job's bridge, if one is under way.
@@ -235,15 +267,14 @@ impl<'a> Draft<'a> {
     pub(super) fn intend(&mut self, effect: Effect) {
         let target = effect.target();
         if self.guarded(Guard::OneEffectAtATime) {
-            let other = |intent: &&Intent| intent.effect.target() == target && intent.effect != effect;
-            let under_way = |intent: &&Intent| {
+            let under_way = |intent: &Intent| {
                 self.snapshot.in_flight.contains(&intent.id) || self.claimed.contains(&intent.id)
             };
-            if self.intents.values().filter(other).any(|intent| under_way(&intent)) {
+            if self.on(&target).filter(|intent| intent.effect != effect).any(under_way) {
                 return;
             }
         }
-        let same = self.intents.values().find(|intent| intent.effect == effect);
+        let same = self.on(&target).find(|intent| intent.effect == effect);
         let id = match same {
             Some(intent) => intent.id.clone(),
             None => {
@@ -264,7 +295,7 @@ impl<'a> Draft<'a> {
     pub(super) fn start(&mut self, id: IntentId, effect: Effect) {
         self.claimed.insert(id.clone());
         let intent = Intent {
-            id: id.clone(),
+            id,
             cluster: self.snapshot.key.clone(),
             effect,
             created: self.now,
@@ -273,7 +304,7 @@ impl<'a> Draft<'a> {
             last_error: None,
             state: IntentState::Pending,
         };
-        self.intents.insert(id, intent);
+        self.put(intent);
     }
 
     // --- Events ------------------------------------------------------------------------------------------------

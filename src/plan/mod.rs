@@ -13,7 +13,10 @@ mod clock;
 mod cluster;
 mod documents;
 mod draft;
+mod floor;
 pub mod guards;
+mod held;
+mod index;
 mod nodes;
 mod notices;
 mod offers;
@@ -25,6 +28,7 @@ mod settle;
 pub mod snapshot;
 mod stopping;
 mod transfers;
+mod views;
 mod workers;
 
 pub use capacity::Capacity;
@@ -46,6 +50,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         && !draft.record.ending
     {
         nodes::plan(&mut draft, cluster, &allocation);
+        draft.views_changed();
     }
     if let Some(cluster) =
         draft.cluster().filter(|cluster| !cluster.spec.is_ours() && !cluster::is_leaving(cluster))
@@ -55,7 +60,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     workers::plan(&mut draft, &allocation);
     transfers::plan(&mut draft);
     notices::drain_foreign(&mut draft);
-    let held = allocation::held_slots(&draft);
+    let held = draft.held().by_node();
     nodes::finish_leaving(&mut draft, &held);
     orphans::plan(&mut draft);
     draft.finish()

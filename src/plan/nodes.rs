@@ -17,8 +17,9 @@ use crate::api::object::RayCluster;
 use crate::api::record::{NodeRecord, NodeState, digest_of};
 use crate::api::words::count_are;
 
-/// How many launches of a group on EC2 may be under way: a few seconds' worth of what EC2 is asked for.
-const LAUNCHES_AT_ONCE: usize = 10;
+/// How many launches of a group on EC2 may be under way of which nobody knows yet what came of them: a few seconds' worth
+/// of what EC2 is asked for. A refusal of one is told to the others, which then ask for something else.
+const LAUNCHES_AT_ONCE: u32 = 10;
 /// How long an instance may take to end before it is told so again: EC2 gives its system some minutes.
 const INSTANCE_END: SignedDuration = SignedDuration::from_mins(10);
 
@@ -70,18 +71,20 @@ pub(super) fn plan(draft: &mut Draft<'_>, cluster: &RayCluster, allocation: &All
 
 /// Goes on with nodes that are being drained or ended, whatever else is planned.
 pub(super) fn finish_leaving(draft: &mut Draft<'_>, held: &BTreeMap<NodeName, u32>) {
-    let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
-    for name in names {
-        let Some(node) = draft.record.nodes.get(&name).cloned() else { continue };
+    let ready = |node: &NodeRecord| matches!(node.state, NodeState::Ready { .. });
+    let nodes = draft.record.nodes.iter().filter(|(_, node)| !ready(node));
+    let nodes: Vec<(NodeName, NodeRecord)> = nodes.map(|(name, node)| (name.clone(), node.clone())).collect();
+    for (name, node) in nodes {
         match node.state.clone() {
             NodeState::Draining { cause, .. } => {
-                if held.get(&name).copied().unwrap_or(0) == 0 && is_drained(draft, &node.ray) {
+                let drained = is_drained(draft, &node.ray);
+                if held.get(&name).copied().unwrap_or(0) == 0 && drained {
                     let state = NodeState::Terminating { since: draft.now, cause };
                     if let Some(record) = draft.record.nodes.get_mut(&name) {
                         record.state = state;
                     }
                     end(draft, &name, &node);
-                } else if let Some(ray) = node.ray.filter(|_| !is_drained_or_draining(draft, &name)) {
+                } else if let Some(ray) = node.ray.filter(|_| !drained) {
                     draft.intend(Effect::DrainNode { node: name, ray });
                 }
             }
@@ -143,17 +146,19 @@ fn launch_missing(
     if draft.record.agent.is_none() {
         return;
     }
-    let count = |draft: &Draft<'_>, every: bool| {
-        let nodes = draft.record.nodes.iter().filter(|(name, node)| {
-            (every && node.group.as_ref() == Some(&group.name)) || is_of_use(group, workers, name, node)
-        });
-        u32::try_from(nodes.count()).unwrap_or(u32::MAX)
-    };
     let every = draft.guarded(Guard::EveryNodeCounts);
-    if count(draft, false) < wanted && is_failing(draft, group) {
+    let (mut of_use, mut counted, mut asked) = (0, 0, 0);
+    for (name, node) in draft.record.nodes.iter().filter(|(_, node)| node.group.as_ref() == Some(&group.name))
+    {
+        let is_of_use = is_of_use(group, workers, name, node);
+        of_use += u32::from(is_of_use);
+        counted += u32::from(every || is_of_use);
+        asked += u32::from(node.offering.is_some() && draft.launch_is_unsettled(&node.launch));
+    }
+    if of_use < wanted && is_failing(draft, group) {
         return;
     }
-    while count(draft, false) < wanted && count(draft, every) < group.max_nodes && may_launch(draft, group) {
+    while of_use < wanted && counted < group.max_nodes && asked < LAUNCHES_AT_ONCE {
         if let Some(trouble) = draft.record.trouble.clone()
             && !draft.is_due(trouble.until)
         {
@@ -165,15 +170,10 @@ fn launch_missing(
         if !launch(draft, cluster, name, Some(group.name.clone()), group.template.clone()) {
             return;
         }
+        of_use += 1;
+        counted += 1;
+        asked += u32::from(cluster.spec.aws().is_some());
     }
-}
-
-/// Whether another launch may be begun beside those of which nobody knows yet what came of them: a refusal of one is
-/// told to the others, which then ask for something else.
-fn may_launch(draft: &Draft<'_>, group: &WorkerGroup) -> bool {
-    let mine = draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
-    let asked = mine.filter(|node| node.offering.is_some() && draft.launch_is_unsettled(&node.launch));
-    asked.count() < LAUNCHES_AT_ONCE
 }
 
 /// Whether a group's nodes did not come to be, again and again, and are not tried again yet.
@@ -331,13 +331,7 @@ pub(super) fn forget(draft: &mut Draft<'_>, name: &NodeName) {
 /// Whether Ray has let go of a node, or says that it starts nothing more on it.
 fn is_drained(draft: &Draft<'_>, ray: &Option<crate::api::ids::RayNodeId>) -> bool {
     let Some(ray) = ray else { return true };
-    draft.agent().is_some_and(|(_, agent)| {
-        agent.nodes.iter().find(|node| node.id == *ray).is_none_or(|node| node.draining || !node.alive)
-    })
-}
-
-fn is_drained_or_draining(draft: &Draft<'_>, name: &NodeName) -> bool {
-    draft.record.nodes.get(name).is_some_and(|node| is_drained(draft, &node.ray))
+    draft.agent().is_some() && draft.index.node(ray).is_none_or(|node| node.draining || !node.alive)
 }
 
 fn wait_for_launches(draft: &mut Draft<'_>) {

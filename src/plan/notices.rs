@@ -137,13 +137,11 @@ fn note(draft: &mut Draft<'_>, report: &NoticeReport, heard: Timestamp, deadline
 
 /// The node that a notice is for, and what is known of it; `None` if there is no such node.
 fn place<'d>(draft: &'d Draft<'_>, ray: &RayNodeId) -> Option<(NodeName, Option<&'d Notice>)> {
-    let own = draft.record.nodes.iter().find(|(_, node)| node.ray.as_ref() == Some(ray));
-    if let Some((name, node)) = own {
-        return Some((name.clone(), node.notice.as_ref()));
+    if let Some(name) = draft.own_name(ray) {
+        return Some((name.clone(), draft.record.nodes.get(name).and_then(|node| node.notice.as_ref())));
     }
-    let (_, agent) =
-        draft.agent().filter(|_| !draft.cluster().is_none_or(|cluster| cluster.spec.is_ours()))?;
-    let node = agent.nodes.iter().find(|node| node.id == *ray && node.alive)?;
+    draft.cluster().filter(|cluster| !cluster.spec.is_ours())?;
+    let node = draft.index.node(ray).filter(|node| node.alive)?;
     Some((NodeName(node.address.clone()), draft.record.notices.get(ray)))
 }
 

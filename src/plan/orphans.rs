@@ -1,6 +1,8 @@
 //! Instances of EC2 that carry a cluster's mark and are no node of it: from a launch of which no reply came, or from a
 //! state directory that is lost. They are ended. And whether all instances are known to be gone.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::SignedDuration;
 
 use super::draft::Draft;
@@ -26,15 +28,19 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         return;
     };
     let now = draft.now;
+    let nodes: BTreeSet<&IntentId> = draft.record.nodes.values().map(|node| &node.launch).collect();
+    let settled = draft.guarded(Guard::LaunchIsSettled);
+    let is_known =
+        |launch: &IntentId| nodes.contains(launch) || (draft.launch_is_unsettled(launch) && settled);
     let is_orphan = |instance: &CloudInstance| {
-        !instance.phase.is_ending() && !instance.launch.as_ref().is_some_and(|launch| is_known(draft, launch))
+        !instance.phase.is_ending() && !instance.launch.as_ref().is_some_and(is_known)
     };
-    let orphans: Vec<(InstanceId, String)> = instances
+    let orphans: BTreeMap<InstanceId, String> = instances
         .iter()
         .filter(|(_, instance)| is_orphan(instance))
         .map(|(id, instance)| (id.clone(), instance.instance_type.clone()))
         .collect();
-    draft.record.orphans.retain(|id, _| orphans.iter().any(|(orphan, _)| orphan == id));
+    draft.record.orphans.retain(|id, _| orphans.contains_key(id));
     for (id, instance_type) in orphans {
         let since = *draft.record.orphans.entry(id.clone()).or_insert(now);
         if !draft.is_due(since + PATIENCE) {
@@ -47,11 +53,6 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         }
         draft.intend(effect);
     }
-}
-
-fn is_known(draft: &Draft<'_>, launch: &IntentId) -> bool {
-    let node = draft.record.nodes.values().any(|node| node.launch == *launch);
-    node || (draft.launch_is_unsettled(launch) && draft.guarded(Guard::LaunchIsSettled))
 }
 
 /// What keeps a cluster on EC2 from being closed: instances that have not ended, or that nobody could look for.

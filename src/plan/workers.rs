@@ -189,14 +189,13 @@ fn wanted_nodes(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation) 
         return allocated.ready.clone();
     }
     let now = draft.now;
-    let usable: Vec<NodeName> =
-        draft.nodes().into_iter().filter(|node| node.usable).map(|node| node.name).collect();
+    let views = draft.nodes();
     let job = &mut draft.jobs[index];
     let least = job.job.spec.min_replicas.max(1) as usize;
     let mut running = job.running_group().map(|group| group.nodes.clone()).unwrap_or_default();
     // What the manifest does not allow any more is not waited with.
     running.truncate(job.job.spec.max_replicas as usize);
-    let intact = !running.is_empty() && running.iter().all(|node| usable.contains(node));
+    let intact = !running.is_empty() && running.iter().all(|node| views.is_usable(node));
     let since = *job.record.wanting_since.get_or_insert(now);
     let patience = since + job.job.spec.rescale.timeout.signed();
     if intact && (!draft.is_due(patience) || allocated.ready.len() <= running.len()) {

@@ -1,0 +1,142 @@
+//! Nodes as placement sees them. They are looked at once the world was taken in, and again when nodes were launched or
+//! given back: what else a plan decides does not change them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::capacity::Capacity;
+use super::draft::Draft;
+use super::notices;
+use crate::api::cluster::NodeTemplate;
+use crate::api::ids::NodeName;
+use crate::api::object::RayCluster;
+use crate::api::record::{NodeState, Notice};
+
+/// A node as placement sees it.
+pub(super) struct NodeView {
+    pub(super) name: NodeName,
+    pub(super) ray: Option<crate::api::ids::RayNodeId>,
+    pub(super) capacity: Capacity,
+    /// Whether workers may be placed on it, now or when it is ready.
+    pub(super) usable: bool,
+    pub(super) ready: bool,
+    /// Whether it will be taken away, though not at once.
+    pub(super) leaving: bool,
+}
+
+/// All nodes of a cluster.
+pub(super) struct Views {
+    nodes: Vec<NodeView>,
+    numbers: BTreeMap<NodeName, usize>,
+}
+
+impl Views {
+    fn new(nodes: Vec<NodeView>) -> Self {
+        let mut numbers = BTreeMap::new();
+        for (number, node) in nodes.iter().enumerate() {
+            numbers.entry(node.name.clone()).or_insert(number);
+        }
+        Self { nodes, numbers }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// A node, if it is there.
+    pub(super) fn get(&self, name: &NodeName) -> Option<&NodeView> {
+        self.numbers.get(name).map(|number| &self.nodes[*number])
+    }
+
+    /// Whether a node is there, and workers may be placed on it.
+    pub(super) fn is_usable(&self, name: &NodeName) -> bool {
+        self.get(name).is_some_and(|node| node.usable)
+    }
+}
+
+impl Draft<'_> {
+    /// The cluster's nodes: those we launched, or, on somebody else's cluster, those Ray has.
+    pub(super) fn nodes(&self) -> Rc<Views> {
+        let mut views = self.views.borrow_mut();
+        let made = views.get_or_insert_with(|| {
+            Rc::new(Views::new(match self.cluster() {
+                Some(cluster) if cluster.spec.is_ours() => self.own_nodes(cluster),
+                Some(_) => self.foreign_nodes(),
+                None => Vec::new(),
+            }))
+        });
+        Rc::clone(made)
+    }
+
+    /// Nodes were launched or given back: they are looked at anew.
+    pub(super) fn views_changed(&mut self) {
+        self.views.take();
+    }
+
+    fn own_nodes(&self, cluster: &RayCluster) -> Vec<NodeView> {
+        let known = |template: &NodeTemplate, group: &Option<String>| match group {
+            None => true,
+            Some(group) => cluster
+                .spec
+                .worker_groups
+                .iter()
+                .any(|known| known.name == *group && known.template == *template),
+        };
+        let surplus = self.surplus(cluster);
+        let held = self.held();
+        let is_urgent = |notice: &Option<Notice>| {
+            notice.as_ref().is_some_and(|notice| notices::is_urgent(notice, self.now))
+        };
+        let nodes = self.record.nodes.iter().map(|(name, node)| NodeView {
+            name: name.clone(),
+            ray: node.ray.clone(),
+            capacity: Capacity::of_template(&node.template),
+            // A node of an outdated template keeps the workers it has, but is given no more: see `place`.
+            usable: node.state.is_wanted()
+                && (known(&node.template, &node.group) || held.on(name).next().is_some())
+                && !surplus.contains(name)
+                && !is_urgent(&node.notice),
+            leaving: node.notice.is_some(),
+            ready: matches!(node.state, NodeState::Ready { .. }) && node.ray.is_some(),
+        });
+        nodes.collect()
+    }
+
+    /// The nodes beyond what their groups may have since somebody lowered that. Those with workers go last, the
+    /// newest first.
+    fn surplus(&self, cluster: &RayCluster) -> BTreeSet<NodeName> {
+        let mut surplus = BTreeSet::new();
+        let held = self.held();
+        for group in &cluster.spec.worker_groups {
+            let nodes = self.record.nodes.iter();
+            let mut nodes: Vec<_> = nodes
+                .filter(|(_, node)| node.group.as_ref() == Some(&group.name) && node.state.is_wanted())
+                .collect();
+            let most = group.max_nodes as usize;
+            if nodes.len() > most {
+                nodes.sort_by_key(|(name, node)| (held.on(name).next().is_none(), node.index));
+                surplus.extend(nodes.split_off(most).into_iter().map(|(name, _)| name.clone()));
+            }
+        }
+        surplus
+    }
+
+    fn foreign_nodes(&self) -> Vec<NodeView> {
+        let Some((_, agent)) = self.agent() else { return Vec::new() };
+        let alive = agent.nodes.iter().filter(|node| node.alive);
+        let nodes = alive.map(|node| NodeView {
+            name: NodeName(node.address.clone()),
+            ray: Some(node.id.clone()),
+            capacity: Capacity::of_ray(node),
+            usable: !node.draining
+                && !self.record.notices.get(&node.id).is_some_and(|it| notices::is_urgent(it, self.now)),
+            ready: true,
+            leaving: self.record.notices.contains_key(&node.id),
+        });
+        nodes.collect()
+    }
+}
