@@ -3,7 +3,8 @@
 //! The map of the house; its invariants are in `ARCHITECTURE.md`, and `tests/it/architecture.rs` holds who may use
 //! whom.
 //!
-//! - What is said: [`api`] has the words, [`action`] every effect, [`goodput`] AdaptDL's performance model.
+//! - What is said: [`api`] has the words, [`action`] every effect, [`goodput`] AdaptDL's performance model,
+//!   [`cost`] what EC2 asks for an hour.
 //! - What is wanted: [`manifest`] reads what people write, [`convert`] what they wrote for `ray up`; [`store`]
 //!   remembers it, with all that came of it.
 //! - What is decided: [`plan`], a pure function, which [`simulate`] tries out in a world of its own.
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod client;
 pub mod controller;
 pub mod convert;
+pub mod cost;
 pub mod goodput;
 pub mod manifest;
 pub mod plan;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cost::{GivenPrice, SpotPrices};
 use super::ids::Digest;
 use super::job::EnvVar;
 use super::record::digest_of;
@@ -53,6 +54,9 @@ pub struct AwsProvider {
     #[serde(default = "super::cluster::agent_port")]
     #[schemars(range(min = 1024, max = 65535))]
     pub agent_port: u16,
+    /// What an hour of an instance costs, by type, where that is not known or is another for you.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prices: BTreeMap<String, GivenPrice>,
 }
 
 impl AwsProvider {
@@ -339,6 +343,9 @@ pub struct AwsNetwork {
     pub settings: Digest,
     /// When it was looked at.
     pub at: Timestamp,
+    /// What EC2 said last of its spot prices.
+    #[serde(default)]
+    pub spot_prices: SpotPrices,
 }
 
 impl AwsNetwork {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::aws::{AwsProvider, Instance, Market};
 use super::job::ValueSource;
+use super::money::Money;
 use super::units::{Bytes, MilliCpu, Span};
 
 /// EC2's instance metadata service, as every instance sees it.
@@ -27,6 +28,10 @@ pub struct RayClusterSpec {
     /// The groups of worker nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub worker_groups: Vec<WorkerGroup>,
+    /// On EC2, what an hour of all its instances may cost, in US dollars: nothing is launched that would bring it above,
+    /// nor whose price is not known. Left out: anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_hourly_cost: Option<Money>,
     /// How long a node may not answer before it is taken for lost.
     #[serde(default = "node_failure_timeout")]
     pub node_failure_timeout: Span,

@@ -6,11 +6,13 @@
 pub mod aws;
 pub mod cluster;
 pub mod condition;
+pub mod cost;
 pub mod document;
 pub mod event;
 pub mod ids;
 pub mod job;
 pub mod meta;
+pub mod money;
 pub mod object;
 pub mod observed;
 pub mod record;

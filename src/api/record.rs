@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::aws::{AwsNetwork, MarketKind, Offering};
 use super::cluster::NodeTemplate;
+use super::cost::{ClusterCosts, JobCosts};
 use super::document::{Desired, Document, SlotSpec};
 use super::ids::{CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, SlotId};
 use super::meta::ObjectKey;
@@ -56,6 +57,9 @@ pub struct ClusterRecord {
     pub unavailable: Vec<Unavailable>,
     /// Instances that carry the cluster's mark and are no node of it, and since when they were seen.
     pub orphans: BTreeMap<InstanceId, Timestamp>,
+    /// What it has cost, if it is on EC2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costs: Option<ClusterCosts>,
 }
 
 /// A worker group whose nodes do not come to be.
@@ -344,6 +348,9 @@ pub struct JobRecord {
     pub noted: Option<(String, u64)>,
     /// The newest wish to have it saved at once that a bridge took, and what came of it.
     pub checkpoint_request: Option<CheckpointRequest>,
+    /// What it has cost, if it has been on EC2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costs: Option<JobCosts>,
 }
 
 impl JobRecord {

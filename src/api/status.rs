@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::aws::MarketKind;
 use super::condition::Condition;
+use super::cost::{ClusterCostStatus, JobCostStatus};
 use super::ids::{CheckpointId, Digest, GroupNumber, InstanceId, NodeName};
+use super::money::Money;
 use super::record::CheckpointRequest;
 use super::units::Bytes;
 
@@ -49,6 +51,9 @@ pub struct AdaptDLJobStatus {
     /// The newest wish to have it saved at once that was taken in the cluster, and what came of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_request: Option<CheckpointRequest>,
+    /// What it costs, if it is or was on EC2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<JobCostStatus>,
     /// How often the program failed.
     pub failures: u32,
     /// When the first group was asked for.
@@ -271,6 +276,9 @@ pub struct RayClusterStatus {
     /// Its nodes, the head first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeStatus>,
+    /// What it costs, if it is on EC2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<ClusterCostStatus>,
 }
 
 /// A cluster's state in a word.
@@ -344,4 +352,7 @@ pub struct InstanceStatus {
     pub zone: String,
     /// Its market.
     pub market: MarketKind,
+    /// What an hour of it costs, in US dollars, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Money>,
 }

@@ -27,7 +27,7 @@ const SUFFIXES: [(&str, u128); 12] = [
 /// Why a text is no quantity or duration: a sentence for a person, without the text itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct UnitError(&'static str);
+pub struct UnitError(pub(super) &'static str);
 
 const BAD_CPU: UnitError = UnitError("must be a number of CPUs such as 2, 0.5 or 500m");
 const BAD_BYTES: UnitError = UnitError("must be a number of bytes such as 512Mi, 8Gi or 1500000");
@@ -50,7 +50,7 @@ pub struct Span {
 
 /// Splits a decimal number from what follows it and scales it by `scale(suffix)`, rounding up, as Kubernetes
 /// does with what is finer than its grain.
-fn scaled(text: &str, scale: impl Fn(&str) -> Option<u128>) -> Option<u64> {
+pub(super) fn scaled(text: &str, scale: impl Fn(&str) -> Option<u128>) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -190,7 +190,7 @@ impl Span {
 }
 
 /// Reads a unit from a string or, where `numbers`, from a plain number.
-struct UnitVisitor<T>(std::marker::PhantomData<T>);
+pub(super) struct UnitVisitor<T>(pub(super) std::marker::PhantomData<T>);
 
 impl<T: FromStr<Err = UnitError>> Visitor<'_> for UnitVisitor<T> {
     type Value = T;

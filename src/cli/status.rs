@@ -1,5 +1,7 @@
 //! `status`: the page an operator wants: what is wanted, what is there, what is being done, and since when.
 
+mod cost;
+
 use std::fmt::Write as _;
 
 use anyhow::Result;
@@ -8,6 +10,7 @@ use clap::Args;
 use super::text::{age, maybe_age, millis, table};
 use super::{Context, ExitStatus};
 use crate::api::condition::Truth;
+use crate::api::money::Money;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
 use crate::api::source::SourceStatus;
 use crate::api::status::{AdaptDLJobStatus, GroupStatus, InstanceStatus, NodeStatus};
@@ -77,10 +80,13 @@ fn cluster_page(cluster: &RayCluster) -> String {
         put!(page, "  dashboard {dashboard}{}", version.unwrap_or_default());
     }
     put_problems(&mut page, &status.conditions, &status.message);
+    if let Some(cost) = &status.cost {
+        page.push_str(&cost::of_cluster(cost, cluster.spec.max_hourly_cost));
+    }
     if !status.nodes.is_empty() {
         let cloud = status.nodes.iter().any(|node| node.instance.is_some());
         let mut header = vec!["NODE", "GROUP", "STATE", "FOR", "ADDRESS", "WORKERS", "CAPACITY"];
-        header.extend(cloud.then_some("INSTANCE"));
+        header.extend(cloud.then_some(["INSTANCE", "PRICE"]).into_iter().flatten());
         let row = |node: &NodeStatus| {
             let mut row = vec![
                 node.name.to_string(),
@@ -91,7 +97,10 @@ fn cluster_page(cluster: &RayCluster) -> String {
                 node.workers.to_string(),
                 node.capacity.clone(),
             ];
-            row.extend(cloud.then(|| node.instance.as_ref().map_or_else(String::new, instance)));
+            if cloud {
+                row.push(node.instance.as_ref().map_or_else(String::new, instance));
+                row.push(node.instance.as_ref().map_or_else(String::new, price));
+            }
             row
         };
         let rows: Vec<Vec<String>> = status.nodes.iter().map(row).collect();
@@ -105,6 +114,10 @@ fn cluster_page(cluster: &RayCluster) -> String {
 fn instance(instance: &InstanceStatus) -> String {
     let id = instance.id.as_ref().map(|id| format!(" {id}")).unwrap_or_default();
     format!("{} {} {}{id}", instance.instance_type, instance.market.words(), instance.zone)
+}
+
+fn price(instance: &InstanceStatus) -> String {
+    instance.price.map_or_else(|| "unknown".to_owned(), Money::hourly)
 }
 
 fn job_page(job: &AdaptDLJob) -> String {
@@ -133,6 +146,9 @@ fn job_page(job: &AdaptDLJob) -> String {
     let open = asked.is_some_and(|asked| asked.checkpoint.is_none_or(|made| durable < Some(made)));
     if open && !status.phase.is_final() {
         put!(page, "              another was asked for and is not there yet");
+    }
+    if let Some(cost) = &status.cost {
+        page.push_str(&cost::of_job(cost));
     }
     if status.failures > 0 {
         put!(page, "  failures    {} of {} that are tolerated", status.failures, job.spec.backoff_limit);

@@ -1,7 +1,7 @@
 //! Observation: each cluster's agent is listened to all the time, its local processes are looked at when planning
 //! and glanced at in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
 use super::queue::Queue;
+use crate::api::cost::SpotPrices;
 use crate::api::ids::IntentId;
 use crate::api::meta::ObjectKey;
 use crate::api::observed::{Instances, Observed, Processes};
@@ -30,6 +31,10 @@ const GLANCE: Duration = Duration::from_secs(1);
 const LISTING: Duration = Duration::from_secs(5);
 /// The longest wait between two listings after some that failed.
 const SLOWEST_LISTING: Duration = Duration::from_secs(60);
+/// How often EC2 is asked for its spot prices. They move slowly (Amazon EC2 User Guide, "Spot Instances").
+const PRICING: Duration = Duration::from_secs(3600);
+/// Between two such questions after one that failed.
+const PRICING_AGAIN: Duration = Duration::from_secs(300);
 /// Between two questions: many jobs have something new all the time.
 const BREATH: Duration = Duration::from_millis(50);
 /// News that is only progress is passed on this often.
@@ -42,6 +47,9 @@ struct Watched {
     agent_ended: Observed<Option<String>>,
     processes: Option<Processes>,
     instances: Observed<Instances>,
+    /// The types whose spot prices are wanted.
+    spot_types: BTreeSet<String>,
+    spot_prices: Observed<SpotPrices>,
 }
 
 /// Listens to one incarnation of a cluster, until it is dropped.
@@ -96,6 +104,16 @@ impl Watch {
     /// The cluster's instances, where they are EC2's.
     pub(super) fn instances(&self) -> Observed<Instances> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).instances.clone()
+    }
+
+    /// What EC2 asks for spot instances.
+    pub(super) fn spot_prices(&self) -> Observed<SpotPrices> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).spot_prices.clone()
+    }
+
+    /// Notes of which types spot instances may be launched.
+    pub(super) fn note_spot_types(&self, types: BTreeSet<String>) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).spot_types = types;
     }
 
     /// What the agent says, and whether it has ended.
@@ -219,7 +237,9 @@ async fn list(
     queue: Arc<Queue>,
 ) {
     let mut pause = LISTING;
+    let mut pricing = Pricing::default();
     loop {
+        pricing.look(&key, &*provider, &watched, &queue).await;
         // The time before asking: what was launched after it may not have been seen.
         let at = Timestamp::now();
         let listed = provider.instances().await;
@@ -243,5 +263,43 @@ async fn list(
             queue.wake(key.clone());
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Of which types spot prices were asked for, and until when that will do.
+#[derive(Default)]
+struct Pricing {
+    asked: Option<(BTreeSet<String>, tokio::time::Instant)>,
+}
+
+impl Pricing {
+    /// Asks for spot prices, if there are types of which nobody has asked for a while.
+    async fn look(
+        &mut self,
+        key: &ObjectKey,
+        provider: &dyn NodeProvider,
+        watched: &Mutex<Watched>,
+        queue: &Queue,
+    ) {
+        let types = watched.lock().unwrap_or_else(PoisonError::into_inner).spot_types.clone();
+        let now = tokio::time::Instant::now();
+        let known = self.asked.as_ref().is_some_and(|(asked, until)| *asked == types && now < *until);
+        if types.is_empty() || known {
+            return;
+        }
+        let said = provider.spot_prices(&types).await;
+        self.asked = Some((types, now + if said.is_ok() { PRICING } else { PRICING_AGAIN }));
+        let at = Timestamp::now();
+        {
+            let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+            match said {
+                Ok(prices) => watched.spot_prices = Observed::seen(at, prices),
+                Err(error) => {
+                    tracing::warn!(cluster = %key, %error, "spot prices are not known");
+                    watched.spot_prices.fail(at, error.message);
+                }
+            }
+        }
+        queue.wake(key.clone());
     }
 }

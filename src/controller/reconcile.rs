@@ -13,9 +13,11 @@ use super::execute::{Context, clients, execute};
 use super::observe::{Subject, Watch};
 use super::{Controller, STORE_RETRY, crash_point, lock, status};
 use crate::action::{Intent, IntentState};
-use crate::api::cluster::Provider;
+use crate::api::aws::Market;
+use crate::api::cluster::{Provider, WorkerGroup};
 use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
+use crate::api::object::RayCluster;
 use crate::api::observed::{Observed, Processes};
 use crate::api::record::NodeRecord;
 use crate::plan::guards::Guards;
@@ -82,6 +84,7 @@ impl Controller {
         }
         if let Some(watch) = lock(&self.inner.watches).get(key) {
             seen.instances = watch.instances();
+            seen.spot_prices = watch.spot_prices();
             (seen.agent, seen.agent_ended) = watch.agent();
             if let Some((_, processes)) = seen.processes.fresh() {
                 watch.note_processes(processes);
@@ -131,7 +134,9 @@ impl Controller {
             agent: incarnation.agent.clone(),
             submission: rows.record.agent.as_ref().map(|agent| agent.submission.clone()),
         };
-        if watches.get(key).is_some_and(|watch| watch.subject == subject) {
+        let spot_types = spot_types(cluster);
+        if let Some(watch) = watches.get(key).filter(|watch| watch.subject == subject) {
+            watch.note_spot_types(spot_types);
             return;
         }
         match clients(&self.inner.directories, key, &cluster.spec, incarnation) {
@@ -143,8 +148,9 @@ impl Controller {
                     None
                 });
                 let queue = self.inner.queue.clone();
-                watches
-                    .insert(key.clone(), Watch::start(key.clone(), subject, agent, dashboard, cloud, queue));
+                let watch = Watch::start(key.clone(), subject, agent, dashboard, cloud, queue);
+                watch.note_spot_types(spot_types);
+                watches.insert(key.clone(), watch);
             }
             Err(error) => tracing::warn!(cluster = %key, %error, "the cluster cannot be listened to"),
         }
@@ -203,6 +209,13 @@ impl Controller {
         lock(&self.inner.in_flight).remove(&intent.id);
         self.inner.queue.wake(context.key.clone());
     }
+}
+
+/// The instance types of which a cluster may launch spot instances.
+fn spot_types(cluster: &RayCluster) -> BTreeSet<String> {
+    let spot = |group: &&WorkerGroup| matches!(group.market, Some(Market::Spot(_)));
+    let groups = cluster.spec.worker_groups.iter().filter(spot);
+    groups.filter_map(|group| group.template.instance.as_ref()).flat_map(|it| it.types.clone()).collect()
 }
 
 /// Whether the jobs that a plan changes are still as they were: one that is being moved is planned by two clusters.

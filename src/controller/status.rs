@@ -3,6 +3,7 @@
 //! Nothing is claimed that was not observed: what cannot be seen is `Unknown`. Here jobs, in `cluster` clusters.
 
 mod cluster;
+mod cost;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -67,6 +68,7 @@ pub fn job_status(
             saved: checkpoint.saved,
         }),
         checkpoint_request: record.checkpoint_request.clone(),
+        cost: record.costs.as_ref().map(|costs| cost::of_job(costs, snapshot.now)),
         failures: record.failures,
         start_time: record.started,
         completion_time: record.outcome.as_ref().map(|outcome| outcome.at),

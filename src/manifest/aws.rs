@@ -14,6 +14,7 @@ use crate::api::units::Span;
 
 mod docker;
 mod instance;
+mod prices;
 mod ray_start;
 mod volumes;
 
@@ -47,6 +48,7 @@ pub(super) fn check(spec: &RayClusterSpec, aws: &AwsProvider, at: &Path, finding
                     auth: {mode: none} whoever reaches the cluster may run what they like on it";
         findings.push(Finding::new(at.field("provider.aws"), message).at_key().help(help));
     }
+    prices::check(spec, aws, at, findings);
     node(&spec.head, &at.key("head"), findings);
     for (index, group) in spec.worker_groups.iter().enumerate() {
         let at = at.key("workerGroups").item(index);
@@ -69,6 +71,7 @@ pub(super) fn refuse(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Findin
             findings.push(Finding::new(path, message).at_key().help("it goes with provider.aws"));
         }
     };
+    refuse(spec.max_hourly_cost.is_some(), at.key("maxHourlyCost"), "is for what is paid for by the hour");
     let instance = "is for nodes on EC2";
     refuse(spec.head.instance.is_some(), at.field("head.instance"), instance);
     for (index, group) in spec.worker_groups.iter().enumerate() {

@@ -115,6 +115,7 @@ fn finish(schema: &mut schemars::Schema) {
     let pattern = match format.as_str() {
         "cpu" => r"^([0-9]+\.?[0-9]*|\.[0-9]+)m?$",
         "bytes" => r"^([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[kMGTPE])?$",
+        "dollars" => r"^[0-9]+(\.[0-9]+)?$",
         "duration" => r"^(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s|m|h|d))+)$",
         _ => {
             schema.remove("format");

@@ -10,6 +10,7 @@ use super::finding::Finding;
 use super::path::Path;
 use super::words::{either, found, quoted};
 use super::{MAX_PROBLEMS, suggest};
+use crate::api::money::Money;
 use crate::api::units::{Bytes, MilliCpu, Span, UnitError};
 
 /// Checks an object against its kind's schema.
@@ -105,6 +106,7 @@ impl Checker<'_> {
             let meant = match schema["format"].as_str() {
                 Some("bytes") => suggest::bytes(text),
                 Some("duration") => suggest::duration(text),
+                Some("dollars") => suggest::dollars(text),
                 _ => None,
             };
             self.findings.push(finding.help_if(meant.map(|meant| format!("did you mean {meant}?"))));
@@ -240,6 +242,7 @@ fn misread(text: &str, schema: &Value) -> Option<UnitError> {
         "cpu" => text.parse::<MilliCpu>().err(),
         "bytes" => text.parse::<Bytes>().err(),
         "duration" => text.parse::<Span>().err(),
+        "dollars" => text.parse::<Money>().err(),
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
 //! "Did you mean": what was probably meant by a word that is not known.
 
+use crate::api::money::Money;
 use crate::api::units::{Bytes, Span};
 
 /// The candidate that a word was probably meant to be: the same but for case, `-` and `_`, or but for a few
@@ -50,6 +51,12 @@ pub(super) fn bytes(text: &str) -> Option<String> {
     meant.parse::<Bytes>().is_ok().then_some(meant)
 }
 
+/// An amount of dollars that was probably meant: `$1.75`, `1.75 USD`.
+pub(super) fn dollars(text: &str) -> Option<String> {
+    let meant = text.trim_matches(|c: char| !c.is_ascii_digit());
+    (!text.starts_with(['-', '.']) && meant.parse::<Money>().is_ok()).then(|| format!("{meant:?}"))
+}
+
 /// A number and the lower-case word after it.
 fn amount(text: &str) -> Option<(&str, String)> {
     let text = text.trim();
@@ -83,6 +90,12 @@ mod tests {
         }
         for (text, meant) in [("8GB", "8Gi"), ("8 GiB", "8Gi"), ("512mb", "512Mi"), ("100 bytes", "100")] {
             assert_eq!(bytes(text).as_deref(), Some(meant), "{text}");
+        }
+        for (text, meant) in [("$1.75", "\"1.75\""), ("1.75 USD/h", "\"1.75\""), ("1.", "\"1\"")] {
+            assert_eq!(dollars(text).as_deref(), Some(meant), "{text}");
+        }
+        for text in ["", "-1", ".5", "free", "1,75"] {
+            assert_eq!(dollars(text), None, "{text}");
         }
         for text in ["", "soon", "1 fortnight", "1..2h"] {
             assert_eq!(duration(text), None, "{text}");

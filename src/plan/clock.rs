@@ -32,6 +32,10 @@ pub(super) fn set_back(draft: &mut Draft<'_>) {
         .for_each(|failing| not_after(&mut failing.trouble.until, now + super::absorb::PAUSED_GROUP));
     record.agent.iter_mut().for_each(|agent| not_after(&mut agent.since, now));
     record.unused_since.iter_mut().for_each(|since| not_after(since, now));
+    if let Some(costs) = &mut record.costs {
+        costs.spent.not_after(now);
+        costs.saved.not_after(now);
+    }
     forgive(&mut record.trouble, now);
     let fence = now + super::absorb::fence(draft.snapshot);
     for job in &mut draft.jobs {
@@ -39,6 +43,7 @@ pub(super) fn set_back(draft: &mut Draft<'_>) {
         record.sent.iter_mut().for_each(|(_, at)| not_after(at, now));
         record.started.iter_mut().for_each(|at| not_after(at, now));
         record.wanting_since.iter_mut().for_each(|since| not_after(since, now));
+        record.costs.iter_mut().for_each(|costs| costs.spent.not_after(now));
         record.outcome.iter_mut().for_each(|outcome| not_after(&mut outcome.at, now));
         // Here caution is to wait for all of it.
         record.fence_until.iter_mut().for_each(|until| not_after(until, fence));

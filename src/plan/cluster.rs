@@ -97,6 +97,7 @@ fn built_in(draft: &Draft<'_>) -> RayCluster {
         auth: Default::default(),
         head: NodeTemplate { resources, ..NodeTemplate::default() },
         worker_groups: Vec::new(),
+        max_hourly_cost: None,
         node_failure_timeout: node_failure_timeout(),
         metadata_endpoint: None,
         suspend: false,

@@ -11,6 +11,7 @@ mod autoscaler;
 mod capacity;
 mod clock;
 mod cluster;
+mod costs;
 mod documents;
 mod draft;
 mod floor;
@@ -43,6 +44,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     settle::settle(&mut draft);
     clock::set_back(&mut draft);
     absorb::absorb(&mut draft);
+    costs::absorb(&mut draft);
     cluster::plan(&mut draft);
     let allocation = allocation::allocate(&draft);
     if let Some(cluster) =
@@ -63,5 +65,6 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let held = draft.held().by_node();
     nodes::finish_leaving(&mut draft, &held);
     orphans::plan(&mut draft);
+    costs::count(&mut draft);
     draft.finish()
 }

@@ -208,7 +208,7 @@ fn launch(
             if let Some(until) = none.until {
                 draft.wake(until);
             }
-            draft.report.cluster.waiting.push(Waiting::blocked("NoCapacity", none.message));
+            draft.report.cluster.waiting.push(Waiting::blocked(none.reason, none.message));
             return false;
         }
     };

@@ -3,6 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::costs::Budget;
 use super::draft::Draft;
 use super::snapshot::Snapshot;
 use crate::action::ErrorKind;
@@ -61,8 +62,11 @@ pub(super) fn is_known(spec: &RayClusterSpec, network: &AwsNetwork) -> bool {
     })
 }
 
+const NO_CAPACITY: &str = "NoCapacity";
+
 /// Why there is no offering to ask for, and when there may be one.
 pub(super) struct NoOffering {
+    pub(super) reason: &'static str,
     pub(super) message: String,
     pub(super) until: Option<Timestamp>,
 }
@@ -80,13 +84,19 @@ pub(super) fn choose(
     };
     if !is_known(&cluster.spec, network) {
         let message = "what the manifest names is being looked up".to_owned();
-        return Err(NoOffering { message, until: None });
+        return Err(NoOffering { reason: "Opening", message, until: None });
     }
     let market = group.map_or_else(Market::default, |group| cluster.spec.market_of(group));
+    let budget = Budget::of(draft, cluster);
     let mut refused: Vec<&Unavailable> = Vec::new();
     let mut offered = false;
+    let mut dear = None;
     for offering in offerings(network, template, &market, group.is_none(), draft.record.launched) {
         offered = true;
+        if let Err(why) = budget.admits(&offering) {
+            dear.get_or_insert(why);
+            continue;
+        }
         match draft.record.unavailable.iter().find(|it| it.what.covers(&offering) && is_resting(draft, it)) {
             None => return Ok(Some(offering)),
             Some(resting) => refused.push(resting),
@@ -99,11 +109,18 @@ pub(super) fn choose(
             types.join(" or "),
             if matches!(market, Market::Spot(_)) { "on the spot market" } else { "" }
         );
-        return Err(NoOffering { message: message.trim_end().to_owned(), until: None });
+        return Err(NoOffering { reason: NO_CAPACITY, message: message.trim_end().to_owned(), until: None });
+    }
+    if let (Some(message), true) = (dear, refused.is_empty()) {
+        return Err(NoOffering { reason: "MaxHourlyCost", message, until: None });
     }
     let until = refused.iter().map(|it| it.until).filter(|until| *until > draft.now).min();
     let message = refused.first().map_or_else(String::new, |it| it.message.clone());
-    Err(NoOffering { message: format!("EC2 has none of what is asked for: {message}"), until })
+    Err(NoOffering {
+        reason: NO_CAPACITY,
+        message: format!("EC2 has none of what is asked for: {message}"),
+        until,
+    })
 }
 
 /// Everything that fits, the best first: spot before on-demand, then by the manifest's order of types; launches in a

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::guards::Guards;
 use super::report::Report;
 use crate::action::Intent;
+use crate::api::cost::SpotPrices;
 use crate::api::event::NewEvent;
 use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
@@ -23,6 +24,8 @@ pub struct Seen {
     pub processes: Observed<Processes>,
     /// Its instances, where they are EC2's.
     pub instances: Observed<Instances>,
+    /// What EC2 asks for spot instances of the types that it may launch.
+    pub spot_prices: Observed<SpotPrices>,
     /// What its agent says.
     pub agent: Observed<AgentState>,
     /// Whether the Ray job that the agent is has ended, and with what message. Looked at only while the agent

@@ -8,6 +8,7 @@ pub mod existing;
 pub mod local;
 pub mod ray;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use futures_util::FutureExt as _;
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use crate::action::{EffectError, ErrorKind};
 use crate::api::aws::Offering;
 use crate::api::cluster::{NodeTemplate, Provider, RayClusterSpec};
+use crate::api::cost::SpotPrices;
 use crate::api::ids::{InstanceId, IntentId, NodeName};
 use crate::api::meta::ObjectKey;
 use crate::api::object::RayCluster;
@@ -112,6 +114,14 @@ pub trait NodeProvider: Send + Sync {
     /// If they cannot all be listed.
     fn instances(&self) -> BoxFuture<'_, Result<Instances, EffectError>> {
         async { Ok(Instances::new()) }.boxed()
+    }
+
+    /// What spot instances of some types cost now.
+    ///
+    /// # Errors
+    /// If nobody says.
+    fn spot_prices<'a>(&'a self, _: &'a BTreeSet<String>) -> BoxFuture<'a, Result<SpotPrices, EffectError>> {
+        async { Ok(SpotPrices::new()) }.boxed()
     }
 
     /// Ends an instance that carries the cluster's mark.

@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use rayconcile::action::{Effect, EffectResult, IntentState};
-use rayconcile::api::aws::{AwsNetwork, MarketKind, Offering, TypeFacts};
+use rayconcile::api::aws::{AwsNetwork, AwsProvider, MarketKind, Offering, TypeFacts};
 use rayconcile::api::cluster::RayClusterSpec;
 use rayconcile::api::document::{Desired, Document, GroupSpec};
-use rayconcile::api::ids::{InstanceId, IntentId, RayNodeId, Uid};
+use rayconcile::api::ids::{Digest, InstanceId, IntentId, RayNodeId, Uid};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
 use rayconcile::api::object::{AdaptDLJob, Object};
 use rayconcile::api::observed::{CloudInstance, InstancePhase, Instances, LAUNCH_LABEL, Observed};
@@ -74,6 +74,7 @@ impl Region {
         };
         let agent = AgentState {
             protocol: PROTOCOL,
+            ray_version: String::new(),
             instance: "agent".to_owned(),
             version: 1,
             head: RayNodeId("head".to_owned()),
@@ -157,6 +158,8 @@ impl Region {
     fn carry_out(&mut self, index: usize) {
         let intent = &mut self.snapshot.intents[index];
         let at = self.snapshot.now;
+        let cluster = self.snapshot.cluster.as_ref().and_then(|cluster| cluster.spec.aws());
+        let settings = cluster.map(AwsProvider::digest).unwrap_or_default();
         let mut result = EffectResult::Done;
         match &intent.effect {
             Effect::OpenCluster { incarnation } => {
@@ -168,7 +171,7 @@ impl Region {
                     ray_version: String::new(),
                     missing: Vec::new(),
                     local: None,
-                    aws: Some(network()),
+                    aws: Some(network(settings)),
                 }));
             }
             Effect::LaunchNode { offering: Some(offering), .. } => {
@@ -211,7 +214,7 @@ fn job(number: u32) -> JobView {
     JobView { job, record: JobRecord::default(), logs_behind: 0 }
 }
 
-fn network() -> AwsNetwork {
+fn network(settings: Digest) -> AwsNetwork {
     let zone = "us-west-2a".to_owned();
     let facts = |cpus, gpus| TypeFacts {
         cpus,
@@ -234,6 +237,9 @@ fn network() -> AwsNetwork {
             ("g5.xlarge".to_owned(), facts(4, 1)),
             ("g4dn.xlarge".to_owned(), facts(4, 1)),
         ]),
+        settings,
+        spot_prices: BTreeMap::new(),
+        at: Timestamp::UNIX_EPOCH,
     }
 }
 

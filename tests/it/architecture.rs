@@ -5,16 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const RULES: [(&str, &[&str]); 13] = [
+const RULES: [(&str, &[&str]); 14] = [
     ("api", &[]),
     ("action", &["api"]),
     ("goodput", &["api"]),
+    ("cost", &["api"]),
     ("manifest", &["api"]),
     ("convert", &["api", "manifest"]),
     ("store", &["api", "action"]),
-    ("plan", &["api", "action", "goodput"]),
+    ("plan", &["api", "action", "goodput", "cost"]),
     ("provider", &["api", "action"]),
-    ("controller", &["api", "action", "goodput", "manifest", "store", "plan", "provider"]),
+    ("controller", &["api", "action", "goodput", "cost", "manifest", "store", "plan", "provider"]),
     ("server", &["api", "manifest", "store"]),
     ("client", &["api"]),
     ("cli", &["api", "client", "convert", "manifest", "plan", "store"]),

@@ -13,12 +13,14 @@ use rayconcile::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, I
 use rayconcile::api::aws::*;
 use rayconcile::api::cluster::{NodeResources, NodeTemplate};
 use rayconcile::api::condition::{Condition, Truth};
+use rayconcile::api::cost::*;
 use rayconcile::api::document::*;
 use rayconcile::api::ids::{
     CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, SlotId, Uid,
 };
 use rayconcile::api::job::{EnvVar, ValueSource, WorkerResources};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
+use rayconcile::api::money::Money;
 use rayconcile::api::record::*;
 use rayconcile::api::source::{SourceError, SourceStatus};
 use rayconcile::api::status::*;
@@ -143,6 +145,32 @@ prop_compose! {
     }
 }
 
+fn money() -> BoxedStrategy<Money> {
+    any::<u64>().prop_map(Money).boxed()
+}
+
+fn tally() -> BoxedStrategy<Tally> {
+    (money(), money(), when()).prop_map(|(spent, per_hour, since)| Tally { spent, per_hour, since }).boxed()
+}
+
+prop_compose! {
+    fn cluster_costs()(spent in tally(), saved in tally(), unpriced in btree_set(text(), 0..2)) -> ClusterCosts {
+        ClusterCosts { spent, saved, unpriced }
+    }
+}
+
+prop_compose! {
+    fn cluster_cost()((per_hour, spent, saved) in (money(), money(), money()), at in when(), unpriced in vec(text(), 0..2)) -> ClusterCostStatus {
+        ClusterCostStatus { per_hour, spent, saved, at, unpriced }
+    }
+}
+
+prop_compose! {
+    fn job_cost()((per_hour, spent) in (money(), money()), at in when(), unpriced in vec(text(), 0..2)) -> JobCostStatus {
+        JobCostStatus { per_hour, spent, at, unpriced }
+    }
+}
+
 prop_compose! {
     fn job_status()(
         words in (any::<u64>(), text(), option::of(when()), vec(condition(), 0..3), any::<(u32, u32, u32)>()),
@@ -151,12 +179,12 @@ prop_compose! {
         scaling in option::of((any::<u32>(), text(), text())), group in option::of(group()),
         workers in vec((any::<u32>(), text(), any::<Option<u32>>(), text()), 0..3), progress in option::of(progress()),
         checkpoint in option::of(checkpoint()), checkpoint_request in option::of(checkpoint_request()),
-        (start_time, completion_time) in (option::of(when()), option::of(when())),
+        (start_time, completion_time, cost) in (option::of(when()), option::of(when()), option::of(job_cost())),
         history in vec(group_status(), 0..2)) -> AdaptDLJobStatus {
         let (observed_generation, message, phase_since, conditions, (replicas, desired_replicas, failures)) = words;
         AdaptDLJobStatus {
             observed_generation, phase, message, phase_since, conditions, replicas, desired_replicas, group, progress, failures,
-            start_time, completion_time, checkpoint_request, history,
+            start_time, completion_time, checkpoint_request, history, cost,
             scaling: scaling.map(|(replicas, reason, message)| ScalingStatus { replicas, reason, message }),
             workers: workers.into_iter().map(|(rank, node, pid, state)| WorkerStatus { rank, node: NodeName(node), pid, state }).collect(),
             checkpoint: checkpoint.map(|it| CheckpointStatus { id: it.id, digest: it.digest, size: it.size, files: it.files,
@@ -168,8 +196,8 @@ prop_compose! {
 prop_compose! {
     fn node_status()(name in text(), group in option::of(text()), state in text(), since in option::of(when()),
         address in option::of(text()), pid: Option<u32>, capacity in text(), workers: u32,
-        notice in option::of(text()), instance in option::of((option::of(text().prop_map(InstanceId)), text(), text(), market()))) -> NodeStatus {
-        let instance = instance.map(|(id, instance_type, zone, market)| InstanceStatus { id, instance_type, zone, market });
+        notice in option::of(text()), instance in option::of((option::of(text().prop_map(InstanceId)), text(), text(), market(), option::of(money())))) -> NodeStatus {
+        let instance = instance.map(|(id, instance_type, zone, market, price)| InstanceStatus { id, instance_type, zone, market, price });
         NodeStatus { name: NodeName(name), group, state, since, address, pid, capacity, workers, notice, instance }
     }
 }
@@ -179,8 +207,8 @@ prop_compose! {
         phase in select(vec![ClusterPhase::Pending, ClusterPhase::Starting, ClusterPhase::Ready, ClusterPhase::Stopping,
             ClusterPhase::Suspended, ClusterPhase::Failed, ClusterPhase::Unknown]),
         conditions in vec(condition(), 0..3), dashboard in option::of(text()), ray_version in option::of(text()),
-        (ready_nodes, desired_nodes) in any::<(u32, u32)>(), nodes in vec(node_status(), 0..3)) -> RayClusterStatus {
-        RayClusterStatus { observed_generation, phase, message, phase_since, conditions, dashboard, ray_version, ready_nodes, desired_nodes, nodes }
+        (ready_nodes, desired_nodes) in any::<(u32, u32)>(), nodes in vec(node_status(), 0..3), cost in option::of(cluster_cost())) -> RayClusterStatus {
+        RayClusterStatus { observed_generation, phase, message, phase_since, conditions, dashboard, ray_version, ready_nodes, desired_nodes, nodes, cost }
     }
 }
 
@@ -233,8 +261,9 @@ prop_compose! {
 prop_compose! {
     fn aws_network()(region in text(), subnets in vec((text(), text()), 0..3), security_groups in vec(text(), 0..2), head_interface in text(),
         head_address in text(), token_parameter in option::of(text()), images in btree_map(text(), text(), 0..2),
-        types in btree_map(text(), type_facts(), 0..2), settings in digest(), at in when()) -> AwsNetwork {
-        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at }
+        types in btree_map(text(), type_facts(), 0..2), settings in digest(), at in when(),
+        spot_prices in btree_map(text(), btree_map(text(), money(), 0..2), 0..2)) -> AwsNetwork {
+        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at, spot_prices }
     }
 }
 
@@ -304,11 +333,11 @@ prop_compose! {
         notices in btree_map(text().prop_map(RayNodeId), notice(), 0..2), unavailable in vec(unavailable(), 0..2),
         failing_groups in btree_map(text(), (digest(), trouble()), 0..2),
         orphans in btree_map(text().prop_map(InstanceId), when(), 0..2),
-        (opening, last_launch) in (option::of(text()), option::of(when()))) -> ClusterRecord {
+        (opening, last_launch, costs) in (option::of(text()), option::of(when()), option::of(cluster_costs()))) -> ClusterRecord {
         let agent = agent.map(|(submission, since, answered)| AgentRecord { submission, since, answered });
         let failing = |(group, (template, trouble))| (group, FailingGroup { template, trouble });
         let failing_groups = failing_groups.into_iter().map(failing).collect();
-        ClusterRecord { incarnation, opening, last_launch, ending, nodes, launched, agent, trouble, unused_since, notices, failing_groups, unavailable, orphans }
+        ClusterRecord { incarnation, opening, last_launch, ending, nodes, launched, agent, trouble, unused_since, notices, failing_groups, unavailable, orphans, costs }
     }
 }
 
@@ -361,11 +390,12 @@ prop_compose! {
         hints in option::of((group(), any::<u64>(), when(), number())), (started, fence_until) in (option::of(when()), option::of(when())),
         hints_seen in option::of((group(), any::<u64>())), wanting_since in option::of(when()), sent in option::of((any::<u64>(), when())),
         (spoilt, checkpoint_request) in (btree_set(checkpoint_id(), 0..3), option::of(checkpoint_request())),
-        (outcome, delivered, noted) in (option::of((text(), text(), when())), any::<bool>(), option::of((text(), any::<u64>())))) -> JobRecord {
+        (outcome, delivered, noted, costs) in (option::of((text(), text(), when())), any::<bool>(),
+            option::of((text(), any::<u64>())), option::of((tally(), btree_set(text(), 0..2))))) -> JobRecord {
         JobRecord {
             binding: binding.map(|(cluster, incarnation, bridge)| Binding { cluster, incarnation, bridge }),
             revision, sent, spoilt, document, failures, trouble, started, fence_until, hints_seen, wanting_since, delivered, noted,
-            checkpoint_request,
+            checkpoint_request, costs: costs.map(|(spent, unpriced)| JobCosts { spent, unpriced }),
             groups: Vec::new(), checkpoints: Vec::new(),
             artifacts: artifacts.into_iter().map(|(group, digest)| ArtifactsRecord { group, digest }).collect(),
             hints: hints.map(|(group, number, at, x)| HintsRecord { group, number, at, hints: json!({"perfParams": {"alpha_c": x}}) }),

@@ -73,6 +73,19 @@ fn from_nothing_over_an_interruption_to_nothing_where_nothing_can_be_reached_fro
         Some((taken.clone(), taken["instance"]["id"].as_str()?.to_owned()))
     });
     assert_eq!(taken["instance"]["market"], "spot", "{taken}");
+    world.wait("what it costs is known", || {
+        let cost = world.get("cluster", "c")["status"]["cost"].clone();
+        let prices: Vec<Value> =
+            nodes(&world, "c").iter().map(|node| node["instance"]["price"].clone()).collect();
+        // The head's is in our table, and moto's EC2 asks so much for any spot instance.
+        let known = prices.len() == 3 && prices.iter().all(|price| price == "0.096" || price == "0.00001");
+        (known && cost["perHour"] == "0.09602" && cost["spent"] != "0").then_some(())
+    });
+    let status = world.ok(&["status"]);
+    assert!(
+        status.contains("  cost      $0.09602/h, ") && status.contains("  cost        $0.00002/h, "),
+        "{status}"
+    );
     region.notice(&instance, "terminate", 120);
     world.wait_job("far", "it has moved", |job| {
         let workers = job["status"]["workers"].as_array().cloned().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The status of a cluster.
 
-use super::{accepted, converged, since};
+use super::{accepted, converged, cost, since};
 use crate::api::cluster::Provider;
 use crate::api::condition::{Finding, Truth};
 use crate::api::ids::NodeName;
@@ -9,7 +9,8 @@ use crate::api::object::RayCluster;
 use crate::api::record::{ClusterRecord, NodeState, Notice};
 use crate::api::status::{ClusterPhase, InstanceStatus, NodeStatus, RayClusterStatus};
 use crate::api::words::count_are;
-use crate::plan::report::ClusterReport;
+use crate::cost::Prices;
+use crate::plan::report::{ClusterReport, Waiting};
 use crate::plan::snapshot::Seen;
 use crate::plan::{Capacity, Snapshot};
 
@@ -50,6 +51,7 @@ pub fn cluster_status(
         ready_nodes: u32::try_from(ready).unwrap_or(u32::MAX),
         desired_nodes: if foreign { u32::try_from(ready).unwrap_or(u32::MAX) } else { report.desired_nodes },
         nodes,
+        cost: record.costs.as_ref().map(|costs| cost::of_cluster(costs, snapshot.now)),
     }
 }
 
@@ -84,13 +86,11 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
         let reason = if trouble.reason == "CannotOpen" { "CannotOpen" } else { "CannotLaunch" };
         return Finding::new(KIND, false, reason, trouble.message.clone());
     }
-    if let Some(blocked) = report
-        .waiting
-        .iter()
-        .find(|waiting| waiting.blocked && matches!(waiting.reason, "NoCapacity" | "GroupFailing"))
-    {
-        let reason = if blocked.reason == "NoCapacity" { "NoCapacity" } else { "GroupFailing" };
-        return Finding::new(KIND, false, reason, blocked.message.clone());
+    let missing = |waiting: &&Waiting| {
+        waiting.blocked && matches!(waiting.reason, "NoCapacity" | "MaxHourlyCost" | "GroupFailing")
+    };
+    if let Some(blocked) = report.waiting.iter().find(missing) {
+        return Finding::new(KIND, false, blocked.reason, blocked.message.clone());
     }
     let Some(incarnation) = &record.incarnation else {
         return Finding::new(KIND, false, "NotOpened", "nothing is there yet");
@@ -166,6 +166,8 @@ fn node_statuses(
     let alive: Vec<_> = alive.collect();
     let processes = seen.processes.fresh().map(|(_, processes)| processes);
     let instances = seen.instances.fresh().map(|(_, instances)| instances);
+    let network = record.incarnation.as_ref().and_then(|incarnation| incarnation.aws.as_ref());
+    let prices = cluster.spec.aws().map(|aws| Prices::new(aws, network));
     let nodes = record.nodes.iter().map(|(name, node)| NodeStatus {
         name: name.clone(),
         group: node.group.clone(),
@@ -182,6 +184,7 @@ fn node_statuses(
             instance_type: offering.instance_type.clone(),
             zone: offering.zone.clone(),
             market: offering.market,
+            price: prices.and_then(|prices| prices.of_offering(offering)),
         }),
         capacity: Capacity::of_template(&node.template).describe(),
         workers: workers(name),

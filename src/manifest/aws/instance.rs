@@ -82,7 +82,7 @@ fn types(types: &[String], at: &Path, findings: &mut Vec<Finding>) {
     distinct(types.iter().enumerate().map(|(index, text)| (text.as_str(), at.item(index))), findings);
 }
 
-fn is_type(text: &str) -> bool {
+pub(super) fn is_type(text: &str) -> bool {
     let plain = |part: &str| {
         !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };

@@ -14,10 +14,12 @@ mod instances;
 mod launch;
 mod open;
 mod pace;
+mod prices;
 mod tags;
 mod types;
 mod userdata;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -27,6 +29,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Directories, EndedNode, NodeLaunch, NodeProvider, Opening, rejected};
 use crate::action::EffectError;
 use crate::api::aws::AwsProvider;
+use crate::api::cost::SpotPrices;
 use crate::api::ids::{InstanceId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::RayCluster;
@@ -92,6 +95,13 @@ impl NodeProvider for Aws {
 
     fn instances(&self) -> BoxFuture<'_, Result<Instances, EffectError>> {
         instances::list(self).boxed()
+    }
+
+    fn spot_prices<'a>(
+        &'a self,
+        types: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Result<SpotPrices, EffectError>> {
+        prices::spot(self, types).boxed()
     }
 
     fn end_instance<'a>(&'a self, instance: &'a InstanceId) -> BoxFuture<'a, Result<(), EffectError>> {

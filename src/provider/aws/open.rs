@@ -13,6 +13,7 @@ use super::{Aws, address, close, firewall, images, token_parameter, types};
 use crate::action::EffectError;
 use crate::api::aws::{AccessAddress, AwsNetwork};
 use crate::api::cluster::AuthMode;
+use crate::api::cost::SpotPrices;
 use crate::api::record::Incarnation;
 use crate::provider::ray::tokens;
 use crate::provider::{Opening, rejected};
@@ -85,6 +86,8 @@ pub(super) async fn open(aws: &Aws, opening: Opening) -> Result<Incarnation, Eff
             types: facts,
             settings: settings.digest(),
             at: Timestamp::now(),
+            // The watch asks for them, and goes on asking.
+            spot_prices: SpotPrices::new(),
         }),
     })
 }

@@ -217,6 +217,7 @@ mod tests {
             types: BTreeMap::new(),
             settings: Default::default(),
             at: Default::default(),
+            spot_prices: BTreeMap::new(),
         }
     }
 

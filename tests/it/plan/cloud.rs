@@ -93,9 +93,11 @@ fn network(settings: Digest) -> AwsNetwork {
             ("m5.large".to_owned(), facts(2, 0, both)),
             ("g5.xlarge".to_owned(), facts(4, 1, both)),
             ("g4dn.xlarge".to_owned(), facts(4, 1, both)),
+            ("p9.large".to_owned(), facts(4, 1, both)),
         ]),
         settings,
         at: Timestamp::UNIX_EPOCH,
+        spot_prices: BTreeMap::new(),
     }
 }
 
@@ -160,6 +162,9 @@ impl Region {
         let made = plan(&self.snapshot);
         self.snapshot.record = made.record.clone();
         self.snapshot.intents = made.intents.clone();
+        for view in &mut self.snapshot.jobs {
+            view.record = made.jobs[&view.job.metadata.uid].clone();
+        }
         self.events.extend(made.events.iter().map(|event| format!("{}: {}", event.reason, event.message)));
         for index in 0..self.snapshot.intents.len() {
             let intent = &self.snapshot.intents[index];

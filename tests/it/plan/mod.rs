@@ -3,6 +3,7 @@
 mod clock;
 mod cloud;
 mod cloud_faults;
+mod cost;
 mod properties;
 mod stories;
 mod wishes;

@@ -1,0 +1,223 @@
+//! What a cluster on EC2 costs: what is launched keeps below `maxHourlyCost`, and what was spent is counted, for the
+//! cluster and for each of its jobs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::draft::Draft;
+use crate::api::aws::{MarketKind, Offering};
+use crate::api::cost::{ClusterCosts, JobCosts, Tally};
+use crate::api::ids::{IntentId, NodeName};
+use crate::api::money::Money;
+use crate::api::object::RayCluster;
+use crate::api::observed::{CloudInstance, InstancePhase};
+use crate::api::record::NodeRecord;
+use crate::cost::{Prices, name};
+
+/// Keeps what EC2 said last of its spot prices, for a controller that has not asked yet.
+pub(super) fn absorb(draft: &mut Draft<'_>) {
+    let Some((_, seen)) = &draft.snapshot.seen.spot_prices.last else { return };
+    let incarnation = draft.record.incarnation.as_mut();
+    if let Some(network) = incarnation.and_then(|incarnation| incarnation.aws.as_mut()) {
+        network.spot_prices.clone_from(seen);
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// The prices of the cluster's instances, if it has any.
+    fn prices<'d>(&'d self, cluster: &'d RayCluster) -> Option<Prices<'d>> {
+        let network = self.record.incarnation.as_ref().and_then(|incarnation| incarnation.aws.as_ref());
+        Some(Prices::new(cluster.spec.aws()?, network))
+    }
+
+    /// The cluster's instances by their launches, as far as they can be seen.
+    fn instances(&self) -> BTreeMap<&'a IntentId, &'a CloudInstance> {
+        let instances = self.snapshot.seen.instances.fresh().map(|(_, instances)| instances.values());
+        instances.into_iter().flatten().filter_map(|it| Some((it.launch.as_ref()?, it))).collect()
+    }
+
+    /// Instances with the cluster's mark that are no node of it.
+    fn strangers(&self) -> Vec<&'a CloudInstance> {
+        let launches: BTreeSet<&IntentId> = self.record.nodes.values().map(|node| &node.launch).collect();
+        let instances = self.snapshot.seen.instances.fresh().map(|(_, instances)| instances.values());
+        let is_node = |it: &CloudInstance| it.launch.as_ref().is_some_and(|launch| launches.contains(launch));
+        instances.into_iter().flatten().filter(|it| !is_node(it)).collect()
+    }
+}
+
+// --- The limit ---------------------------------------------------------------------------------------------------
+
+/// What may still be launched.
+pub(super) struct Budget<'d> {
+    /// `None`: anything.
+    limit: Option<Limit<'d>>,
+}
+
+struct Limit<'d> {
+    most: Money,
+    prices: Prices<'d>,
+    /// What an hour of all that is not known to have ended costs, or why nobody can say.
+    committed: Result<Money, String>,
+}
+
+impl<'d> Budget<'d> {
+    /// What the cluster's `maxHourlyCost` leaves.
+    pub(super) fn of(draft: &'d Draft<'_>, cluster: &'d RayCluster) -> Self {
+        let limit = cluster.spec.max_hourly_cost.zip(draft.prices(cluster));
+        let limit = limit.map(|(most, prices)| Limit { most, prices, committed: committed(draft, &prices) });
+        Self { limit }
+    }
+
+    /// Whether something may be launched.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub(super) fn admits(&self, offering: &Offering) -> Result<(), String> {
+        let Some(Limit { most, prices, committed }) = &self.limit else { return Ok(()) };
+        let price = prices.of_offering(offering);
+        let price = price.ok_or_else(|| unknown(&offering.instance_type, &offering.zone, offering.market))?;
+        let committed = committed.clone()?;
+        if committed + price <= *most {
+            return Ok(());
+        }
+        Err(format!(
+            "{} at {} would bring the cluster from {} to {}, more than its maxHourlyCost of {}",
+            name(&offering.instance_type, offering.market),
+            price.hourly(),
+            committed.hourly(),
+            (committed + price).hourly(),
+            most.hourly()
+        ))
+    }
+}
+
+/// Launches of which no reply has come count, and so does what is being ended: both may be paid for.
+fn committed(draft: &Draft<'_>, prices: &Prices<'_>) -> Result<Money, String> {
+    let instances = &draft.snapshot.seen.instances;
+    if instances.fresh().is_none() {
+        let error = instances.error.as_ref().map_or("they were not listed yet", |(_, error)| error.as_str());
+        return Err(format!("nobody can say what the cluster's instances cost now: {error}"));
+    }
+    let seen = draft.instances();
+    let has_ended = |node: &NodeRecord| {
+        seen.get(&node.launch).is_some_and(|instance| instance.phase == InstancePhase::Terminated)
+    };
+    let nodes = draft.record.nodes.values().filter(|node| !has_ended(node));
+    let nodes = nodes.filter_map(|node| node.offering.as_ref());
+    let nodes = nodes.map(|offering| (&offering.instance_type, &offering.zone, offering.market));
+    let strangers = draft.strangers().into_iter().filter(|it| it.phase != InstancePhase::Terminated);
+    let strangers = strangers.map(|instance| (&instance.instance_type, &instance.zone, instance.market));
+    nodes
+        .chain(strangers)
+        .map(|(kind, zone, market)| prices.of(kind, zone, market).ok_or_else(|| unknown(kind, zone, market)))
+        .sum()
+}
+
+fn unknown(instance_type: &str, zone: &str, market: MarketKind) -> String {
+    let (field, place) = match market {
+        MarketKind::OnDemand => ("onDemand", String::new()),
+        MarketKind::Spot => ("spot", format!(" in {zone}")),
+    };
+    format!(
+        "with maxHourlyCost nothing is launched while the price of {}{place} is not known: say it in \
+         provider.aws.prices, as {instance_type}: {{{field}: \"...\"}}",
+        name(instance_type, market)
+    )
+}
+
+// --- The bill ----------------------------------------------------------------------------------------------------
+
+/// What is being paid for.
+struct Billed<'d> {
+    node: Option<&'d NodeName>,
+    instance_type: &'d str,
+    market: MarketKind,
+    price: Option<Money>,
+    on_demand: Option<Money>,
+}
+
+/// Goes on counting what the cluster and its jobs cost. Nothing is written while nothing changes.
+pub(super) fn count(draft: &mut Draft<'_>) {
+    let Some(cluster) = draft.cluster() else { return };
+    let Some(prices) = draft.prices(cluster) else { return count_jobs(draft, &BTreeMap::new()) };
+    let billed = billed(draft, &prices);
+    let per_hour: Money = billed.iter().filter_map(|it| it.price).sum();
+    let saved: Money = billed.iter().filter_map(|it| Some(it.on_demand?.less(it.price?))).sum();
+    let unpriced: Vec<String> =
+        billed.iter().filter(|it| it.price.is_none()).map(|it| name(it.instance_type, it.market)).collect();
+    let by_node: BTreeMap<NodeName, (Option<Money>, String)> = billed
+        .iter()
+        .filter_map(|it| Some((it.node?.clone(), (it.price, name(it.instance_type, it.market)))))
+        .collect();
+    let now = draft.now;
+    let begin =
+        || ClusterCosts { spent: Tally::begin(now), saved: Tally::begin(now), unpriced: BTreeSet::new() };
+    let costs = draft.record.costs.get_or_insert_with(begin);
+    costs.spent.turn(per_hour, now);
+    costs.saved.turn(saved, now);
+    costs.unpriced.extend(unpriced);
+    count_jobs(draft, &by_node);
+}
+
+/// What EC2 charges for: what was launched, until it is seen to end.
+fn billed<'d>(draft: &'d Draft<'_>, prices: &Prices<'d>) -> Vec<Billed<'d>> {
+    let seen = draft.instances();
+    let is_billed = |node: &NodeRecord| match seen.get(&node.launch) {
+        Some(instance) => instance.phase.is_up(),
+        None => node.ended.is_none() && !draft.launch_is_unsettled(&node.launch),
+    };
+    let nodes = draft.record.nodes.iter().filter(|(_, node)| is_billed(node));
+    let nodes = nodes.filter_map(|(name, node)| {
+        let offering = node.offering.as_ref()?;
+        Some((Some(name), offering.instance_type.as_str(), offering.zone.as_str(), offering.market))
+    });
+    let strangers = draft.strangers().into_iter().filter(|it| it.phase.is_up());
+    let strangers = strangers
+        .map(|instance| (None, instance.instance_type.as_str(), instance.zone.as_str(), instance.market));
+    nodes
+        .chain(strangers)
+        .map(|(node, instance_type, zone, market)| Billed {
+            node,
+            instance_type,
+            market,
+            price: prices.of(instance_type, zone, market),
+            on_demand: prices.of(instance_type, zone, MarketKind::OnDemand),
+        })
+        .collect()
+}
+
+/// A job pays its share of each node on which it has slots, by their number. What nobody has slots on, nobody pays for
+/// but the cluster.
+fn count_jobs(draft: &mut Draft<'_>, nodes: &BTreeMap<NodeName, (Option<Money>, String)>) {
+    let (now, all) = (draft.now, draft.held().by_node());
+    for index in 0..draft.jobs.len() {
+        // One that is bound elsewhere is counted there.
+        let binding = draft.jobs[index].record.binding.as_ref();
+        if binding.is_some_and(|binding| binding.cluster != draft.snapshot.key) {
+            continue;
+        }
+        let mut own: BTreeMap<NodeName, u32> = BTreeMap::new();
+        for (node, _) in draft.jobs[index].slots(draft) {
+            *own.entry(node).or_default() += 1;
+        }
+        let (mut per_hour, mut unpriced) = (Money::default(), BTreeSet::new());
+        for (node, slots) in own {
+            match nodes.get(&node) {
+                Some((Some(price), _)) => {
+                    per_hour += price.share(slots, all.get(&node).copied().unwrap_or(slots));
+                }
+                Some((None, name)) => {
+                    unpriced.insert(name.clone());
+                }
+                None => {}
+            }
+        }
+        let record = &mut draft.jobs[index].record;
+        if record.costs.is_none() && per_hour == Money::default() && unpriced.is_empty() {
+            continue;
+        }
+        let begin = || JobCosts { spent: Tally::begin(now), unpriced: BTreeSet::new() };
+        let costs = record.costs.get_or_insert_with(begin);
+        costs.spent.turn(per_hour, now);
+        costs.unpriced.extend(unpriced);
+    }
+}
