@@ -64,7 +64,7 @@ fn from_nothing_over_an_interruption_to_nothing_where_nothing_can_be_reached_fro
     let world = region.world();
     assert_enclosed(&region, &world);
     let groups = [region.group("spot", (0, 3), "{spot: {}}", "m5.large, m5a.large")];
-    world.write("all.yaml", &(region.cluster("c", "", &groups) + "---\n" + &elastic(&world, "c", 3000)));
+    world.write("all.yaml", &(region.cluster("c", "", &groups) + "---\n" + &elastic(&world, "c", 1_000_000)));
     world.ok(&["apply", "-f", "all.yaml"]);
     world.wait_job("far", "it trains on two instances", |job| replicas(job) == 2);
     let (taken, instance) = world.wait("its instances are known", || {
@@ -91,6 +91,10 @@ fn from_nothing_over_an_interruption_to_nothing_where_nothing_can_be_reached_fro
         let workers = job["status"]["workers"].as_array().cloned().unwrap_or_default();
         replicas(job) == 2 && workers.iter().all(|worker| worker["node"] != taken["name"])
     });
+    // However fast this machine is, it has worked long enough.
+    let made = world.job("far")["status"]["progress"]["steps"].as_u64().unwrap();
+    world.write("job.yaml", &elastic(&world, "c", made + 200));
+    world.ok(&["apply", "-f", "job.yaml"]);
     world.wait_job("far", "it has done its work", |job| phase(job) == "Succeeded");
     let job = world.job("far");
     assert_eq!(job["status"]["failures"], 0, "{job}");
