@@ -220,6 +220,10 @@ pub struct Storage {
     /// there, and what they save need not be carried to those that go on from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// A place in object storage instead: `s3://BUCKET/PREFIX`. The controller brings each checkpoint there, and from
+    /// there; the nodes need no access to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// Where the workers' output goes: bounded, rotated files in the state directory.
@@ -234,7 +238,7 @@ pub struct Artifacts {
     /// Files and directories that rank 0 leaves in its working directory; `*` and `**` are allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
-    /// The directory to put them in, relative to the manifest's file.
+    /// Where to put them: a directory, relative to the manifest's file, or `s3://BUCKET/PREFIX`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
 }

@@ -4,6 +4,7 @@
 //! Kubernetes': camelCase, `metadata`, `spec`, `status`, conditions, quantities.
 
 pub mod aws;
+pub mod bucket;
 pub mod cluster;
 pub mod condition;
 pub mod cost;

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::deliver::deliver;
 use crate::action::{Effect, EffectError, EffectResult, Intent};
 use crate::api::cluster::RayClusterSpec;
 use crate::api::ids::{CheckpointId, Digest, GroupNumber, Uid};
@@ -18,6 +19,7 @@ use crate::provider::ray::{RAY_VERSIONS, RayError, document, is_supported, packa
 use crate::provider::{
     Directories, EndedNode, NodeLaunch, NodeProvider, Opening, for_cluster, io, rejected, unavailable,
 };
+use crate::store::places::{Place, s3};
 use crate::store::{DomainRows, JobRow};
 
 /// How long the dashboard may take to come up, within one try to submit the agent.
@@ -60,6 +62,10 @@ impl Context {
     fn job(&self, uid: &Uid) -> Result<&JobRow, EffectError> {
         let found = self.rows.jobs.iter().find(|row| row.job.metadata.uid == *uid);
         found.ok_or_else(|| rejected("the job is not there"))
+    }
+
+    fn place(&self, path: &str) -> Place {
+        Place::of(&self.directories.state, path)
     }
 
     fn job_directory(&self, job: &AdaptDLJob) -> PathBuf {
@@ -120,16 +126,13 @@ pub(super) async fn execute(context: &Context, intent: &Intent) -> Result<Effect
             let revision = context.job(job)?.record.revision;
             context.clients()?.1.delete_job(job, revision, *keep).await?;
         }
-        Effect::FetchCheckpoint { job, checkpoint } => {
-            let path = context.directories.resolve(&checkpoint.path);
-            context.clients()?.1.fetch_blob(job, &checkpoint.digest, &path).await?;
-        }
+        Effect::FetchCheckpoint { job, checkpoint } => fetch_checkpoint(context, job, checkpoint).await?,
         Effect::FetchArtifacts { job, digest, .. } => {
             let path = artifacts_path(&context.job_directory(&context.job(job)?.job), digest);
             context.clients()?.1.fetch_blob(job, digest, &path).await?;
         }
         Effect::DeliverArtifacts { job } => deliver_artifacts(context, job).await?,
-        Effect::DropCheckpoint { job, id } => drop_checkpoint(context, job, *id)?,
+        Effect::DropCheckpoint { job, id } => drop_checkpoint(context, job, *id).await?,
     }
     Ok(EffectResult::Done)
 }
@@ -209,9 +212,29 @@ async fn send_checkpoint(context: &Context, uid: &Uid, id: CheckpointId) -> Resu
         .iter()
         .find(|checkpoint| checkpoint.id == id)
         .ok_or_else(|| rejected(format!("there is no checkpoint {id}")))?;
-    let path = context.directories.resolve(&checkpoint.path);
+    let contents = context.place(&checkpoint.path).read().await?;
     let agent = context.clients()?.1;
-    agent.put_checkpoint(uid, &job.metadata.key(), record.revision, checkpoint, &path).await
+    agent.put_checkpoint(uid, &job.metadata.key(), record.revision, checkpoint, contents).await
+}
+
+/// Keeps a checkpoint where its record says. What goes to object storage passes through, and leaves no file here.
+async fn fetch_checkpoint(
+    context: &Context,
+    uid: &Uid,
+    checkpoint: &CheckpointRecord,
+) -> Result<(), EffectError> {
+    let agent = context.clients()?.1;
+    let (digest, size) = (&checkpoint.digest, checkpoint.size.0);
+    match context.place(&checkpoint.path) {
+        Place::File(path) => agent.fetch_blob(uid, digest, &path).await,
+        Place::Object(address) => {
+            if !s3::holds(&address, digest, size).await? {
+                let contents = agent.blob(uid, digest).await?;
+                s3::write(&address, size, Some(digest), contents).await?;
+            }
+            agent.blob_is_kept(uid, digest).await
+        }
+    }
 }
 
 fn artifacts_path(job_directory: &Path, digest: &Digest) -> PathBuf {
@@ -228,6 +251,9 @@ async fn deliver_artifacts(context: &Context, uid: &Uid) -> Result<(), EffectErr
         .iter()
         .map(|ArtifactsRecord { digest, .. }| artifacts_path(&directory, digest))
         .collect();
+    if let Ok(address) = destination.parse() {
+        return deliver(archives, &address).await;
+    }
     let work = move || archives.iter().try_for_each(|archive| unpack_into(archive, Path::new(&destination)));
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(unavailable(error.to_string())))
 }
@@ -240,8 +266,8 @@ fn unpack_into(archive: &Path, destination: &Path) -> Result<(), EffectError> {
     for entry in entries {
         let mut entry = entry.map_err(|error| io("read", archive, &error))?;
         let name = entry.path().map_err(|error| io("read", archive, &error))?.into_owned();
-        if !name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-            continue; // It would land outside.
+        if !inside(&name) {
+            continue;
         }
         let path = destination.join(&name);
         if entry.header().entry_type().is_dir() {
@@ -263,13 +289,18 @@ fn unpack_into(archive: &Path, destination: &Path) -> Result<(), EffectError> {
     Ok(())
 }
 
+/// Whether what an archive names so stays in the directory that it is unpacked in.
+pub(super) fn inside(name: &Path) -> bool {
+    name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
 /// Temporary files are for their owner alone; what is delivered is for whoever may read the directory.
 fn readable(file: &fs::File) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
-fn drop_checkpoint(context: &Context, uid: &Uid, id: CheckpointId) -> Result<(), EffectError> {
+async fn drop_checkpoint(context: &Context, uid: &Uid, id: CheckpointId) -> Result<(), EffectError> {
     let record = &context.job(uid)?.record;
     let Some(dropped) = record.checkpoints.iter().find(|checkpoint| checkpoint.id == id) else {
         return Ok(());
@@ -278,11 +309,7 @@ fn drop_checkpoint(context: &Context, uid: &Uid, id: CheckpointId) -> Result<(),
     if record.checkpoints.iter().any(|other| other.id != id && other.path == dropped.path) {
         return Ok(());
     }
-    let path = context.directories.resolve(&dropped.path);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &path, &error)),
-        _ => Ok(()),
-    }
+    Ok(context.place(&dropped.path).remove().await?)
 }
 
 /// The newest output of a job's worker, brought from its bridge.

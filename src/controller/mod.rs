@@ -1,6 +1,7 @@
 //! The controller: observe, plan, keep, do. One loop for each cluster with its jobs, run whenever something
 //! happens to it; everything it needs is in the store and in what is observed afresh.
 
+mod deliver;
 mod execute;
 mod observe;
 mod pull;
@@ -26,6 +27,7 @@ use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::{ObjectKey, directory_name};
 use crate::plan::snapshot::Settings;
 use crate::provider::Directories;
+use crate::store::places::Place;
 use crate::store::{Store, StoreError};
 use observe::Watch;
 use queue::Queue;
@@ -209,9 +211,9 @@ impl Controller {
         let of = uid.clone();
         let checkpoints = self.inner.store.read(move |tx| tx.checkpoints(&of)).await?;
         for checkpoint in checkpoints {
-            let path = self.inner.directories.resolve(&checkpoint.path);
-            if let Err(error) = tokio::fs::remove_file(&path).await {
-                tracing::debug!(path = %path.display(), %error, "a checkpoint was not there any more");
+            let place = Place::of(&self.inner.directories.state, &checkpoint.path);
+            if let Err(error) = place.remove().await {
+                tracing::warn!(job = %key, %error, "a checkpoint of a deleted job is left behind");
             }
         }
         let name = directory_name(key, &uid);

@@ -11,6 +11,7 @@ use super::package::{self, PackError};
 use super::path::Path;
 use super::suggest;
 use super::words::quoted;
+use crate::api::bucket::BucketAddress;
 use crate::api::cluster::{Provider, RayClusterSpec};
 use crate::api::job::{AdaptDLJobSpec, ValueSource};
 use crate::api::object::AnyObject;
@@ -65,7 +66,7 @@ impl Resolver<'_> {
             (&mut spec.checkpoint.storage.path, at.field("checkpoint.storage.path")),
             (&mut spec.artifacts.destination, at.field("artifacts.destination")),
         ] {
-            let Some(text) = text else { continue };
+            let Some(text) = text.as_mut().filter(|text| !BucketAddress::is_meant(text)) else { continue };
             self.absolute(text, path.clone());
             if FilePath::new(text).exists() && !FilePath::new(text).is_dir() {
                 self.findings.push(Finding::new(path, format!("must be a directory, and {text} is none")));

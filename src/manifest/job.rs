@@ -7,6 +7,7 @@ use super::names;
 use super::path::Path;
 use super::rules;
 use super::words::quoted;
+use crate::api::bucket::BucketAddress;
 use crate::api::job::{AdaptDLJobSpec, ScalingPolicy};
 use crate::api::units::Span;
 
@@ -207,9 +208,18 @@ fn times(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
 
 /// Where things are kept and put.
 fn places(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
-    if let Some(path) = &spec.checkpoint.storage.path {
-        findings.extend(rules::host_path(path, at.field("checkpoint.storage.path")));
+    let (path, url) = (at.field("checkpoint.storage.path"), at.field("checkpoint.storage.url"));
+    let storage = &spec.checkpoint.storage;
+    if storage.path.is_some() && storage.url.is_some() {
+        let finding = Finding::new(url.clone(), "must not be given beside `path`").at_key();
+        findings.push(finding.also(path.clone(), "the other one"));
     }
+    findings.extend(storage.path.as_ref().and_then(|text| {
+        let finding = rules::host_path(text, path)?;
+        let help = "storage: {url: s3://BUCKET/PREFIX} keeps them in object storage";
+        Some(if BucketAddress::is_meant(text) { finding.help(help) } else { finding })
+    }));
+    findings.extend(storage.url.as_ref().and_then(|text| rules::bucket_address(text, url)));
     if let Some(path) = spec.share_path.as_ref().filter(|path| !FilePath::new(path).is_absolute()) {
         let message = format!("must be an absolute path, on every node, found {}", quoted(path));
         findings.push(Finding::new(at.key("sharePath"), message));
@@ -220,14 +230,17 @@ fn places(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
         findings.extend(inside(path, paths.item(index)));
     }
     match &spec.artifacts.destination {
-        Some(directory) => {
-            findings.extend(rules::host_path(directory, destination.clone()));
+        Some(place) => {
+            findings.extend(match BucketAddress::is_meant(place) {
+                true => rules::bucket_address(place, destination.clone()),
+                false => rules::host_path(place, destination.clone()),
+            });
             if spec.artifacts.paths.is_empty() {
                 findings.push(Finding::new(destination, "needs `paths`: what to put there"));
             }
         }
         None if !spec.artifacts.paths.is_empty() => {
-            findings.push(Finding::new(paths, "needs `destination`: the directory to put them in").at_key());
+            findings.push(Finding::new(paths, "needs `destination`: where to put them").at_key());
         }
         None => {}
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::finding::Finding;
 use super::path::Path;
 use super::words::quoted;
+use crate::api::bucket::BucketAddress;
 use crate::api::job::{EnvVar, ValueSource};
 use crate::api::units::Span;
 
@@ -23,7 +24,7 @@ pub(super) fn host_path(text: &str, path: Path) -> Option<Finding> {
     let (message, help) = if text.is_empty() {
         ("must not be empty".to_owned(), None)
     } else if text.contains("://") {
-        let help = "addresses are not supported by this version; give a path of this machine";
+        let help = "give a path of this machine";
         (format!("must be a path, found {}", quoted(text)), Some(help))
     } else if text.starts_with('~') {
         (format!("must be a path, found {}", quoted(text)), Some("`~` is not expanded; write the path out"))
@@ -33,6 +34,17 @@ pub(super) fn host_path(text: &str, path: Path) -> Option<Finding> {
         return None;
     };
     Some(Finding::new(path, message).help_if(help))
+}
+
+/// A place in object storage.
+pub(super) fn bucket_address(text: &str, path: Path) -> Option<Finding> {
+    match text.parse::<BucketAddress>() {
+        Err(error) => Some(Finding::new(path, format!("{error}, found {}", quoted(text)))),
+        Ok(_) if cfg!(not(feature = "s3")) => {
+            Some(Finding::new(path, "this rayconcile was built without S3 (its feature `s3`)"))
+        }
+        Ok(_) => None,
+    }
 }
 
 /// A length of time that a calendar can add.

@@ -7,8 +7,10 @@ use super::guards::Guard;
 use super::report::Waiting;
 use super::snapshot::Removal;
 use crate::action::Effect;
+use crate::api::bucket::BucketAddress;
 use crate::api::event::EventType;
-use crate::api::meta::FORCE_DELETE;
+use crate::api::ids::{CheckpointId, Digest};
+use crate::api::meta::{FORCE_DELETE, ObjectMeta};
 use crate::api::object::Kind;
 use crate::api::record::CheckpointRecord;
 use crate::api::status::JobPhase;
@@ -39,9 +41,10 @@ fn fetch(draft: &mut Draft<'_>, index: usize) {
     {
         let age = SignedDuration::from_millis((newest.at + bridge.age_ms).clamp(0.0, 1e12) as i64);
         let known = draft.pending(&crate::action::Target::Checkpoint(uid.clone(), newest.id));
-        // The age differs from report to report; the intent keeps what it began with.
+        let path = draft.checkpoint_path(index, newest.id, &newest.digest);
+        // The age differs from report to report; the intent keeps what it began with, while that is still wanted.
         let checkpoint = match known.map(|intent| intent.effect.clone()) {
-            Some(Effect::FetchCheckpoint { checkpoint, .. }) => checkpoint,
+            Some(Effect::FetchCheckpoint { checkpoint, .. }) if checkpoint.path == path => checkpoint,
             _ => CheckpointRecord {
                 id: newest.id,
                 digest: newest.digest.clone(),
@@ -50,7 +53,7 @@ fn fetch(draft: &mut Draft<'_>, index: usize) {
                 steps: newest.steps,
                 save_ms: newest.save_ms,
                 saved: heard - age,
-                path: draft.checkpoint_path(index, &newest.digest),
+                path,
             },
         };
         draft.intend(Effect::FetchCheckpoint { job: uid.clone(), checkpoint });
@@ -147,9 +150,17 @@ impl JobDraft<'_> {
 }
 
 impl Draft<'_> {
-    /// The file that a checkpoint is kept in: where the manifest says, or else, relative, in the state directory.
-    fn checkpoint_path(&self, index: usize, digest: &crate::api::ids::Digest) -> String {
+    /// Where a checkpoint is kept: where the manifest says, or else, as a relative path, in the state directory.
+    fn checkpoint_path(&self, index: usize, id: CheckpointId, digest: &Digest) -> String {
         let job = self.jobs[index].job;
+        if let Some(Ok(place)) =
+            job.spec.checkpoint.storage.url.as_ref().map(|url| url.parse::<BucketAddress>())
+        {
+            let ObjectMeta { namespace, name, uid, .. } = &job.metadata;
+            return place
+                .join(&format!("{namespace}/{name}/{uid}/checkpoint-{id}-{}.tar", digest.short()))
+                .to_string();
+        }
         let directory = match &job.spec.checkpoint.storage.path {
             Some(path) => format!("{}/{}", path.trim_end_matches('/'), job.metadata.directory()),
             None => format!("jobs/{}/checkpoints", job.metadata.directory()),

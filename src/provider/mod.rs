@@ -170,11 +170,6 @@ impl Directories {
     pub fn packages(&self) -> PathBuf {
         self.state.join("packages")
     }
-
-    /// A path that is relative to the state directory unless it is absolute.
-    pub fn resolve(&self, path: &str) -> PathBuf {
-        self.state.join(path)
-    }
 }
 
 /// An effect that was refused and will be again until something changes.

@@ -15,6 +15,7 @@ use super::logs::find;
 use crate::api::ids::CheckpointId;
 use crate::api::meta::ObjectKey;
 use crate::api::record::CheckpointRecord;
+use crate::store::places::{Place, PlaceError};
 
 async fn checkpoints(api: &Api, key: ObjectKey) -> Result<Vec<CheckpointRecord>, ApiError> {
     let uid = match find(api, key.clone()).await {
@@ -46,17 +47,18 @@ pub(super) async fn get(
     let key = ObjectKey::new(namespace, name);
     let found = checkpoints(&api, key.clone()).await?.into_iter().find(|checkpoint| checkpoint.id == wanted);
     let checkpoint = found.ok_or_else(|| ApiError::not_found(format!("{key} has no checkpoint {wanted}")))?;
-    let path = api.state.join(&checkpoint.path);
-    let file = tokio::fs::File::open(&path).await;
-    let file =
-        file.map_err(|error| ApiError::internal(format!("cannot read {}: {error}", path.display())))?;
+    let contents = Place::of(&api.state, &checkpoint.path).read().await;
+    let contents = contents.map_err(|error| match error {
+        PlaceError::Missing(_) => ApiError::not_found(error.to_string()),
+        _ => ApiError::internal(error.to_string()),
+    })?;
     let length = checkpoint.size.0.to_string();
     let headers = [
         ("content-type", "application/x-tar".to_owned()),
         ("content-length", length),
         ("x-digest", checkpoint.digest.0),
     ];
-    Ok((headers, Body::from_stream(ReaderStream::with_capacity(file, 1 << 20))).into_response())
+    Ok((headers, Body::from_stream(ReaderStream::with_capacity(contents, 1 << 20))).into_response())
 }
 
 fn package_path(api: &Api, digest: &str) -> Result<std::path::PathBuf, ApiError> {

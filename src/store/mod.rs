@@ -2,12 +2,13 @@
 //!
 //! Every change is one transaction, synced before it counts, so a crash at any instruction leaves the state
 //! before or after it. One process at a time has the store, by a file lock. Changes of objects are published
-//! to whoever watches, after they are durable.
+//! to whoever watches, after they are durable. What is too large for it is in files, or in object storage.
 
 mod events;
 pub mod feed;
 pub mod logs;
 mod objects;
+pub mod places;
 mod records;
 mod schema;
 

@@ -11,6 +11,7 @@ use rayconcile::api::meta::ObjectKey;
 use rayconcile::api::record::CheckpointRecord;
 use rayconcile::api::units::Bytes;
 use rayconcile::provider::ray::agent::AgentClient;
+use rayconcile::store::places::Place;
 use sha2::{Digest as _, Sha256};
 use wiremock::matchers::{method, path_regex};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
@@ -73,7 +74,10 @@ async fn a_checkpoint_of_ours_that_is_cut_short_spoilt_or_gone_is_unreadable() {
         path: path.display().to_string(),
     };
     let (uid, key) = (uid(), ObjectKey::new("default", "digits"));
-    let send = || agent.put_checkpoint(&uid, &key, 1, &checkpoint, &path);
+    let send = async || {
+        let contents = Place::of(Path::new("/"), &checkpoint.path).read().await?;
+        agent.put_checkpoint(&uid, &key, 1, &checkpoint, contents).await
+    };
     let unreadable = |result: Result<(), EffectError>, why: &str| {
         let error = result.unwrap_err();
         assert!(error.kind == ErrorKind::Unreadable && error.message.contains(why), "{error:?}");

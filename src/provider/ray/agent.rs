@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use reqwest::{Body, Method, RequestBuilder};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
-use tokio_util::io::ReaderStream;
+use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::{Clients, RayError, send, unavailable};
 use crate::action::{EffectError, ErrorKind};
@@ -123,6 +123,27 @@ impl AgentClient {
         if !path.exists() {
             self.download_blob(uid, digest, path).await?;
         }
+        self.blob_is_kept(uid, digest).await
+    }
+
+    /// A blob, as it arrives: whoever reads it must see whether that is whole.
+    ///
+    /// # Errors
+    /// If it is not there, or cannot be asked for.
+    pub async fn blob(
+        &self,
+        uid: &Uid,
+        digest: &Digest,
+    ) -> Result<impl AsyncRead + Send + Unpin, EffectError> {
+        let response = send(self.request(Method::GET, &format!("/v1/jobs/{uid}/blobs/{digest}"))).await?;
+        Ok(StreamReader::new(response.bytes_stream().map_err(std::io::Error::other).boxed()))
+    }
+
+    /// Tells the head that a blob is kept elsewhere too.
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    pub async fn blob_is_kept(&self, uid: &Uid, digest: &Digest) -> Result<(), EffectError> {
         // A head does not end itself while it has something that nobody else has.
         let kept = self.request(Method::PUT, &format!("/v1/jobs/{uid}/blobs/{digest}/kept"));
         match send(kept).await {
@@ -163,20 +184,15 @@ impl AgentClient {
     /// Brings a durable checkpoint to a job's bridge, making the bridge if need be.
     ///
     /// # Errors
-    /// If the file cannot be read or is not what was recorded, or it cannot be brought there.
+    /// If its contents are not what was recorded, or it cannot be brought there.
     pub async fn put_checkpoint(
         &self,
         uid: &Uid,
         job: &ObjectKey,
         revision: u64,
         checkpoint: &CheckpointRecord,
-        path: &Path,
+        contents: impl AsyncRead + Send + 'static,
     ) -> Result<(), EffectError> {
-        let unreadable = |message| EffectError { kind: ErrorKind::Unreadable, message };
-        let file = tokio::fs::File::open(path).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => unreadable(format!("there is no {}", path.display())),
-            _ => io("read", path, &error),
-        })?;
         let query = [
             ("uid", uid.to_string()),
             ("revision", revision.to_string()),
@@ -187,13 +203,15 @@ impl AgentClient {
             ("files", checkpoint.files.to_string()),
             ("steps", checkpoint.steps.to_string()),
         ];
-        let body = Body::wrap_stream(ReaderStream::with_capacity(boxed(file), 1 << 20));
+        let body = Body::wrap_stream(ReaderStream::with_capacity(contents, 1 << 20));
         let url = format!("/v1/jobs/{uid}/blobs/{}", checkpoint.digest);
         let patience = TIMEOUT + Duration::from_secs(checkpoint.size.0 / SLOWEST_UPLOAD);
         let request = self.clients.patient.put(format!("{}{url}", self.base)).bearer_auth(&self.token);
         let sent = send(request.query(&query).body(body).timeout(patience)).await;
         sent.map(|_| ()).map_err(|error| match error {
-            RayError::Rejected { status: 422, reason, .. } => unreadable(reason),
+            RayError::Rejected { status: 422, reason, .. } => {
+                EffectError { kind: ErrorKind::Unreadable, message: reason }
+            }
             other => other.into(),
         })
     }
@@ -215,11 +233,6 @@ impl AgentClient {
         let request = self.request(Method::POST, &format!("/v1/nodes/{node}/drain")).timeout(TIMEOUT);
         send(request).await.map(|_| ())
     }
-}
-
-/// Keeps the type of what is streamed short.
-fn boxed(file: tokio::fs::File) -> Box<dyn AsyncRead + Send + Sync + Unpin> {
-    Box::new(file)
 }
 
 /// Makes a rename last.
