@@ -177,7 +177,8 @@ fn put_message(page: &mut String, message: &str) {
 /// Conditions that a person should look at, and that the message has not told already.
 fn put_problems(page: &mut String, conditions: &[crate::api::condition::Condition], told: &str) {
     for condition in conditions {
-        let telling = matches!(condition.kind.as_str(), "Accepted" | "CheckpointFresh" | "Provisioned");
+        let kind = condition.kind.as_str();
+        let telling = matches!(kind, "Accepted" | "CheckpointFresh" | "CheckpointDurable" | "Provisioned");
         let missing = condition.reason == "PackagesMissing";
         let quiet = matches!(condition.reason.as_str(), "NotOpened" | "StartingNodes");
         let told = told.contains(&condition.message);

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod cost;
+mod durable;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -232,6 +233,7 @@ impl<'a> View<'a> {
             self.scheduled(report),
             self.workers_ready(),
             self.checkpoint_fresh(),
+            durable::checkpoint_durable(self.snapshot, self.job, self.record),
             // Suspended or finished, it waits for nothing.
             match self.phase() {
                 JobPhase::Suspended | JobPhase::Succeeded | JobPhase::Failed => {

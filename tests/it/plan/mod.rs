@@ -5,5 +5,6 @@ mod cloud;
 mod cloud_faults;
 mod cost;
 mod properties;
+mod storage;
 mod stories;
 mod wishes;
