@@ -28,6 +28,7 @@ mod places;
 mod python;
 mod record;
 mod region;
+mod storage;
 #[path = "../chaos/storm.rs"]
 mod storm;
 mod support;

@@ -115,4 +115,5 @@ def read(environ):
     # REST: the path says what, so that the service and the method must do for a name.
     form = "rest-xml" if service == "s3" else "rest-json"
     action = f"{service}:{environ['REQUEST_METHOD']}"
-    return faults.Call(service, action, form, {"path": environ["PATH_INFO"]}, by_instance)
+    query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+    return faults.Call(service, action, form, {**query, "path": environ["PATH_INFO"]}, by_instance)
