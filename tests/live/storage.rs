@@ -90,6 +90,59 @@ fn a_job_goes_on_from_a_checkpoint_in_s3_when_the_machine_has_none() {
 }
 
 #[test]
+fn what_s3_does_not_take_stays_on_the_cluster_until_it_does() {
+    let (region, mut world) = bucket();
+    region.faults(json!([{"action": "s3:PUT", "error": "AccessDenied"}]));
+    let enough = world.path("enough");
+    let rest = "scaling: {policy: Fixed, replicas: 1}\n  \
+                checkpoint: {interval: 1s, storage: {url: 's3://team'}}";
+    let manifest =
+        cluster("c", 1) + "---\n" + &job("digits", "c", &format!("--until, {}", enough.display()), rest);
+    world.write("job.yaml", &manifest);
+    world.ok(&["apply", "-f", "job.yaml"]);
+    let refused = |job: &Value| condition(job, "CheckpointDurable")["reason"] == "NotKept";
+    let job = world.wait_job("digits", "S3 has refused", refused);
+    let told = condition(&job, "CheckpointDurable")["message"].as_str().unwrap();
+    for part in [
+        "still only on the cluster, none is kept yet: cannot write s3://team/default/digits/",
+        "AccessDenied",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    // A newer checkpoint takes the place of one that was refused, and is tried at once.
+    let said = || world.ok(&["status"]).contains("CheckpointDurable NotKept").then_some(());
+    world.wait("its status says so", said);
+    assert!(world.ok(&["events", "-A"]).contains("FetchCheckpointFailed"));
+
+    // It is not let go while its state is nowhere else; another kind of refusal makes no difference.
+    region.faults(json!([{"action": "s3:PUT", "error": "SlowDown"}]));
+    world.ok(&["suspend", "digits"]);
+    world.wait_job("digits", "it waits for S3", |job| {
+        phase(job) == "Stopping"
+            && condition(job, "CheckpointDurable")["message"].to_string().contains("SlowDown")
+    });
+    assert_eq!(objects(&region), Vec::<String>::new());
+    assert!(region.calls("s3:PUT") < 100, "{} calls", region.calls("s3:PUT"));
+    region.faults(json!([]));
+    let resting = world.wait_job("digits", "it rests", |job| phase(job) == "Suspended");
+    assert_eq!(objects(&region).len(), 1);
+
+    // A bucket that cannot be seen says nothing of what is in it.
+    world.kill_controller();
+    let elsewhere = Region::start(&[]);
+    world.start(&[], &elsewhere.environment());
+    world.ok(&["resume", "digits"]);
+    world.wait("it cannot be restored", || world.log().contains("NoSuchBucket").then_some(()));
+    assert_eq!(world.job("digits")["status"]["checkpoint"]["id"], resting["status"]["checkpoint"]["id"]);
+    world.kill_controller();
+    world.start(&[], &region.environment());
+    let again = world.wait_job("digits", "it trains again", |job| replicas(job) == 1);
+    let group = again["status"]["history"].as_array().unwrap().last().unwrap();
+    assert_eq!(group["restored"], resting["status"]["checkpoint"]["id"]);
+    world.finish();
+}
+
+#[test]
 fn large_artifacts_are_put_in_parts_whole_or_not_at_all() {
     let (region, world) = bucket();
     let write = "mkdir -p 'out/a b' && yes 0123456789abcdef | head -c 20000000 > 'out/a b/big.bin'";
