@@ -6,11 +6,16 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cluster::NodeTemplate;
 use super::cost::{GivenPrice, SpotPrices};
 use super::ids::Digest;
 use super::job::EnvVar;
 use super::record::digest_of;
-use super::units::{Bytes, Span};
+use super::units::{Bytes, MilliCpu, Span};
+
+/// How much of a machine's memory is offered to workers, in percent: the rest is the system's, Ray's and the object
+/// store's.
+const OFFERED_MEMORY: u64 = 80;
 
 /// Instances of Amazon EC2, launched and ended by the controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -346,9 +351,29 @@ pub struct AwsNetwork {
     /// What EC2 said last of its spot prices.
     #[serde(default)]
     pub spot_prices: SpotPrices,
+    /// The digest of the spec that was put beside Ray's token, for a controller that has lost its state directory.
+    #[serde(default)]
+    pub published: Option<Digest>,
 }
 
 impl AwsNetwork {
+    /// Writes what a template leaves open: whatever instance of its types a node will be, it has at least this.
+    pub fn resolve(&self, template: &mut NodeTemplate) {
+        let types = template.instance.iter().flat_map(|instance| &instance.types);
+        let facts: Vec<&TypeFacts> = types.filter_map(|name| self.types.get(name)).collect();
+        let least = |amount: fn(&TypeFacts) -> u64| facts.iter().map(|facts| amount(facts)).min();
+        let resources = &mut template.resources;
+        if let Some(cpus) = least(|facts| u64::from(facts.cpus)) {
+            resources.cpu.get_or_insert(MilliCpu(cpus * 1000));
+        }
+        if let Some(gpus) = least(|facts| u64::from(facts.gpus)) {
+            resources.gpu.get_or_insert(u32::try_from(gpus).unwrap_or(u32::MAX));
+        }
+        if let Some(memory) = least(|facts| facts.memory.0) {
+            resources.memory.get_or_insert(Bytes(memory / 100 * OFFERED_MEMORY));
+        }
+    }
+
     /// The machine image that a manifest means, if it is known.
     pub fn image<'a>(&'a self, image: &'a Image) -> Option<&'a str> {
         match image {

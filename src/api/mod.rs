@@ -12,6 +12,7 @@ pub mod document;
 pub mod event;
 pub mod ids;
 pub mod job;
+pub mod keepsake;
 pub mod meta;
 pub mod money;
 pub mod object;

@@ -69,7 +69,7 @@ async fn connect(context: &Context) -> Result<Client, ClientError> {
 }
 
 /// Starts a controller that outlives this command, and waits until it answers.
-async fn start_controller(context: &Context) -> Result<Client> {
+pub(super) async fn start_controller(context: &Context) -> Result<Client> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

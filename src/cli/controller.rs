@@ -17,7 +17,7 @@ use crate::server::Server;
 use crate::store::Store;
 
 /// How long a slot lives without its bridge: long enough for a busy machine, short enough to wait for.
-const LEASE: Span = Span::from_secs(20);
+pub(super) const LEASE: Span = Span::from_secs(20);
 /// How long a local node may take to join: a second or two on a good day.
 const JOIN_TIMEOUT: Span = Span::from_secs(120);
 

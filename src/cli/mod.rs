@@ -2,6 +2,7 @@
 
 mod apply;
 mod checkpoint;
+mod clusters;
 mod completion;
 mod controller;
 mod convert;
@@ -125,6 +126,9 @@ enum Verb {
     Convert(convert::ConvertArgs),
     /// List a job's checkpoints, fetch one, or have one made now
     Checkpoint(checkpoint::CheckpointArgs),
+    /// Find clusters on EC2 by their tags, adopt one, or destroy one
+    #[command(after_help = clusters::EXAMPLES)]
+    Clusters(clusters::ClustersArgs),
     /// Print a shell's completion script
     Completion(completion::CompletionArgs),
 }
@@ -243,6 +247,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
         Verb::Schema(args) => schema::run(context, &args),
         Verb::Convert(args) => convert::run(context, &args),
         Verb::Checkpoint(args) => checkpoint::run(context, args).await,
+        Verb::Clusters(args) => clusters::run(context, args).await,
         Verb::Completion(args) => completion::run(context, &args),
     }
 }

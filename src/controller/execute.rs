@@ -10,6 +10,7 @@ use super::deliver::deliver;
 use crate::action::{Effect, EffectError, EffectResult, Intent};
 use crate::api::cluster::RayClusterSpec;
 use crate::api::ids::{CheckpointId, Digest, GroupNumber, Uid};
+use crate::api::keepsake::JobKeepsake;
 use crate::api::meta::ObjectKey;
 use crate::api::object::AdaptDLJob;
 use crate::api::record::{ArtifactsRecord, CheckpointRecord, Incarnation};
@@ -139,41 +140,73 @@ pub(super) async fn execute(context: &Context, intent: &Intent) -> Result<Effect
 
 async fn submit_agent(context: &Context, submission: &str) -> Result<(), EffectError> {
     let (dashboard, _) = context.clients()?;
-    let deadline = tokio::time::Instant::now() + DASHBOARD_PATIENCE;
-    // A head that is just being started does not answer yet.
-    let version = loop {
-        match dashboard.version().await {
-            Ok(version) => break version,
-            Err(RayError::Unavailable { .. }) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
-    // What an image has is known only now.
-    if !is_supported(&version) {
-        return Err(rejected(format!(
-            "the head runs Ray {version}, which is not supported ({RAY_VERSIONS} is)"
-        )));
-    }
-    let package = package::agent();
-    dashboard.ensure_package(&package.name, package.contents.clone()).await?;
-    let incarnation = context.incarnation()?;
-    let port = incarnation.agent.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
     let token = tokens::agent_token(&context.directories, &context.key)?;
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let settings = serde_json::json!({
-        "controller": context.controller,
-        "host": host,
-        "port": port.ok_or_else(|| rejected(format!("{} has no port", incarnation.agent)))?,
-        "tokenSha256": tokens::fingerprint(&token),
-        "leaseS": context.lease_s,
-    });
-    let runtime_env = serde_json::json!({
-        "working_dir": package::uri(&package.name),
-        "env_vars": {"RAYCONCILE_AGENT": settings.to_string()},
-    });
-    Ok(dashboard.submit(submission, AGENT_COMMAND, runtime_env).await?)
+    let agent = AgentToSubmit {
+        submission,
+        address: &context.incarnation()?.agent,
+        token: &token,
+        controller: &context.controller,
+        lease_s: context.lease_s,
+        take_over: false,
+    };
+    agent.submit(&dashboard).await
+}
+
+/// What an agent is started with.
+pub(super) struct AgentToSubmit<'a> {
+    /// The Ray job that it will be.
+    pub(super) submission: &'a str,
+    /// Where it will be reached.
+    pub(super) address: &'a str,
+    /// The token that it will ask for.
+    pub(super) token: &'a str,
+    /// Tells its controller from others.
+    pub(super) controller: &'a str,
+    /// How long a slot lives without its bridge, in seconds.
+    pub(super) lease_s: u64,
+    /// Whether the cluster's jobs are this controller's now, even if they were another's.
+    pub(super) take_over: bool,
+}
+
+impl AgentToSubmit<'_> {
+    /// Submits it, as soon as the dashboard answers.
+    pub(super) async fn submit(&self, dashboard: &Dashboard) -> Result<(), EffectError> {
+        let deadline = tokio::time::Instant::now() + DASHBOARD_PATIENCE;
+        // A head that is just being started does not answer yet.
+        let version = loop {
+            match dashboard.version().await {
+                Ok(version) => break version,
+                Err(RayError::Unavailable { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        // What an image has is known only now.
+        if !is_supported(&version) {
+            return Err(rejected(format!(
+                "the head runs Ray {version}, which is not supported ({RAY_VERSIONS} is)"
+            )));
+        }
+        let package = package::agent();
+        dashboard.ensure_package(&package.name, package.contents.clone()).await?;
+        let port = self.address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+        let host =
+            nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let settings = serde_json::json!({
+            "controller": self.controller,
+            "host": host,
+            "port": port.ok_or_else(|| rejected(format!("{} has no port", self.address)))?,
+            "tokenSha256": tokens::fingerprint(self.token),
+            "leaseS": self.lease_s,
+            "takeOver": self.take_over,
+        });
+        let runtime_env = serde_json::json!({
+            "working_dir": package::uri(&package.name),
+            "env_vars": {"RAYCONCILE_AGENT": settings.to_string()},
+        });
+        Ok(dashboard.submit(self.submission, AGENT_COMMAND, runtime_env).await?)
+    }
 }
 
 /// Runs the agent with the first interpreter that has Ray: where Ray jobs run, `python` may be another or none.
@@ -201,7 +234,8 @@ async fn send_document(context: &Context, uid: &Uid, revision: u64) -> Result<()
             contents.map_err(|error| rejected(format!("cannot read package {}: {error}", path.display())))?;
         dashboard.ensure_package(&package::name(&digest.0), contents).await?;
     }
-    let rendered = document::render(told, uid, &job.metadata.key(), Timestamp::now())?;
+    let mut rendered = document::render(told, uid, &job.metadata.key(), Timestamp::now())?;
+    rendered["keepsake"] = serde_json::to_value(JobKeepsake::of(job, record)).unwrap_or_default();
     Ok(agent.put_job(uid, &rendered).await?)
 }
 

@@ -1,6 +1,8 @@
 //! The controller: observe, plan, keep, do. One loop for each cluster with its jobs, run whenever something
 //! happens to it; everything it needs is in the store and in what is observed afresh.
 
+#[cfg(feature = "ec2")]
+pub mod adopt;
 mod deliver;
 mod execute;
 mod observe;
@@ -69,7 +71,7 @@ impl Controller {
     /// # Errors
     /// If the store fails.
     pub fn new(store: Store, state: PathBuf, settings: Settings) -> Result<Self, StoreError> {
-        let id = store.write_now(|tx| tx.setting("controller", || Uuid::new_v4().to_string()))?;
+        let id = id_of(&store)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -221,6 +223,11 @@ impl Controller {
         let _ = tokio::fs::remove_dir_all(&directory).await;
         self.inner.store.write(move |tx| tx.forget_retired(&uid)).await
     }
+}
+
+/// What tells the controller of a state directory from others.
+fn id_of(store: &Store) -> Result<String, StoreError> {
+    store.write_now(|tx| tx.setting("controller", || Uuid::new_v4().to_string()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

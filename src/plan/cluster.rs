@@ -59,9 +59,10 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         None => open(draft),
         Some(incarnation) => {
             if let Some(network) = &incarnation.aws
-                && !offers::is_known(&cluster.spec, network)
+                && !(offers::is_known(&cluster.spec, network)
+                    && offers::is_published(draft.snapshot, network))
             {
-                // The manifest names what was not looked up yet. What runs goes on.
+                // The manifest names what was not looked up yet, or is another than was published. What runs goes on.
                 open(draft);
             }
             if cluster.spec.is_ours() && !nodes::ensure_head(draft, cluster) {

@@ -11,44 +11,21 @@ use crate::api::aws::{AwsNetwork, Market, MarketKind, Offering};
 use crate::api::cluster::{NodeTemplate, RayClusterSpec, WorkerGroup};
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::object::RayCluster;
-use crate::api::record::{Shortage, Unavailable};
-use crate::api::units::{Bytes, MilliCpu};
+use crate::api::record::{Shortage, Unavailable, digest_of};
 
 /// How long what EC2 has none of is not asked for: at first, and at most. Karpenter waits the first of these.
 const FIRST_REST: SignedDuration = SignedDuration::from_mins(3);
 const LONGEST_REST: SignedDuration = SignedDuration::from_mins(30);
 /// The same, with the fifth that rests differ by.
 pub(super) const LONGEST_SPREAD_REST: SignedDuration = SignedDuration::from_mins(36);
-/// How much of a machine's memory is offered to workers, in percent: the rest is the system's, Ray's and the object
-/// store's.
-const OFFERED_MEMORY: u64 = 80;
-
 /// A cluster on EC2 with what follows from its instance types: nothing if it is none, or is not open yet.
 pub(super) fn resolved(snapshot: &Snapshot) -> Option<RayCluster> {
     let cluster = snapshot.cluster.as_ref().filter(|cluster| cluster.spec.aws().is_some())?;
     let network = snapshot.record.incarnation.as_ref()?.aws.as_ref()?;
     let mut cluster = cluster.clone();
-    resolve(&mut cluster.spec.head, network);
-    cluster.spec.worker_groups.iter_mut().for_each(|group| resolve(&mut group.template, network));
+    network.resolve(&mut cluster.spec.head);
+    cluster.spec.worker_groups.iter_mut().for_each(|group| network.resolve(&mut group.template));
     Some(cluster)
-}
-
-/// Whatever instance of its types a node will be, it has at least this.
-fn resolve(template: &mut NodeTemplate, network: &AwsNetwork) {
-    let types = template.instance.iter().flat_map(|instance| &instance.types);
-    let facts: Vec<_> = types.filter_map(|name| network.types.get(name)).collect();
-    let least =
-        |amount: fn(&crate::api::aws::TypeFacts) -> u64| facts.iter().map(|facts| amount(facts)).min();
-    let resources = &mut template.resources;
-    if let Some(cpus) = least(|facts| u64::from(facts.cpus)) {
-        resources.cpu.get_or_insert(MilliCpu(cpus * 1000));
-    }
-    if let Some(gpus) = least(|facts| u64::from(facts.gpus)) {
-        resources.gpu.get_or_insert(u32::try_from(gpus).unwrap_or(u32::MAX));
-    }
-    if let Some(memory) = least(|facts| facts.memory.0) {
-        resources.memory.get_or_insert(Bytes(memory / 100 * OFFERED_MEMORY));
-    }
 }
 
 /// Whether everything that the manifest names was looked up when the cluster was opened: it may have been changed.
@@ -63,6 +40,12 @@ pub(super) fn is_known(spec: &RayClusterSpec, network: &AwsNetwork) -> bool {
 }
 
 const NO_CAPACITY: &str = "NoCapacity";
+
+/// Whether the manifest as it is now was put where a controller finds it that has lost its state directory.
+pub(super) fn is_published(snapshot: &Snapshot, network: &AwsNetwork) -> bool {
+    let wanted = snapshot.cluster.as_ref().map(|cluster| digest_of(&cluster.spec));
+    network.published == wanted
+}
 
 /// Why there is no offering to ask for, and when there may be one.
 pub(super) struct NoOffering {

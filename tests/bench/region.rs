@@ -16,7 +16,7 @@ use rayconcile::api::ids::{Digest, InstanceId, IntentId, RayNodeId, Uid};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
 use rayconcile::api::object::{AdaptDLJob, Object};
 use rayconcile::api::observed::{CloudInstance, InstancePhase, Instances, LAUNCH_LABEL, Observed};
-use rayconcile::api::record::{ClusterRecord, Incarnation, JobRecord, NodeState};
+use rayconcile::api::record::{ClusterRecord, Incarnation, JobRecord, NodeState, digest_of};
 use rayconcile::api::units::{Bytes, Span};
 use rayconcile::api::wire::{
     AgentState, BridgePhase, BridgeReport, GroupPhase, GroupReport, Outcome, PROTOCOL, RankReport, RayNode,
@@ -159,6 +159,7 @@ impl Region {
         let intent = &mut self.snapshot.intents[index];
         let at = self.snapshot.now;
         let cluster = self.snapshot.cluster.as_ref().and_then(|cluster| cluster.spec.aws());
+        let published = self.snapshot.cluster.as_ref().map(|cluster| digest_of(&cluster.spec));
         let settings = cluster.map(AwsProvider::digest).unwrap_or_default();
         let mut result = EffectResult::Done;
         match &intent.effect {
@@ -171,7 +172,7 @@ impl Region {
                     ray_version: String::new(),
                     missing: Vec::new(),
                     local: None,
-                    aws: Some(network(settings)),
+                    aws: Some(network(settings, published)),
                 }));
             }
             Effect::LaunchNode { offering: Some(offering), .. } => {
@@ -214,7 +215,7 @@ fn job(number: u32) -> JobView {
     JobView { job, record: JobRecord::default(), logs_behind: 0 }
 }
 
-fn network(settings: Digest) -> AwsNetwork {
+fn network(settings: Digest, published: Option<Digest>) -> AwsNetwork {
     let zone = "us-west-2a".to_owned();
     let facts = |cpus, gpus| TypeFacts {
         cpus,
@@ -240,6 +241,7 @@ fn network(settings: Digest) -> AwsNetwork {
         settings,
         spot_prices: BTreeMap::new(),
         at: Timestamp::UNIX_EPOCH,
+        published,
     }
 }
 

@@ -262,8 +262,8 @@ prop_compose! {
     fn aws_network()(region in text(), subnets in vec((text(), text()), 0..3), security_groups in vec(text(), 0..2), head_interface in text(),
         head_address in text(), token_parameter in option::of(text()), images in btree_map(text(), text(), 0..2),
         types in btree_map(text(), type_facts(), 0..2), settings in digest(), at in when(),
-        spot_prices in btree_map(text(), btree_map(text(), money(), 0..2), 0..2)) -> AwsNetwork {
-        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at, spot_prices }
+        spot_prices in btree_map(text(), btree_map(text(), money(), 0..2), 0..2), published in option::of(digest())) -> AwsNetwork {
+        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at, spot_prices, published }
     }
 }
 

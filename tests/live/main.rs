@@ -11,6 +11,7 @@ mod chaos;
 mod crashes;
 mod ec2;
 mod ec2_faults;
+mod ec2_lost;
 mod ec2_walk;
 mod elastic;
 mod enclosed;

@@ -57,6 +57,11 @@ impl Region {
         self.said[name].as_str().unwrap()
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        self.word("region")
+    }
+
     /// Where the controller finds the region, and who it is there.
     pub(crate) fn environment(&self) -> Vec<(&str, &str)> {
         vec![

@@ -1,11 +1,13 @@
 """The agent's HTTP: who is answered without a token, and that this does not count as a controller."""
 
+import asyncio
 import hashlib
 import os
 import tempfile
 import time
 import unittest
 
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from rayconcile_agent import agent, store
 from rayconcile_agent.life import Life
@@ -56,6 +58,32 @@ class AgentTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((await self.client.put(f"/v1/jobs/j/blobs/{DIGEST}/kept", headers=TOKEN)).status, 200)
         self.agent.life.counted = None
         self.assertEqual((await self.life())["unsafeCheckpoints"], 0)
+
+    async def test_what_was_kept_of_jobs_is_found_and_nothing_else(self):
+        os.makedirs(os.path.join(self.agent.directory, "j"))
+        os.makedirs(os.path.join(self.agent.directory, "none"))
+        store.put_keepsake(os.path.join(self.agent.directory, "j"), {"a": 1})
+        store.put_keepsake(os.path.join(self.agent.directory, "j"), {"a": 2})
+        with open(os.path.join(self.agent.directory, "none", store.KEEPSAKE), "w") as file:
+            file.write("{")
+        answer = await self.client.get("/v1/keepsakes", headers=TOKEN)
+        self.assertEqual(await answer.json(), {"j": {"a": 2}})
+        self.assertEqual((await self.client.get("/v1/keepsakes")).status, 401)
+        store.put_keepsake(os.path.join(self.agent.directory, "gone"), {})  # Its job was deleted meanwhile.
+
+    async def test_an_agent_waits_for_the_port_of_the_one_before(self):
+        first, second = web.AppRunner(web.Application()), web.AppRunner(web.Application())
+        for runner in (first, second):
+            await runner.setup()
+            self.addAsyncCleanup(runner.cleanup)
+        await agent.listen(first, "127.0.0.1", 0)
+        port = first.addresses[0][1]
+        waiting = asyncio.ensure_future(agent.listen(second, "127.0.0.1", port))
+        await asyncio.sleep(0.1)
+        self.assertFalse(waiting.done())
+        await first.cleanup()
+        await asyncio.wait_for(waiting, 10)
+        self.assertEqual(second.addresses[0][1], port)
 
 
 if __name__ == "__main__":

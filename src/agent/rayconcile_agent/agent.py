@@ -11,6 +11,8 @@ dies it is submitted again, and finds the bridges where they were.
     GET    /v1/jobs/{uid}/blobs/{digest}  a checkpoint or artifacts (ranges allowed)
     PUT    /v1/jobs/{uid}/blobs/{digest}  a checkpoint to start from
     PUT    /v1/jobs/{uid}/blobs/{digest}/kept  the controller has it durably
+    GET    /v1/keepsakes                  what an earlier controller gave of each job, for one that has lost its records
+    GET    /v1/packages/{name}            a package of Ray's
     POST   /v1/nodes/{id}/drain           have Ray start nothing more on a node
     PUT    /v1/resources                  what Ray's autoscaler shall make room for
     GET    /v1/life?address=A             who needs the node at that address; no token is asked for (`life.py`):
@@ -21,6 +23,7 @@ dies it is submitted again, and finds the bridges where they were.
 """
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import json
@@ -45,6 +48,7 @@ NAMESPACE = "rayconcile"
 NODES_S = 0.5
 LOG_BYTES = 1 << 20
 MAX_WAIT_S = 60.0
+HAND_OVER_S = 30.0
 CLAIM = b"rayconcile:claim"
 LIFE = "/v1/life"
 
@@ -184,11 +188,24 @@ class Agent:
     async def put_job(self, request):
         uid = request.match_info["uid"]
         document = await request.json()
+        keepsake = document.pop("keepsake", None)
         self.ask(uid, document["revision"])
         if restore := document["desired"].get("group", {}).get("restore"):
             store.mark_place_kept(os.path.join(self.directory, uid, "blobs"), restore["group"], restore["number"])
         bridge = self.bridge(uid, document["job"])
-        return web.json_response({"revision": await bridge.apply.remote(document)})
+        revision = await bridge.apply.remote(document)
+        if keepsake and uid in self.bridges:
+            store.put_keepsake(os.path.join(self.directory, uid), keepsake)
+        return web.json_response({"revision": revision})
+
+    async def keepsakes(self, request):
+        return web.json_response(store.keepsakes(self.directory))
+
+    async def package(self, request):
+        client = ray._private.worker.global_worker.gcs_client
+        uri = f"gcs://{request.match_info['name']}".encode()
+        package = await asyncio.to_thread(client.internal_kv_get, uri, None)
+        return web.Response(body=package) if package else missing("package")
 
     async def delete_job(self, request):
         uid = request.match_info["uid"]
@@ -323,15 +340,16 @@ def authenticate(agent, token_digest):
 
 
 def claim(settings, instance):
-    """Make this cluster the controller's, unless another controller has jobs on it.
+    """Make this cluster the controller's, unless another controller has jobs on it and is not known to be gone.
 
-    An agent that loses the claim ends: to a newer one of the same controller, or to another's while idle.
+    An agent that loses the claim ends: to a newer one of the same controller, or to another's while idle, or to one
+    that was told to take the cluster over.
     """
     client = ray._private.worker.global_worker.gcs_client
     holder = client.internal_kv_get(CLAIM, None)
     holder = json.loads(holder) if holder else {"controller": settings["controller"]}
     busy = any(name.startswith("bridge-") for name in ray.util.list_named_actors())
-    if holder["controller"] != settings["controller"] and busy:
+    if holder["controller"] != settings["controller"] and busy and not settings.get("takeOver"):
         raise SystemExit(f"this cluster is used by another controller, on host {holder['host']}")
     mine = {"controller": settings["controller"], "host": settings["host"], "agent": instance}
     client.internal_kv_put(CLAIM, json.dumps(mine).encode(), True, None)
@@ -349,6 +367,8 @@ def application(agent, token_digest):
         [
             web.get(LIFE, agent.tell_life),
             web.get("/v1/state", agent.state),
+            web.get("/v1/keepsakes", agent.keepsakes),
+            web.get("/v1/packages/{name}", agent.package),
             web.put("/v1/jobs/{uid}", agent.put_job),
             web.delete("/v1/jobs/{uid}", agent.delete_job),
             web.get("/v1/jobs/{uid}/log", agent.log),
@@ -362,6 +382,18 @@ def application(agent, token_digest):
     return app
 
 
+async def listen(runner, address, port):
+    """Serve, as soon as the agent before this one has noticed that it is not wanted any more."""
+    deadline = time.monotonic() + HAND_OVER_S
+    while True:
+        try:
+            return await web.TCPSite(runner, address, port).start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(NODES_S)
+
+
 async def main():
     settings = json.loads(os.environ["RAYCONCILE_AGENT"])
     ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
@@ -373,7 +405,7 @@ async def main():
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     address = ray.util.get_node_ip_address()
-    await web.TCPSite(runner, address, settings["port"]).start()
+    await listen(runner, address, settings["port"])
     print(f"agent {agent.instance} serves http://{address}:{settings['port']}", flush=True)
     await nodes  # Until another agent takes over, or the cluster is out of reach.
 

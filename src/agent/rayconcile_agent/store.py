@@ -14,6 +14,8 @@ import time
 CHECKPOINT, ARTIFACTS = "Checkpoint", "Artifacts"
 # Artifacts are fetched at once by a controller that is there; for one that is not, the newest are kept.
 KEEP_ARTIFACTS = 3
+# What a controller wants to find of a job if it has lost everything.
+KEEPSAKE = "keepsake.json"
 
 
 class BlobStore:
@@ -101,6 +103,25 @@ def mark_place_kept(directory, group, number):
     with contextlib.suppress(OSError, ValueError, KeyError):
         with open(os.path.join(directory, f"{CHECKPOINT}-{group}-{number}.json"), encoding="utf-8") as file:
             mark_kept(directory, json.load(file)["digest"])
+
+
+def put_keepsake(directory, keepsake):
+    """Keep a job's keepsake in its directory, with which it goes. On a full disk the job goes on without."""
+    path = os.path.join(directory, KEEPSAKE)
+    with contextlib.suppress(OSError):
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump(keepsake, file)
+        os.rename(f"{path}.new", path)
+
+
+def keepsakes(directory):
+    """What was kept of each job that has anything in a directory of these."""
+    kept = {}
+    for uid in os.listdir(directory) if os.path.isdir(directory) else ():
+        with contextlib.suppress(OSError, ValueError):
+            with open(os.path.join(directory, uid, KEEPSAKE), encoding="utf-8") as file:
+                kept[uid] = json.load(file)
+    return kept
 
 
 def unsafe(directory):

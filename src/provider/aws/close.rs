@@ -5,10 +5,8 @@ use aws_sdk_ec2::types::{Address, NetworkInterfaceStatus, VolumeState};
 use super::client::{CallError, Clients};
 use super::pace::Api;
 use super::tags::Marks;
-use super::{Aws, address, firewall, token_parameter};
+use super::{Aws, address, firewall, parameters};
 use crate::action::EffectError;
-use crate::api::cluster::AuthMode;
-use crate::api::ids::Uid;
 use crate::provider::unavailable;
 
 /// The most that one call lists.
@@ -18,14 +16,18 @@ const PAGE: i32 = 500;
 pub(super) async fn close(aws: &Aws, incarnation: &str) -> Result<(), EffectError> {
     let settings = aws.settings()?;
     let clients = aws.clients().await?;
-    let marks = aws.marks(settings, incarnation);
-    for address in address::all(&clients, &marks).await? {
-        release(&clients, &address).await?;
+    remove_shared(&clients, &aws.marks(settings, incarnation)).await?;
+    parameters::delete(&clients, aws.uid(), aws.cluster.spec.auth.mode).await
+}
+
+/// Removes what the nodes of an incarnation shared in EC2, and what they may have left behind.
+pub(super) async fn remove_shared(clients: &Clients, marks: &Marks<'_>) -> Result<(), EffectError> {
+    for address in address::all(clients, marks).await? {
+        release(clients, &address).await?;
     }
-    delete_interfaces(&clients, &marks).await?;
-    delete_volumes(&clients, &marks).await?;
-    delete_groups(&clients, &marks).await?;
-    delete_token(&clients, aws.uid(), aws.cluster.spec.auth.mode).await
+    delete_interfaces(clients, marks).await?;
+    delete_volumes(clients, marks).await?;
+    delete_groups(clients, marks).await
 }
 
 /// Gives an Elastic IP back.
@@ -110,17 +112,6 @@ async fn delete_groups(clients: &Clients, marks: &Marks<'_>) -> Result<(), Effec
         gone(answer.map_err(|error| clients.error(&format!("delete security group {id}"), &error)))?;
     }
     Ok(())
-}
-
-async fn delete_token(clients: &Clients, uid: &Uid, mode: AuthMode) -> Result<(), EffectError> {
-    let name = token_parameter(uid);
-    clients.pace(Api::PutParameter).await;
-    let answer = clients.ssm.delete_parameter().name(&name).send().await;
-    match answer.map_err(|error| clients.error(&format!("delete parameter {name}"), &error)) {
-        // Who makes no tokens needs no right to delete them.
-        Err(error) if mode == AuthMode::None && error.is(&["AccessDeniedException"]) => Ok(()),
-        answer => gone(answer),
-    }
 }
 
 /// What is not there need not be removed.

@@ -79,7 +79,18 @@ pub(super) async fn of_launch(
 }
 
 /// All instances of a cluster that pass a filter.
-async fn describe(clients: &Clients, uid: &Uid, filters: Vec<Filter>) -> Result<Vec<Instance>, EffectError> {
+pub(super) async fn describe(
+    clients: &Clients,
+    uid: &Uid,
+    filters: Vec<Filter>,
+) -> Result<Vec<Instance>, EffectError> {
+    let mut found = all(clients, filters).await?;
+    found.retain(|instance| is_of(instance, uid));
+    Ok(found)
+}
+
+/// All instances that pass a filter.
+pub(super) async fn all(clients: &Clients, filters: Vec<Filter>) -> Result<Vec<Instance>, EffectError> {
     let mut found = Vec::new();
     let request = clients.ec2.describe_instances().set_filters(Some(filters));
     let mut pages = request.into_paginator().page_size(PAGE).send();
@@ -95,11 +106,11 @@ async fn describe(clients: &Clients, uid: &Uid, filters: Vec<Filter>) -> Result<
             clients.pace(Api::Describe).await;
         }
     }
-    found.retain(|instance| is_of(instance, uid));
     Ok(found)
 }
 
-async fn end_all(clients: &Clients, ids: Vec<String>) -> Result<(), EffectError> {
+/// Ends instances, of which it is known that they are ours.
+pub(super) async fn end_all(clients: &Clients, ids: Vec<String>) -> Result<(), EffectError> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -118,7 +129,7 @@ fn is_of(instance: &Instance, uid: &Uid) -> bool {
 }
 
 /// An instance as it is observed.
-fn observed(instance: &Instance) -> Option<(InstanceId, CloudInstance)> {
+pub(super) fn observed(instance: &Instance) -> Option<(InstanceId, CloudInstance)> {
     let id = InstanceId::from(instance.instance_id()?);
     let market = match instance.instance_lifecycle() {
         Some(InstanceLifecycleType::Spot) => MarketKind::Spot,

@@ -8,12 +8,15 @@ mod address;
 mod client;
 mod close;
 mod console;
+mod destroy;
+mod find;
 mod firewall;
 mod images;
 mod instances;
 mod launch;
 mod open;
 mod pace;
+mod parameters;
 mod prices;
 mod tags;
 mod types;
@@ -38,6 +41,8 @@ use crate::api::record::Incarnation;
 use client::Clients;
 use tags::Marks;
 
+pub use destroy::destroy;
+pub use find::{FoundCluster, FoundInstance, find, manifest, ray_token};
 pub use tags::{CLUSTER_TAG, CLUSTER_UID_TAG, GROUP_TAG, INCARNATION_TAG};
 
 /// The provider of nodes on EC2, for one cluster.
@@ -107,11 +112,6 @@ impl NodeProvider for Aws {
     fn end_instance<'a>(&'a self, instance: &'a InstanceId) -> BoxFuture<'a, Result<(), EffectError>> {
         instances::end(self, instance).boxed()
     }
-}
-
-/// Where a cluster's instances find Ray's token.
-fn token_parameter(uid: &Uid) -> String {
-    format!("/rayconcile/{uid}/ray-token")
 }
 
 /// What EC2 recognises a repeated call by: at most 64 characters.

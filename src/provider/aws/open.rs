@@ -3,18 +3,16 @@
 //! Opening the same incarnation again finds all that by its tags, and puts right what the manifest wants otherwise.
 
 use aws_sdk_ec2::types::Subnet;
-use aws_sdk_ssm::types::{ParameterType, Tag};
 use jiff::Timestamp;
 
 use super::client::Clients;
 use super::pace::Api;
-use super::tags::Marks;
-use super::{Aws, address, close, firewall, images, token_parameter, types};
+use super::{Aws, address, close, firewall, images, parameters, types};
 use crate::action::EffectError;
 use crate::api::aws::{AccessAddress, AwsNetwork};
 use crate::api::cluster::AuthMode;
 use crate::api::cost::SpotPrices;
-use crate::api::record::Incarnation;
+use crate::api::record::{Incarnation, digest_of};
 use crate::provider::ray::tokens;
 use crate::provider::{Opening, rejected};
 
@@ -62,10 +60,11 @@ pub(super) async fn open(aws: &Aws, opening: Opening) -> Result<Incarnation, Eff
     let token_parameter = match spec.auth.mode {
         AuthMode::Token => {
             let token = tokens::ray_token(&aws.directories, &cluster)?;
-            Some(put_token(&clients, &marks, &token).await?)
+            Some(parameters::put_token(&clients, &marks, &token).await?)
         }
         AuthMode::None => None,
     };
+    parameters::put_manifest(&clients, &marks, &aws.cluster.metadata, &spec).await?;
     Ok(Incarnation {
         id,
         since: Timestamp::now(),
@@ -88,6 +87,7 @@ pub(super) async fn open(aws: &Aws, opening: Opening) -> Result<Incarnation, Eff
             at: Timestamp::now(),
             // The watch asks for them, and goes on asking.
             spot_prices: SpotPrices::new(),
+            published: Some(digest_of(&spec)),
         }),
     })
 }
@@ -131,25 +131,6 @@ fn zones(subnets: &[(String, String)]) -> Vec<&str> {
         }
     }
     zones
-}
-
-/// Puts Ray's token where instances find it. A parameter that is there cannot be given tags in the same call.
-async fn put_token(clients: &Clients, marks: &Marks<'_>, token: &str) -> Result<String, EffectError> {
-    let name = token_parameter(marks.uid);
-    let what = format!("put Ray's token into parameter {name}");
-    let request = clients.ssm.put_parameter().name(&name).value(token).r#type(ParameterType::SecureString);
-    let tags = marks.shared().into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
-    let tags: Result<Vec<Tag>, _> = tags.collect();
-    let tags = tags.map_err(|error| rejected(format!("cannot {what}: {error}")))?;
-    clients.pace(Api::PutParameter).await;
-    let answer = request.clone().set_tags(Some(tags)).send().await;
-    match answer.map_err(|error| clients.error(&what, &error)) {
-        Err(error) if error.is(&["ParameterAlreadyExists"]) => {}
-        answer => return Ok(answer.map(|_| name)?),
-    }
-    clients.pace(Api::PutParameter).await;
-    let answer = request.overwrite(true).send().await;
-    Ok(answer.map(|_| name).map_err(|error| clients.error(&what, &error))?)
 }
 
 #[cfg(test)]

@@ -218,6 +218,7 @@ mod tests {
             settings: Default::default(),
             at: Default::default(),
             spot_prices: BTreeMap::new(),
+            published: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use reqwest::{Body, Method, RequestBuilder};
+use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
@@ -13,6 +14,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use super::{Clients, RayError, send, unavailable};
 use crate::action::{EffectError, ErrorKind};
 use crate::api::ids::{Digest, GroupNumber, RayNodeId, Uid};
+use crate::api::keepsake::Keepsakes;
 use crate::api::meta::ObjectKey;
 use crate::api::record::CheckpointRecord;
 use crate::api::wire::{AgentState, ResourceBundles};
@@ -71,6 +73,42 @@ impl AgentClient {
             return Err(RayError::Rejected { url, status: 200, reason });
         }
         Ok(state)
+    }
+
+    /// How long ago a controller was heard there, if one ever was since the agent began. This asks for no token.
+    ///
+    /// # Errors
+    /// If the agent cannot be heard.
+    pub async fn controller_heard(&self) -> Result<Option<Duration>, RayError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Life {
+            controller_s: Option<f64>,
+        }
+        let response = send(self.request(Method::GET, "/v1/life").timeout(TIMEOUT)).await?;
+        let url = response.url().to_string();
+        let life: Life = response.json().await.map_err(|error| unavailable(&url, &error))?;
+        Ok(life.controller_s.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))))
+    }
+
+    /// What was kept of the cluster's jobs for a controller that has lost its state directory.
+    ///
+    /// # Errors
+    /// If it cannot be asked for.
+    pub async fn keepsakes(&self) -> Result<Keepsakes, RayError> {
+        let response = send(self.request(Method::GET, "/v1/keepsakes").timeout(TIMEOUT)).await?;
+        let url = response.url().to_string();
+        response.json().await.map_err(|error| unavailable(&url, &error))
+    }
+
+    /// A package that Ray has.
+    ///
+    /// # Errors
+    /// If it is not there, or cannot be asked for.
+    pub async fn package(&self, name: &str) -> Result<Vec<u8>, RayError> {
+        let response = send(self.request(Method::GET, &format!("/v1/packages/{name}"))).await?;
+        let url = response.url().to_string();
+        Ok(response.bytes().await.map_err(|error| unavailable(&url, &error))?.to_vec())
     }
 
     /// Tells a job's bridge what is wanted, making the bridge if need be.

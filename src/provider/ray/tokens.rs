@@ -24,6 +24,15 @@ pub(crate) fn ray_token(directories: &Directories, cluster: &ObjectKey) -> Resul
     keep(&ray_token_path(directories, cluster))
 }
 
+/// Keeps the token of a Ray cluster that was started by another controller.
+pub(crate) fn take_ray_token(
+    directories: &Directories,
+    cluster: &ObjectKey,
+    token: &str,
+) -> Result<(), EffectError> {
+    write(&ray_token_path(directories, cluster), token)
+}
+
 /// The token of a cluster's agent, made when it is first asked for.
 pub(crate) fn agent_token(directories: &Directories, cluster: &ObjectKey) -> Result<String, EffectError> {
     keep(&directories.cluster(cluster).join("agent-token"))
@@ -75,6 +84,11 @@ fn keep(path: &Path) -> Result<String, EffectError> {
         return Ok(token);
     }
     let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    write(path, &token)?;
+    Ok(token)
+}
+
+fn write(path: &Path, token: &str) -> Result<(), EffectError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::DirBuilder::new()
         .recursive(true)
@@ -92,6 +106,5 @@ fn keep(path: &Path) -> Result<String, EffectError> {
     file.write_all(token.as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(|error| io("write", &temporary, &error))?;
-    fs::rename(&temporary, path).map_err(|error| io("write", path, &error))?;
-    Ok(token)
+    fs::rename(&temporary, path).map_err(|error| io("write", path, &error))
 }

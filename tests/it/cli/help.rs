@@ -26,6 +26,10 @@ fn every_verb_has_a_page() {
         "help-checkpoint-now",
         said(&world.program(&["checkpoint", "now", "--help"]).output().unwrap()).out
     );
+    for verb in ["find", "adopt", "destroy"] {
+        let page = said(&world.program(&["clusters", verb, "--help"]).output().unwrap()).out;
+        insta::assert_snapshot!(format!("help-clusters-{verb}"), page);
+    }
 }
 
 #[test]

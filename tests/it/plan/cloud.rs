@@ -10,7 +10,7 @@ use rayconcile::api::ids::{Digest, InstanceId, IntentId, RayNodeId, Uid};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
 use rayconcile::api::object::{Object, RayCluster};
 use rayconcile::api::observed::{CloudInstance, InstancePhase, Instances, LAUNCH_LABEL, Observed};
-use rayconcile::api::record::{ClusterRecord, Incarnation, NodeState};
+use rayconcile::api::record::{ClusterRecord, Incarnation, NodeState, digest_of};
 use rayconcile::api::units::{Bytes, Span};
 use rayconcile::api::wire::{AgentState, PROTOCOL, RayNode};
 use rayconcile::plan::guards::Guards;
@@ -98,6 +98,7 @@ fn network(settings: Digest) -> AwsNetwork {
         settings,
         at: Timestamp::UNIX_EPOCH,
         spot_prices: BTreeMap::new(),
+        published: None,
     }
 }
 
@@ -241,7 +242,10 @@ impl Region {
                 ray_version: String::new(),
                 missing: Vec::new(),
                 local: None,
-                aws: Some(network(settings)),
+                aws: Some(AwsNetwork {
+                    published: self.snapshot.cluster.as_ref().map(|cluster| digest_of(&cluster.spec)),
+                    ..network(settings)
+                }),
             }))),
             Effect::LaunchNode { offering, .. } => self.launch(&id, offering.unwrap()),
             Effect::TerminateNode { launch, .. } => {
