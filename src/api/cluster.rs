@@ -137,12 +137,34 @@ pub struct WorkerGroup {
     /// How long a node may be idle before it is given back.
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Span,
+    /// How its nodes are replaced when its template has changed.
+    #[serde(default)]
+    pub update_strategy: UpdateStrategy,
     /// How its instances are paid for, on EC2. Left out: on-demand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub market: Option<Market>,
     /// What its nodes are.
     #[serde(default)]
     pub template: NodeTemplate,
+}
+
+/// How the nodes of a group are replaced when its template has changed. Not both can be 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct UpdateStrategy {
+    /// So many nodes may be missing meanwhile: they are drained before there are others in their place.
+    #[schemars(range(max = 5000))]
+    pub max_unavailable: u32,
+    /// So many nodes may be there meanwhile beyond those that are wanted, but never more than `maxNodes`: when a group
+    /// is full one node is drained first.
+    #[schemars(range(max = 5000))]
+    pub max_surge: u32,
+}
+
+impl Default for UpdateStrategy {
+    fn default() -> Self {
+        Self { max_unavailable: 0, max_surge: 1 }
+    }
 }
 
 /// What a node is.

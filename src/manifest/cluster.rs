@@ -137,6 +137,11 @@ fn worker_groups(spec: &RayClusterSpec, at: &Path, findings: &mut Vec<Finding>) 
             );
         }
         findings.extend(rules::span(group.idle_timeout, at.key("idleTimeout")));
+        let strategy = group.update_strategy;
+        if strategy.max_unavailable == 0 && strategy.max_surge == 0 {
+            let message = "maxUnavailable and maxSurge cannot both be 0: no node could ever be replaced";
+            findings.push(Finding::new(at.key("updateStrategy"), message));
+        }
         node(&group.template, &at.key("template"), findings);
     }
 }

@@ -142,12 +142,13 @@ fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Floor {
             place: Place::Node(node.name.clone()),
             ready: node.ready,
             leaving: node.leaving,
+            closed: node.closed,
             free: node.capacity.clone(),
         });
     }
     let mut add = |group: &str, number: u32, free: Capacity| {
         let place = Place::New(group.to_owned(), number);
-        floor.add(Room { place, ready: false, leaving: false, free });
+        floor.add(Room { place, ready: false, leaving: false, closed: false, free });
     };
     if cluster.spec.is_ours() && !draft.record.ending {
         let offered = |group: &&WorkerGroup| offers::is_offered(draft, cluster, group);
@@ -156,7 +157,10 @@ fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Floor {
         for group in cluster.spec.worker_groups.iter().filter(|group| !any || offered(group)) {
             let existing =
                 draft.record.nodes.values().filter(|node| node.group.as_ref() == Some(&group.name));
-            let new = group.max_nodes.saturating_sub(count(existing.count()));
+            let new = match draft.rollout.is_crowded(&group.name) {
+                true => 0,
+                false => group.max_nodes.saturating_sub(count(existing.count())),
+            };
             let free = Capacity::of_template(&group.template);
             (0..new).for_each(|number| add(&group.name, number, free.clone()));
         }

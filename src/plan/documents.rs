@@ -362,6 +362,9 @@ pub(super) fn why_moved(
     if let Some((name, notice)) = left.iter().find_map(|name| Some((name, draft.notice_of(name)?))) {
         return (GroupReason::NodeLeaving, super::notices::why(name, notice));
     }
+    if let Some(name) = left.iter().find(|name| draft.is_replaced(name)) {
+        return (GroupReason::NodeLeaving, format!("node {name} is replaced: {}", super::rollout::CAUSE));
+    }
     let views = draft.nodes();
     if let Some(name) = left.iter().find(|name| !views.get(name).is_some_and(|view| view.ready)) {
         return (GroupReason::NodeLost, format!("node {name} is lost"));

@@ -11,6 +11,7 @@ use super::guards::Guard;
 use super::held::Held;
 use super::index::Index;
 use super::report::{JobReport, Report, Waiting};
+use super::rollout::Rollout;
 use super::snapshot::{JobView, Plan, Removal, Snapshot};
 use super::views::Views;
 use crate::action::{Effect, Intent, IntentState, Target};
@@ -42,6 +43,7 @@ pub(super) struct Draft<'a> {
     /// What was observed, by what it is looked up by.
     pub(super) index: Index<'a>,
     pub(super) held: RefCell<Held>,
+    pub(super) rollout: Rollout,
     pub(super) views: RefCell<Option<Rc<Views>>>,
     intents: BTreeMap<IntentId, Intent>,
     /// The intents on each target.
@@ -125,6 +127,7 @@ impl<'a> Draft<'a> {
             events: Vec::new(),
             index: Index::new(&snapshot.seen),
             held: RefCell::default(),
+            rollout: Rollout::default(),
             views: RefCell::default(),
             intents: BTreeMap::new(),
             targets: BTreeMap::new(),

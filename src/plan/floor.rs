@@ -22,6 +22,8 @@ pub(super) struct Room {
     pub(super) ready: bool,
     /// It will be taken away, though not at once: workers that are there stay if they have nowhere else to go.
     pub(super) leaving: bool,
+    /// It is outdated: workers that are there stay, and there will be no more.
+    pub(super) closed: bool,
     pub(super) free: Capacity,
 }
 
@@ -42,8 +44,12 @@ struct Kind {
     unready: bool,
     new: bool,
     leaving: bool,
+    closed: bool,
     free: Capacity,
 }
+
+/// Which rooms are better: whether they are unready, whether they are new, and how many workers fit.
+type Rank = (bool, bool, Reverse<u32>);
 
 /// Which rooms are looked at.
 #[derive(Clone, Copy, Default)]
@@ -55,7 +61,8 @@ struct Only {
 impl Room {
     fn kind(&self) -> Kind {
         let new = matches!(self.place, Place::New(..));
-        Kind { unready: !self.ready, new, leaving: self.leaving, free: self.free.clone() }
+        let (leaving, closed) = (self.leaving, self.closed);
+        Kind { unready: !self.ready, new, leaving, closed, free: self.free.clone() }
     }
 }
 
@@ -158,7 +165,7 @@ impl Floor {
             take(*index, *has, &mut left);
         }
         // More of what it has, and then the best of the others.
-        kept.retain(|(index, _)| !self.rooms[*index].leaving);
+        kept.retain(|(index, _)| !self.rooms[*index].leaving && !self.rooms[*index].closed);
         kept.sort_by_key(|(index, _)| self.rank(*index, need, replicas));
         for (index, _) in &kept {
             take(*index, left, &mut left);
@@ -181,18 +188,19 @@ impl Floor {
     }
 
     /// Ready before launching before new, as they come; then those with the most room.
-    fn rank(&self, index: usize, need: &Capacity, replicas: u32) -> (bool, bool, Reverse<u32>, usize) {
+    fn rank(&self, index: usize, need: &Capacity, replicas: u32) -> (Rank, usize) {
         let room = &self.rooms[index];
         let new = matches!(room.place, Place::New(..));
-        (!room.ready, new, Reverse(room.free.fits(need).min(replicas)), index)
+        ((!room.ready, new, Reverse(room.free.fits(need).min(replicas))), index)
     }
 
     /// The rooms that have any for such workers and will stay, the best first.
     fn best(&self, need: &Capacity, replicas: u32, only: Only) -> impl Iterator<Item = usize> {
-        let mut equals: BTreeMap<(bool, bool, Reverse<u32>), Vec<&BTreeSet<usize>>> = BTreeMap::new();
+        let mut equals: BTreeMap<Rank, Vec<&BTreeSet<usize>>> = BTreeMap::new();
         for (kind, rooms) in &self.kinds {
             let fits = kind.free.fits(need).min(replicas);
-            if fits > 0 && !kind.leaving && only.admits(!kind.unready, kind.leaving) {
+            let open = !kind.leaving && !kind.closed;
+            if fits > 0 && open && only.admits(!kind.unready, kind.leaving) {
                 equals.entry((kind.unready, kind.new, Reverse(fits))).or_default().push(rooms);
             }
         }

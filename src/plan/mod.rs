@@ -23,6 +23,7 @@ mod notices;
 mod offers;
 mod orphans;
 pub mod report;
+mod rollout;
 mod room;
 pub mod scaling;
 mod settle;
@@ -46,13 +47,14 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     absorb::absorb(&mut draft);
     costs::absorb(&mut draft);
     cluster::plan(&mut draft);
+    let ours = draft.cluster().filter(|cluster| cluster.spec.is_ours() && !cluster::is_leaving(cluster));
+    let ours = ours.filter(|_| !draft.record.ending);
+    if let Some(cluster) = ours {
+        rollout::begin(&mut draft, cluster);
+    }
     let allocation = allocation::allocate(&draft);
-    if let Some(cluster) =
-        draft.cluster().filter(|cluster| cluster.spec.is_ours() && !cluster::is_leaving(cluster))
-        && !draft.record.ending
-    {
+    if let Some(cluster) = ours {
         nodes::plan(&mut draft, cluster, &allocation);
-        draft.views_changed();
     }
     if let Some(cluster) =
         draft.cluster().filter(|cluster| !cluster.spec.is_ours() && !cluster::is_leaving(cluster))
@@ -60,6 +62,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         autoscaler::plan(&mut draft, cluster, &allocation);
     }
     workers::plan(&mut draft, &allocation);
+    if let Some(cluster) = ours {
+        rollout::report(&mut draft, cluster, &allocation);
+    }
     transfers::plan(&mut draft);
     notices::drain_foreign(&mut draft);
     let held = draft.held().by_node();

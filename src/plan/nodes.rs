@@ -9,6 +9,7 @@ use super::draft::Draft;
 use super::guards::Guard;
 use super::offers;
 use super::report::Waiting;
+use super::rollout;
 use crate::action::Effect;
 use crate::api::cluster::{NodeTemplate, WorkerGroup};
 use crate::api::event::EventType;
@@ -115,7 +116,7 @@ pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
 /// How many nodes of a group are kept: those with workers, and those that are not idle for long enough.
 fn wanted_nodes(draft: &Draft<'_>, group: &WorkerGroup, workers: &BTreeMap<NodeName, u32>) -> u32 {
     let limit = draft.now - group.idle_timeout.signed();
-    let nodes = draft.record.nodes.iter().filter(|(name, node)| is_of_use(group, workers, name, node));
+    let nodes = draft.record.nodes.iter().filter(|(name, node)| is_of_use(draft, group, workers, name, node));
     let kept = nodes.filter(|(name, node)| {
         workers.contains_key(*name) || node.idle_since.is_none_or(|since| since > limit)
     });
@@ -125,6 +126,7 @@ fn wanted_nodes(draft: &Draft<'_>, group: &WorkerGroup, workers: &BTreeMap<NodeN
 /// Whether a node counts as one that a group should have: one of an outdated template, or one that will be taken away,
 /// does while it has workers.
 fn is_of_use(
+    draft: &Draft<'_>,
     group: &WorkerGroup,
     workers: &BTreeMap<NodeName, u32>,
     name: &NodeName,
@@ -132,7 +134,7 @@ fn is_of_use(
 ) -> bool {
     node.group.as_ref() == Some(&group.name)
         && node.state.is_wanted()
-        && ((node.template == group.template && node.notice.is_none()) || workers.contains_key(name))
+        && ((!draft.rollout.is_outdated(name) && node.notice.is_none()) || workers.contains_key(name))
 }
 
 fn launch_missing(
@@ -148,17 +150,22 @@ fn launch_missing(
     }
     let every = draft.guarded(Guard::EveryNodeCounts);
     let (mut of_use, mut counted, mut asked) = (0, 0, 0);
+    let mut up = draft.rollout.going(&group.name);
     for (name, node) in draft.record.nodes.iter().filter(|(_, node)| node.group.as_ref() == Some(&group.name))
     {
-        let is_of_use = is_of_use(group, workers, name, node);
+        let is_of_use = is_of_use(draft, group, workers, name, node);
         of_use += u32::from(is_of_use);
         counted += u32::from(every || is_of_use);
         asked += u32::from(node.offering.is_some() && draft.launch_is_unsettled(&node.launch));
+        up += u32::from(is_of_use || draft.rollout.is_outdated(name));
     }
+    let most = wanted.saturating_add(group.update_strategy.max_surge);
+    let replacing = draft.rollout.is_replacing(&group.name);
     if of_use < wanted && is_failing(draft, group) {
         return;
     }
-    while of_use < wanted && counted < group.max_nodes && asked < LAUNCHES_AT_ONCE {
+    let may_surge = |up: u32| up < most || !replacing;
+    while of_use < wanted && counted < group.max_nodes && may_surge(up) && asked < LAUNCHES_AT_ONCE {
         if let Some(trouble) = draft.record.trouble.clone()
             && !draft.is_due(trouble.until)
         {
@@ -173,6 +180,7 @@ fn launch_missing(
         of_use += 1;
         counted += 1;
         asked += u32::from(cluster.spec.aws().is_some());
+        up += 1;
     }
 }
 
@@ -238,6 +246,7 @@ fn launch(
     };
     draft.cluster_event(EventType::Normal, "NodeLaunched", format!("node {name} is launched"));
     draft.record.nodes.insert(name, record);
+    draft.views_changed();
     draft.start(launch, effect);
     true
 }
@@ -249,7 +258,8 @@ fn claim_launch(draft: &mut Draft<'_>, launch: &IntentId) {
     }
 }
 
-/// Gives back what is idle beyond what is wanted, the longest idle first; nodes of an outdated template at once.
+/// Gives back what is idle beyond what is wanted, the longest idle first; nodes of an outdated template as soon as
+/// enough others are ready.
 fn give_back_idle(
     draft: &mut Draft<'_>,
     group: &WorkerGroup,
@@ -258,14 +268,20 @@ fn give_back_idle(
 ) {
     let mut idle = Vec::new();
     let mut kept = 0u32;
+    let is_ready = |node: &&NodeRecord| {
+        node.group.as_ref() == Some(&group.name) && matches!(node.state, NodeState::Ready { .. })
+    };
+    let ready = u32::try_from(draft.record.nodes.values().filter(is_ready).count()).unwrap_or(u32::MAX);
+    let mut spare = (ready + group.update_strategy.max_unavailable).saturating_sub(wanted);
     let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
     for name in names {
         let now = draft.now;
-        let Some(node) = draft.record.nodes.get_mut(&name) else { continue };
+        let Some(node) = draft.record.nodes.get(&name) else { continue };
         if node.group.as_ref() != Some(&group.name) || !node.state.is_wanted() {
             continue;
         }
-        kept += u32::from(is_of_use(group, workers, &name, node));
+        kept += u32::from(is_of_use(draft, group, workers, &name, node));
+        let Some(node) = draft.record.nodes.get_mut(&name) else { continue };
         let ready = matches!(node.state, NodeState::Ready { .. });
         // A launch that EC2 does not answer may never come to anything once the manifest wants another.
         let unanswered = !ready && node.offering.is_some() && node.template != group.template;
@@ -274,8 +290,11 @@ fn give_back_idle(
             continue;
         }
         let since = *node.idle_since.get_or_insert(now);
-        if node.template != group.template {
-            drain(draft, &name, "its template has changed");
+        if draft.rollout.is_outdated(&name) {
+            if spare > 0 {
+                spare -= 1;
+                drain(draft, &name, rollout::CAUSE);
+            }
         } else if let Some(notice) = &node.notice {
             let cause = notice.kind.words();
             drain(draft, &name, cause);
@@ -298,8 +317,10 @@ fn nodes_of_no_group(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<NodeName> {
         .collect()
 }
 
-fn drain(draft: &mut Draft<'_>, name: &NodeName, cause: &str) {
+/// Has a node ended once nothing is on it.
+pub(super) fn drain(draft: &mut Draft<'_>, name: &NodeName, cause: &str) {
     let now = draft.now;
+    draft.views_changed();
     if let Some(node) = draft.record.nodes.get_mut(name) {
         node.state = match node.state {
             NodeState::Launching { .. } => NodeState::Terminating { since: now, cause: cause.to_owned() },

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use super::capacity::Capacity;
 use super::draft::Draft;
 use super::notices;
-use crate::api::cluster::NodeTemplate;
 use crate::api::ids::NodeName;
 use crate::api::object::RayCluster;
 use crate::api::record::{NodeState, Notice};
@@ -22,6 +21,8 @@ pub(super) struct NodeView {
     pub(super) ready: bool,
     /// Whether it will be taken away, though not at once.
     pub(super) leaving: bool,
+    /// Whether it keeps the workers that it has, but is given no more.
+    pub(super) closed: bool,
 }
 
 /// All nodes of a cluster.
@@ -78,13 +79,12 @@ impl Draft<'_> {
     }
 
     fn own_nodes(&self, cluster: &RayCluster) -> Vec<NodeView> {
-        let known = |template: &NodeTemplate, group: &Option<String>| match group {
+        let known = |name: &NodeName, group: &Option<String>| match group {
             None => true,
-            Some(group) => cluster
-                .spec
-                .worker_groups
-                .iter()
-                .any(|known| known.name == *group && known.template == *template),
+            Some(group) => {
+                !self.rollout.is_outdated(name)
+                    && cluster.spec.worker_groups.iter().any(|known| known.name == *group)
+            }
         };
         let surplus = self.surplus(cluster);
         let held = self.held();
@@ -95,12 +95,12 @@ impl Draft<'_> {
             name: name.clone(),
             ray: node.ray.clone(),
             capacity: Capacity::of_template(&node.template),
-            // A node of an outdated template keeps the workers it has, but is given no more: see `place`.
             usable: node.state.is_wanted()
-                && (known(&node.template, &node.group) || held.on(name).next().is_some())
+                && (known(name, &node.group) || held.on(name).next().is_some())
                 && !surplus.contains(name)
                 && !is_urgent(&node.notice),
-            leaving: node.notice.is_some(),
+            leaving: node.notice.is_some() || self.rollout.is_leaving(name),
+            closed: self.rollout.is_outdated(name),
             ready: matches!(node.state, NodeState::Ready { .. }) && node.ray.is_some(),
         });
         nodes.collect()
@@ -136,6 +136,7 @@ impl Draft<'_> {
                 && !self.record.notices.get(&node.id).is_some_and(|it| notices::is_urgent(it, self.now)),
             ready: true,
             leaving: self.record.notices.contains_key(&node.id),
+            closed: false,
         });
         nodes.collect()
     }

@@ -237,7 +237,8 @@ impl World {
             return (left > 0).then(|| "it is not given back".to_owned());
         }
         let report = self.controller.reports.get(key)?;
-        if let Some(waiting) = report.cluster.waiting.first() {
+        // Workers that fit on no node of the new template keep the node that they have.
+        if let Some(waiting) = report.cluster.waiting.iter().find(|waiting| waiting.reason != "Outdated") {
             return Some(format!("it waits: {}: {}", waiting.reason, waiting.message));
         }
         let incarnation = record.incarnation.as_ref()?;

@@ -52,6 +52,8 @@ pub(super) struct Region {
     pub(super) opened: Vec<String>,
     pub(super) launches: Vec<Offering>,
     pub(super) ended: Vec<InstanceId>,
+    /// The nodes on which Ray starts nothing more.
+    pub(super) drained: BTreeSet<RayNodeId>,
     pub(super) events: Vec<String>,
     pub(super) last: Option<Plan>,
 }
@@ -137,6 +139,7 @@ impl Region {
             opened: Vec::new(),
             launches: Vec::new(),
             ended: Vec::new(),
+            drained: BTreeSet::new(),
             events: Vec::new(),
             last: None,
         }
@@ -192,14 +195,17 @@ impl Region {
                 false => _ = self.joined.remove(&launch),
             }
         }
-        let node = |launch: &IntentId| RayNode {
-            id: RayNodeId(format!("ray-{launch}")),
-            address: "10.0.0.9".to_owned(),
-            alive: true,
-            draining: false,
-            head: false,
-            resources: BTreeMap::new(),
-            labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.0.clone())]),
+        let node = |launch: &IntentId| {
+            let id = RayNodeId(format!("ray-{launch}"));
+            RayNode {
+                draining: self.drained.contains(&id),
+                id,
+                address: "10.0.0.9".to_owned(),
+                alive: true,
+                head: false,
+                resources: BTreeMap::new(),
+                labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.0.clone())]),
+            }
         };
         let nodes: Vec<RayNode> = self.joined.iter().map(node).collect();
         if !submitted {
@@ -250,6 +256,10 @@ impl Region {
             Effect::LaunchNode { offering, .. } => self.launch(&id, offering.unwrap()),
             Effect::TerminateNode { launch, .. } => {
                 self.terminate(|instance| instance.launch.as_ref() == Some(&launch));
+                Ok(EffectResult::Done)
+            }
+            Effect::DrainNode { ray, .. } => {
+                self.drained.insert(ray);
                 Ok(EffectResult::Done)
             }
             Effect::TerminateInstance { instance } => {
@@ -425,6 +435,37 @@ fn a_launch_without_a_reply_is_the_same_launch_again() {
     region.run(60);
     assert_eq!((region.up().len(), region.ready()), (4, 4));
     assert!(region.ended.is_empty());
+}
+
+#[test]
+fn a_changed_template_replaces_instances_one_by_one() {
+    let mut region = Region::new(SPOT);
+    region.run(60);
+    let workers = |region: &Region| -> BTreeSet<IntentId> {
+        let nodes = region.snapshot.record.nodes.values().filter(|node| node.group.is_some());
+        nodes.map(|node| node.launch.clone()).collect()
+    };
+    let before = workers(&region);
+    let group = &mut region.snapshot.cluster.as_mut().unwrap().spec.worker_groups[0];
+    group.template.labels.insert("disk".to_owned(), "new".to_owned());
+    for _ in 0..60 {
+        region.round();
+        let paid = region.instances.values().filter(|it| it.phase != InstancePhase::Terminated).count();
+        // The head and three nodes are wanted, and one more may be there.
+        assert!(paid <= 5 && region.ready() >= 4, "{paid} instances, {} nodes", region.ready());
+    }
+    assert!(workers(&region).is_disjoint(&before), "{:#?}", region.snapshot.record.nodes);
+    assert_eq!((region.up().len(), region.launches.len()), (4, 7));
+}
+
+#[test]
+fn nothing_is_replaced_before_a_new_type_was_looked_up() {
+    let mut region = Region::new(SPOT);
+    region.run(60);
+    let group = &mut region.snapshot.cluster.as_mut().unwrap().spec.worker_groups[0];
+    group.template.instance.as_mut().unwrap().types.push("g6.xlarge".to_owned());
+    region.run(120);
+    assert_eq!((region.ready(), region.launches.len()), (4, 4));
 }
 
 #[test]

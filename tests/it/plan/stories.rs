@@ -33,7 +33,7 @@ impl Story {
         story
     }
 
-    fn cluster(&mut self, name: &str, spec: &str) {
+    pub(super) fn cluster(&mut self, name: &str, spec: &str) {
         let mut spec: RayClusterSpec = read(spec);
         spec.fill_defaults();
         self.world.apply(cluster(name, spec));
@@ -55,12 +55,12 @@ impl Story {
         self.world.run_until(seconds * 1000);
     }
 
-    fn workers(&self, name: &str) -> usize {
+    pub(super) fn workers(&self, name: &str) -> usize {
         self.world.training(&key(name)).len()
     }
 
     /// Everything must become as wanted; then the story is over.
-    fn end(mut self) -> String {
+    pub(super) fn end(mut self) -> String {
         self.world.converge(30 * MINUTE);
         let missing = self.world.missing();
         assert!(self.world.violation().is_none() && missing.is_empty(), "{}", self.world.transcript());

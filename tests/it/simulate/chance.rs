@@ -1,7 +1,7 @@
 //! A history by chance: what there is, what people do, and what goes wrong.
 
 use fastrand::Rng;
-use rayconcile::api::cluster::{NodeTemplate, RayClusterSpec, WorkerGroup};
+use rayconcile::api::cluster::{NodeTemplate, RayClusterSpec, UpdateStrategy, WorkerGroup};
 use rayconcile::api::job::{AdaptDLJobSpec, ClusterRef, ScalingPolicy};
 use rayconcile::api::object::Kind;
 use rayconcile::api::units::{MilliCpu, Span};
@@ -240,6 +240,10 @@ fn own_cluster(random: &mut Rng) -> RayClusterSpec {
             name: (*name).to_owned(),
             min_nodes,
             max_nodes: random.u32(min_nodes.max(1)..=3),
+            update_strategy: UpdateStrategy {
+                max_unavailable: random.u32(0..=1),
+                max_surge: random.u32(1..=2),
+            },
             market: None,
             idle_timeout: Span::from_secs(random.u64(10..=90)),
             template: template(random.u32(1..=4)),

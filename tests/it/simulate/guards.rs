@@ -1,8 +1,10 @@
 //! Each guard of the planner is needed: without it, some history breaks an invariant. That none does with all of
 //! them is what `histories` shows.
 
+use rayconcile::api::cluster::RayClusterSpec;
 use rayconcile::api::object::AnyObject;
 use rayconcile::api::units::Span;
+use rayconcile::api::wire::NoticeKind;
 use rayconcile::plan::guards::{Guard, Guards};
 use rayconcile::simulate::{Fault, Options, Simulation, Violation};
 use serde_json::json;
@@ -18,6 +20,7 @@ fn each_is_needed() {
     for guard in Guard::ALL {
         let without = |seed| match guard {
             Guard::DeadBridgeIsFenced => orphans(seed, Guards::without(guard)),
+            Guard::EveryNodeCounts => crowds(seed, Guards::without(guard)),
             _ => broken(seed, Guards::without(guard)),
         };
         assert!((0..SEARCHED).any(|seed| without(seed).is_some()), "nothing breaks without {guard:?}");
@@ -41,6 +44,31 @@ fn orphans(seed: u64, guards: Guards) -> Option<Violation> {
     world.run_until(90_000);
     world.converge(600_000);
     world.violation().cloned()
+}
+
+/// A group may have one node and must have one, and that is drained because it will be taken away.
+fn crowds(seed: u64, guards: Guards) -> Option<Violation> {
+    let mut world = Simulation::new(Options { guards, steady: true, ..options(seed) });
+    let spec = json!({
+        "provider": {"local": {}},
+        "workerGroups": [{"name": "a", "minNodes": 1, "maxNodes": 1, "template": {"resources": {"cpu": 1}}}],
+    });
+    let mut spec: RayClusterSpec = serde_json::from_value(spec).unwrap();
+    spec.fill_defaults();
+    world.apply(cluster("gpu", spec));
+    let spec = json!({"clusterRef": {"name": "gpu"}, "entrypoint": "main.py"});
+    world.apply(job("ada", serde_json::from_value(spec).unwrap()));
+    world.run_until(60_000);
+    world.strike(Fault::NodeNotice(NoticeKind::SpotInterruption));
+    world.converge(1_800_000);
+    world.violation().cloned()
+}
+
+#[test]
+fn a_full_group_stays_within_its_limit() {
+    for seed in 0..20 {
+        assert_eq!(crowds(seed, Guards::default()), None, "seed {seed}");
+    }
 }
 
 #[test]
