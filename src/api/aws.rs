@@ -345,8 +345,10 @@ pub struct AwsNetwork {
     /// What the instance types have.
     pub types: BTreeMap<String, TypeFacts>,
     /// What the manifest said, as a digest: when that changes, all of this is looked at again.
+    #[serde(default)]
     pub settings: Digest,
     /// When it was looked at.
+    #[serde(default)]
     pub at: Timestamp,
     /// What EC2 said last of its spot prices.
     #[serde(default)]

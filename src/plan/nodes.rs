@@ -283,9 +283,7 @@ fn give_back_idle(
         kept += u32::from(is_of_use(draft, group, workers, &name, node));
         let Some(node) = draft.record.nodes.get_mut(&name) else { continue };
         let ready = matches!(node.state, NodeState::Ready { .. });
-        // A launch that EC2 does not answer may never come to anything once the manifest wants another.
-        let unanswered = !ready && node.offering.is_some() && node.template != group.template;
-        if workers.contains_key(&name) || !(ready || unanswered) {
+        if workers.contains_key(&name) || !ready {
             node.idle_since = None;
             continue;
         }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::costs::Budget;
 use super::draft::Draft;
 use super::snapshot::Snapshot;
-use crate::action::ErrorKind;
+use crate::action::{EffectResult, ErrorKind, IntentState};
 use crate::api::aws::{AwsNetwork, Market, MarketKind, Offering};
 use crate::api::cluster::{NodeTemplate, RayClusterSpec, WorkerGroup};
 use crate::api::ids::{IntentId, NodeName};
@@ -21,7 +21,12 @@ pub(super) const LONGEST_SPREAD_REST: SignedDuration = SignedDuration::from_mins
 /// A cluster on EC2 with what follows from its instance types: nothing if it is none, or is not open yet.
 pub(super) fn resolved(snapshot: &Snapshot) -> Option<RayCluster> {
     let cluster = snapshot.cluster.as_ref().filter(|cluster| cluster.spec.aws().is_some())?;
-    let network = snapshot.record.incarnation.as_ref()?.aws.as_ref()?;
+    // What came of opening it goes into the record only while this plan is made.
+    let opened = snapshot.intents.iter().find_map(|intent| match &intent.state {
+        IntentState::Done { result: EffectResult::Opened(incarnation), .. } => Some(&**incarnation),
+        _ => None,
+    });
+    let network = opened.or(snapshot.record.incarnation.as_ref())?.aws.as_ref()?;
     let mut cluster = cluster.clone();
     network.resolve(&mut cluster.spec.head);
     cluster.spec.worker_groups.iter_mut().for_each(|group| network.resolve(&mut group.template));

@@ -231,7 +231,7 @@ mod tests {
         assert!(asked.block_device_mappings().is_empty());
         let metadata = asked.metadata_options().unwrap();
         assert_eq!(metadata.http_tokens(), Some(&HttpTokensState::Required));
-        assert_eq!(metadata.http_put_response_hop_limit(), Some(2));
+        assert_eq!(metadata.http_put_response_hop_limit(), Some(1));
         let kinds: Vec<_> =
             asked.tag_specifications().iter().filter_map(|tags| tags.resource_type()).collect();
         assert_eq!(kinds, [&ResourceType::Instance, &ResourceType::Volume, &ResourceType::NetworkInterface]);
