@@ -9,18 +9,18 @@ use serde_json::Value;
 use super::adopt::adopt;
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
+use super::instances;
 use super::nodes;
 use super::notices;
 use super::offers;
 use super::snapshot::Snapshot;
 use crate::action::Target;
 use crate::api::event::{EventType, NewEvent};
-use crate::api::ids::{CheckpointId, Digest, GroupNumber, NodeName};
+use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
 use crate::api::object::Kind;
-use crate::api::observed::{InstancePhase, Processes};
+use crate::api::observed::Processes;
 use crate::api::record::{
-    Binding, CheckpointRequest, FailingGroup, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState,
-    Trouble, digest_of,
+    Binding, CheckpointRequest, GroupOutcome, GroupRecord, HintsRecord, NodeRecord, NodeState,
 };
 use crate::api::units::Span;
 use crate::api::wire::{BlobKind, BridgeReport, GroupReport, Outcome, RayNode};
@@ -28,14 +28,6 @@ use crate::goodput::Hints;
 
 /// The longest wait between two groups that failed through no fault of the program.
 const LONGEST_TROUBLE: Span = Span::from_secs(300);
-/// How long EC2 may not list an instance that it has.
-const UNLISTED: SignedDuration = SignedDuration::from_secs(60);
-/// After an instance that did not join, the wait for the next of its group; it grows with each one.
-const FAILED_LAUNCH: SignedDuration = SignedDuration::from_secs(30);
-/// So many in a row, and the group is paused: each of them costs money.
-const FAILURES_IN_A_ROW: u32 = 3;
-/// How long it is paused, unless its template changes.
-pub(super) const PAUSED_GROUP: SignedDuration = SignedDuration::from_hours(1);
 /// How many groups are remembered.
 const KEPT_GROUPS: usize = 50;
 /// Beyond the lease, until a dead bridge's workers are taken for dead.
@@ -75,7 +67,7 @@ struct NodeFacts {
 fn absorb_nodes(draft: &mut Draft<'_>) {
     let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
     for name in names {
-        absorb_instance(draft, &name);
+        instances::absorb(draft, &name);
         let Some(facts) = facts(draft, &name) else { continue };
         let Some(record) = draft.record.nodes.get_mut(&name) else { continue };
         let joined = facts.ray.as_ref().is_some_and(|node| node.alive);
@@ -102,7 +94,7 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                 // Only through the agent is a head known to have joined: it cannot be before that was submitted.
                 let submitted = draft.record.agent.as_ref().filter(|_| head).map(|agent| agent.since);
                 let since = submitted.map_or(*since, |submitted| submitted.max(*since));
-                let timeout = join_timeout(draft);
+                let timeout = instances::join_timeout(draft);
                 let limit = since + timeout.signed();
                 // A controller that has just started has not asked yet.
                 let asked = draft.agent().is_some() || (head && cannot_be_asked(draft));
@@ -162,7 +154,7 @@ fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
     if unsettled && ray.is_none() {
         return None;
     }
-    let forgotten = record.offering.is_some() && ray.is_none() && is_forgotten(draft, record);
+    let forgotten = record.offering.is_some() && ray.is_none() && instances::is_forgotten(draft, record);
     Some(NodeFacts { ray, forgotten, gone: gone(draft, record) })
 }
 
@@ -170,7 +162,7 @@ fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
 /// everything, after the launch, can tell.
 fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
     if record.offering.is_some() {
-        return instance_gone(draft, record);
+        return instances::gone(draft, record);
     }
     let processes = &draft.snapshot.seen.processes;
     let nothing = Processes::new();
@@ -190,60 +182,13 @@ fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
     (!alive).then(|| node.output.clone())
 }
 
-/// Which instance a node is, and since when EC2 does not list it.
-fn absorb_instance(draft: &mut Draft<'_>, name: &NodeName) {
-    let Some((at, _)) = draft.snapshot.seen.instances.fresh() else { return };
-    let launch = draft.record.nodes.get(name).map(|record| record.launch.clone());
-    let unsettled = launch.is_some_and(|launch| draft.launch_is_unsettled(&launch));
-    let Some(record) = draft.record.nodes.get_mut(name).filter(|record| record.offering.is_some()) else {
-        return;
-    };
-    match draft.index.instance(&record.launch) {
-        Some((id, _)) => {
-            record.instance = Some(id.clone());
-            record.missing_since = None;
-        }
-        None if at >= record.state.since() && !unsettled => {
-            let since = *record.missing_since.get_or_insert(at);
-            draft.is_due(since + UNLISTED);
-        }
-        None => record.missing_since = None,
-    }
-}
-
-/// Whether a node's instance is known to have ended, or to be as good as that, and why. That EC2 does not list it once
-/// says nothing.
-fn instance_gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
-    let (at, _) = draft.snapshot.seen.instances.fresh()?;
-    if at < record.state.since() && draft.guarded(Guard::AbsenceIsRecent) {
-        return None;
-    }
-    let Some((_, instance)) = draft.index.instance(&record.launch) else {
-        let since = record.missing_since?;
-        return (at >= since + UNLISTED).then(|| "EC2 does not know its instance".to_owned());
-    };
-    // What is wanted gone is gone when nothing on it can be alive; what is wanted is lost when it leaves.
-    let gone = match record.state {
-        NodeState::Terminating { .. } => instance.phase == InstancePhase::Terminated,
-        _ => !instance.phase.is_up(),
-    };
-    let why = if instance.reason.is_empty() { "its instance has ended" } else { &instance.reason };
-    gone.then(|| why.to_owned())
-}
-
-/// How long a node may take to join.
-fn join_timeout(draft: &Draft<'_>) -> Span {
-    let aws = draft.cluster().and_then(|cluster| cluster.spec.aws());
-    aws.map_or(draft.snapshot.settings.join_timeout, |aws| aws.join_timeout)
-}
-
 /// A node that cannot be used any more: what is left of it is ended. Without a head nothing can be used.
 fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause: String) {
     draft.cluster_event(EventType::Warning, reason, format!("node {name} is lost: {}", cause.trim()));
     if reason != "NodeLost" {
         let message = format!("node {name}: {}", cause.trim());
-        match failing_group(draft, name) {
-            Some((group, template)) => fail_group(draft, group, template, message),
+        match instances::failing_group(draft, name) {
+            Some((group, template)) => instances::fail_group(draft, group, template, message),
             None => {
                 let before = draft.record.trouble.as_ref();
                 draft.record.trouble =
@@ -264,51 +209,6 @@ fn lose(draft: &mut Draft<'_>, name: &NodeName, head: bool, reason: &str, cause:
     if head {
         draft.record.nodes.values_mut().for_each(|record| end(record, "the head is lost"));
     }
-}
-
-/// The group on EC2 of a node that has not come to be, and what it was to be.
-fn failing_group(draft: &Draft<'_>, name: &NodeName) -> Option<(String, Digest)> {
-    let record = draft.record.nodes.get(name).filter(|record| record.offering.is_some())?;
-    Some((record.group.clone()?, digest_of(&record.template)))
-}
-
-/// One more instance of a group that was paid for and was of no use. Other groups are not concerned.
-fn fail_group(draft: &mut Draft<'_>, group: String, template: Digest, message: String) {
-    let before = draft.record.failing_groups.get(&group).filter(|failing| failing.template == template);
-    let count = before.map_or(0, |failing| failing.trouble.count) + 1;
-    let wait = if count < FAILURES_IN_A_ROW { FAILED_LAUNCH * count as i32 } else { PAUSED_GROUP };
-    let message = match count {
-        FAILURES_IN_A_ROW.. => {
-            format!("paused after {count} nodes in a row that did not come to be; {message}")
-        }
-        _ => message,
-    };
-    let trouble = Trouble { count, until: draft.now + wait, reason: "GroupFailing".to_owned(), message };
-    draft.record.failing_groups.insert(group, FailingGroup { template, trouble });
-}
-
-/// A launch for a group was refused, which costs nothing but calls.
-pub(super) fn refuse_group(
-    draft: &mut Draft<'_>,
-    group: String,
-    template: Digest,
-    at: Timestamp,
-    message: String,
-) {
-    let before = draft.record.failing_groups.get(&group).filter(|failing| failing.template == template);
-    // Launches that were under way together are one refusal.
-    if before.is_some_and(|failing| failing.trouble.until > at) {
-        return;
-    }
-    let before = before.map(|failing| &failing.trouble);
-    let trouble = more_trouble(before, at, LONGEST_TROUBLE, "GroupFailing", message);
-    draft.record.failing_groups.insert(group, FailingGroup { template, trouble });
-}
-
-/// Whether Ray's control service, asked after a node had joined, does not know it.
-fn is_forgotten(draft: &Draft<'_>, record: &NodeRecord) -> bool {
-    let asked = draft.agent().is_some_and(|(at, _)| at > record.state.since());
-    record.ray.is_some() && asked
 }
 
 /// How long after the death of a bridge its workers may live.

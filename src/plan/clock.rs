@@ -29,7 +29,7 @@ pub(super) fn set_back(draft: &mut Draft<'_>) {
     record
         .failing_groups
         .values_mut()
-        .for_each(|failing| not_after(&mut failing.trouble.until, now + super::absorb::PAUSED_GROUP));
+        .for_each(|failing| not_after(&mut failing.trouble.until, now + super::instances::PAUSED_GROUP));
     record.agent.iter_mut().for_each(|agent| not_after(&mut agent.since, now));
     record.unused_since.iter_mut().for_each(|since| not_after(since, now));
     if let Some(costs) = &mut record.costs {

@@ -18,6 +18,7 @@ mod floor;
 pub mod guards;
 mod held;
 mod index;
+mod instances;
 mod nodes;
 mod notices;
 mod offers;

@@ -1,7 +1,7 @@
 //! What came of effects: results go into the records, failures are tried again or given up.
 
-use super::absorb;
 use super::draft::{Draft, more_trouble};
+use super::instances;
 use super::nodes;
 use super::offers;
 use crate::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
@@ -162,7 +162,7 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
             Effect::LaunchNode { node, group: Some(group), template, offering: Some(_), .. },
             ErrorKind::Rejected | ErrorKind::NotFound,
         ) => {
-            absorb::refuse_group(draft, group.clone(), digest_of(template), at, message.clone());
+            instances::refuse_group(draft, group.clone(), digest_of(template), at, message.clone());
             draft.cluster_event(EventType::Warning, "CannotLaunch", message);
             draft.record.nodes.remove(node);
         }
