@@ -14,8 +14,10 @@ use crate::api::ids::{InstanceId, IntentId};
 use crate::api::observed::CloudInstance;
 use crate::api::words::count_are;
 
-/// How long an instance that nobody knows is looked at before it is ended, and how long EC2 may take to list one.
+/// How long an instance that nobody knows is looked at before it is ended.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
+/// How long after a launch EC2 may list its instance for the first time: mostly it is a second (SkyPilot issue 4443).
+const LISTED_LATE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Ends what is no node of the cluster.
 pub(super) fn plan(draft: &mut Draft<'_>) {
@@ -70,7 +72,7 @@ pub(super) fn obstacle(draft: &mut Draft<'_>) -> Option<String> {
     if left > 0 {
         return Some(format!("{} being ended", count_are(left, "instance")));
     }
-    let listed = draft.record.last_launch.map(|last| last + PATIENCE)?;
+    let listed = draft.record.last_launch.map(|last| last + LISTED_LATE)?;
     if at >= listed {
         return None;
     }

@@ -79,7 +79,7 @@ fn a_cluster_waits_for_instances_that_ec2_may_still_list() {
     region.snapshot.record.launched += 1;
     region.snapshot.record.last_launch = Some(region.now());
     region.delete();
-    region.run(40);
+    region.run(20);
     assert!(!removed(&region));
     let late = InstanceId("i-late".to_owned());
     let launch = IntentId("n-given-up".to_owned());
