@@ -63,7 +63,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
                     && offers::is_published(draft.snapshot, network))
             {
                 // The manifest names what was not looked up yet, or is another than was published. What runs goes on.
-                open(draft);
+                refresh(draft, &incarnation);
             }
             if cluster.spec.is_ours() && !nodes::ensure_head(draft, cluster) {
                 return;
@@ -197,10 +197,9 @@ fn open(draft: &mut Draft<'_>) {
         draft.report.cluster.waiting.push(Waiting::blocked("CannotOpen", trouble.message));
         return;
     }
-    let incarnation = match (&draft.record.incarnation, &draft.record.opening) {
-        (Some(open), _) => open.id.clone(),
-        (None, Some(opening)) => opening.clone(),
-        (None, None) => {
+    let incarnation = match &draft.record.opening {
+        Some(opening) => opening.clone(),
+        None => {
             let id = draft.id("r");
             draft.record.opening = Some(id.clone());
             id
@@ -208,6 +207,16 @@ fn open(draft: &mut Draft<'_>) {
     };
     draft.intend(Effect::OpenCluster { incarnation });
     draft.report.cluster.waiting.push(Waiting::going_on("Opening", "finding what the cluster needs"));
+}
+
+/// Opens a cluster on EC2 that is open once more: what is there is found by its tags, and put right.
+fn refresh(draft: &mut Draft<'_>, incarnation: &Incarnation) {
+    let error = draft.pending(&Target::Cluster).and_then(|intent| intent.last_error.clone());
+    draft.intend(Effect::OpenCluster { incarnation: incarnation.id.clone() });
+    draft.report.cluster.waiting.push(match error {
+        Some(error) => Waiting::blocked("CannotOpen", error),
+        None => Waiting::going_on("Opening", "finding what the cluster needs"),
+    });
 }
 
 fn ensure_agent(draft: &mut Draft<'_>, incarnation: &Incarnation) {
@@ -247,7 +256,7 @@ fn look_again(draft: &mut Draft<'_>, incarnation: &Incarnation) {
     if aws.access.controller_cidr.as_deref() == Some("auto")
         && since.is_some_and(|since| draft.is_due(since.max(at) + LOOK_AGAIN))
     {
-        open(draft);
+        refresh(draft, incarnation);
     }
 }
 

@@ -166,6 +166,13 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
             draft.cluster_event(EventType::Warning, "CannotLaunch", message);
             draft.record.nodes.remove(node);
         }
+        // What runs goes on, and what can be launched as it is known is launched.
+        (Effect::OpenCluster { .. }, _) if draft.record.incarnation.is_some() => {
+            if intent.attempts == 1 {
+                draft.cluster_event(EventType::Warning, "CannotOpen", message.clone());
+            }
+            draft.retry(intent, at, message);
+        }
         // Refused by the cluster or the machine: said, and tried again with patience, from the beginning.
         (Effect::OpenCluster { .. }, _)
         | (Effect::LaunchNode { .. }, ErrorKind::Rejected | ErrorKind::NotFound) => {

@@ -98,6 +98,10 @@ fn provisioned(record: &ClusterRecord, report: &ClusterReport) -> Finding {
     if let Some(blind) = report.waiting.iter().find(|waiting| waiting.reason == "CannotSeeInstances") {
         return Finding::new(KIND, Truth::Unknown, "CannotSeeInstances", blind.message.clone());
     }
+    let refused = |waiting: &&Waiting| waiting.blocked && waiting.reason == "CannotOpen";
+    if let Some(refused) = report.waiting.iter().find(refused) {
+        return Finding::new(KIND, false, "CannotOpen", refused.message.clone());
+    }
     let launching =
         record.nodes.values().filter(|node| matches!(node.state, NodeState::Launching { .. })).count();
     if launching > 0 {

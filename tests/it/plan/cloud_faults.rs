@@ -206,3 +206,19 @@ fn a_change_of_what_the_nodes_share_is_looked_up_again() {
     region.run(30);
     assert_eq!(opens(&region), 0);
 }
+
+#[test]
+fn what_cannot_be_looked_up_again_is_said_and_keeps_nothing_from_going_on() {
+    let mut region = Region::new(SPOT);
+    region.run(60);
+    region.closed = Some(ErrorKind::Unavailable);
+    region.snapshot.cluster = Some(cluster(&SPOT.replace("minNodes: 3", "minNodes: 4")));
+    region.run(120);
+    assert_eq!(region.ready(), 5, "{:?}", region.waiting());
+    assert!(region.waiting().iter().any(|it| it.starts_with("CannotOpen")), "{:?}", region.waiting());
+    // A few tries, with more and more patience.
+    assert!((2..12).contains(&region.opened.len()), "{} tries", region.opened.len());
+    region.closed = None;
+    region.run(60);
+    assert!(region.waiting().is_empty(), "{:?}", region.waiting());
+}
