@@ -109,7 +109,7 @@ impl Region {
     /// Goes on until all is as wanted; gives the times of all plans but the last, which had nothing to do.
     pub(crate) fn settle(&mut self) -> Vec<f64> {
         let mut times = Vec::new();
-        for _ in 0..100 {
+        for _ in 0..2000 {
             let taken = self.round();
             if self.is_quiet() {
                 return times;
