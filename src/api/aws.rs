@@ -13,6 +13,15 @@ use super::job::EnvVar;
 use super::record::digest_of;
 use super::units::{Bytes, MilliCpu, Span};
 
+/// The parameters of `ray start` that have no value (`ray start --help`).
+pub const RAY_START_FLAGS: [&str; 5] = [
+    "enable-object-reconstruction",
+    "enable-resource-isolation",
+    "no-monitor",
+    "no-redirect-output",
+    "ray-debugger-external",
+];
+
 /// How much of a machine's memory is offered to workers, in percent: the rest is the system's, Ray's and the object
 /// store's.
 const OFFERED_MEMORY: u64 = 80;

@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod cluster;
 pub mod condition;
 pub mod cost;
+pub mod docker;
 pub mod document;
 pub mod event;
 pub mod ids;

@@ -6,37 +6,8 @@ use super::input::{Fields, Findings, Text, flag, is_nothing, text, texts};
 use super::lost::{self, merge};
 use super::shell::{self, Word};
 use super::tree::{Block, Node, Note, SECRETS};
+use crate::api::docker::{FLAGS, SHORT, SHORT_FLAGS};
 use crate::manifest::Part;
-
-/// Options that take no value (Docker's reference, `docker container run`).
-const FLAGS: [&str; 9] = [
-    "--init",
-    "--interactive",
-    "--no-healthcheck",
-    "--oom-kill-disable",
-    "--privileged",
-    "--publish-all",
-    "--read-only",
-    "--sig-proxy",
-    "--tty",
-];
-
-/// The same, in one letter.
-const SHORT_FLAGS: &str = "diPqt";
-
-/// Options in one letter, by their long names.
-const SHORT: [(char, &str); 10] = [
-    ('a', "--attach"),
-    ('c', "--cpu-shares"),
-    ('e', "--env"),
-    ('h', "--hostname"),
-    ('l', "--label"),
-    ('m', "--memory"),
-    ('p', "--publish"),
-    ('u', "--user"),
-    ('v', "--volume"),
-    ('w', "--workdir"),
-];
 
 /// Options that say what holds here anyway, or matter only to who starts a container by hand.
 const ANYWAY: [&str; 8] = [

@@ -5,6 +5,7 @@ use super::super::path::Path;
 use super::super::rules;
 use super::super::words::quoted;
 use crate::api::aws::Docker;
+use crate::api::docker::{FLAGS, SHORT, SHORT_FLAGS};
 
 /// Options that are not for the manifest, and what holds instead.
 const OURS: [(&str, &str); 7] = [
@@ -18,39 +19,6 @@ const OURS: [(&str, &str); 7] = [
 ];
 const NETWORK: &str = "it has the host's network: nodes talk to each other on many ports";
 const DETACH: &str = "it runs in the background";
-
-/// Options that take no value (Docker's reference, `docker container run`).
-const FLAGS: [&str; 12] = [
-    "--disable-content-trust",
-    "--help",
-    "--init",
-    "--interactive",
-    "--no-healthcheck",
-    "--oom-kill-disable",
-    "--privileged",
-    "--publish-all",
-    "--quiet",
-    "--read-only",
-    "--sig-proxy",
-    "--tty",
-];
-
-/// The same, in one letter.
-const SHORT_FLAGS: &str = "diPqt";
-
-/// Options in one letter that take a value, with their long names.
-const SHORT: [(char, &str); 10] = [
-    ('a', "--attach"),
-    ('c', "--cpu-shares"),
-    ('e', "--env"),
-    ('h', "--hostname"),
-    ('l', "--label"),
-    ('m', "--memory"),
-    ('p', "--publish"),
-    ('u', "--user"),
-    ('v', "--volume"),
-    ('w', "--workdir"),
-];
 
 /// Options whose values may hold anything.
 const TEXTS: [&str; 6] = ["--annotation", "--env", "--health-cmd", "--label", "-e", "-l"];

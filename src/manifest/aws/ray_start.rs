@@ -7,6 +7,7 @@ use super::super::finding::Finding;
 use super::super::path::Path;
 use super::super::words::quoted;
 use super::super::{rules, suggest};
+use crate::api::aws::RAY_START_FLAGS;
 
 /// Ports that nodes use whatever the manifest says (`provider/aws/boot.sh`, and our agent's `host.py`).
 pub(super) const PORTS: [(RangeInclusive<u16>, &str); 4] = [
@@ -70,15 +71,6 @@ const KNOWN: [&str; 14] = [
     "verbose",
 ];
 
-/// And those that take none.
-const FLAGS: [&str; 5] = [
-    "enable-object-reconstruction",
-    "enable-resource-isolation",
-    "no-monitor",
-    "no-redirect-output",
-    "ray-debugger-external",
-];
-
 /// What is wrong with further parameters of `ray start`.
 pub(super) fn check(parameters: &BTreeMap<String, String>, at: &Path, findings: &mut Vec<Finding>) {
     for (name, text) in parameters {
@@ -102,7 +94,7 @@ fn key(name: &str, path: Path) -> Option<Finding> {
         let finding = Finding::new(path, format!("{rule}, found {}", quoted(name))).at_key();
         return Some(finding.help_if(is_name(&bare).then(|| format!("write {bare}"))));
     }
-    let known = || KNOWN.into_iter().chain(FLAGS);
+    let known = || KNOWN.into_iter().chain(RAY_START_FLAGS);
     if known().any(|known| known == name) {
         return None;
     }
@@ -112,7 +104,7 @@ fn key(name: &str, path: Path) -> Option<Finding> {
 }
 
 fn value(name: &str, text: &str, path: Path) -> Option<Finding> {
-    if FLAGS.contains(&name) && !matches!(text, "" | "true" | "false") {
+    if RAY_START_FLAGS.contains(&name) && !matches!(text, "" | "true" | "false") {
         let message = format!("must be \"true\" or \"false\", found {}", quoted(text));
         return Some(Finding::new(path, message).help("`ray start` has it as a flag"));
     }

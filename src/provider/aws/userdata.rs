@@ -8,7 +8,7 @@ use std::io::Write as _;
 use flate2::{Compression, GzBuilder};
 
 use crate::action::EffectError;
-use crate::api::aws::{AwsNetwork, AwsProvider, Instance};
+use crate::api::aws::{AwsNetwork, AwsProvider, Instance, RAY_START_FLAGS};
 use crate::api::cluster::{AuthMode, RayClusterSpec};
 use crate::api::ids::Uid;
 use crate::api::units::Span;
@@ -18,14 +18,6 @@ use crate::provider::{NodeLaunch, rejected};
 const BOOT: &str = include_str!("boot.sh");
 /// EC2's limit, before base64 (Amazon EC2 User Guide, "Run commands when you launch an EC2 instance").
 const LIMIT: usize = 16 << 10;
-/// The parameters of `ray start` that have no value.
-const FLAGS: [&str; 5] = [
-    "enable-object-reconstruction",
-    "enable-resource-isolation",
-    "no-monitor",
-    "no-redirect-output",
-    "ray-debugger-external",
-];
 
 /// The user data of a node's instance, gzipped. The same input gives the same bytes.
 ///
@@ -130,8 +122,8 @@ fn resources(node: &NodeLaunch) -> Vec<String> {
 fn ray_start(instance: &Instance) -> impl Iterator<Item = String> {
     instance.ray_start.iter().filter_map(|(name, value)| match value.as_str() {
         "" => Some(format!("--{name}")),
-        "true" if FLAGS.contains(&name.as_str()) => Some(format!("--{name}")),
-        "false" if FLAGS.contains(&name.as_str()) => None,
+        "true" if RAY_START_FLAGS.contains(&name.as_str()) => Some(format!("--{name}")),
+        "false" if RAY_START_FLAGS.contains(&name.as_str()) => None,
         value => Some(format!("--{name}={value}")),
     })
 }
