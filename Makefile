@@ -43,7 +43,11 @@ bench-recovery: python ## Measure how soon a job goes on after a failure (EVENTS
 
 .PHONY: bench-plan
 bench-plan: ## Measure how long a plan takes for a cluster of 5,000 nodes (NODES=, REPETITIONS=)
-	cargo bench --profile dev --bench plan
+	cargo bench --no-default-features --bench plan
+
+.PHONY: bench-calls
+bench-calls: python ## Count how often EC2 is asked for a steady cluster of 1,000 nodes, in a region on this machine (NODES=)
+	cargo bench --profile dev --bench calls
 
 .PHONY: chaos
 chaos: python ## Throw random faults at two jobs, and see that nothing is lost (SEED=, MINUTES=, FAULTS=)

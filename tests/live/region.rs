@@ -133,10 +133,15 @@ impl Region {
         );
     }
 
+    /// The faults in force, each with how often it was `used`.
+    pub(crate) fn in_force(&self) -> Vec<Value> {
+        let faults = ask("GET", &format!("{}/_faults", self.word("endpoint")), None);
+        faults.as_array().unwrap().clone()
+    }
+
     /// The calls that faults wait for which strike only so often.
     pub(crate) fn not_struck(&self) -> Vec<Value> {
-        let faults = ask("GET", &format!("{}/_faults", self.word("endpoint")), None);
-        let mut faults = faults.as_array().unwrap().clone();
+        let mut faults = self.in_force();
         faults.retain(|fault| fault["used"] != fault["times"]);
         faults
     }
