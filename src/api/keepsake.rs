@@ -11,6 +11,7 @@ use super::job::AdaptDLJobSpec;
 use super::meta::{ObjectKey, ObjectMeta};
 use super::object::{AdaptDLJob, Object, RayCluster};
 use super::record::{GroupRecord, JobRecord};
+use super::shared::Shared;
 
 /// A job, and what was decided for it, when its document was sent last. It names secrets and has none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub struct JobKeepsake {
     /// What was decided for it.
     pub record: JobRecord,
     /// Its groups, which a record in the store has elsewhere.
-    pub groups: Vec<GroupRecord>,
+    pub groups: Vec<Shared<GroupRecord>>,
 }
 
 impl JobKeepsake {

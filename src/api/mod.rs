@@ -19,6 +19,7 @@ pub mod money;
 pub mod object;
 pub mod observed;
 pub mod record;
+pub mod shared;
 pub mod source;
 pub mod status;
 pub mod units;

@@ -17,6 +17,7 @@ use super::cost::{ClusterCosts, JobCosts};
 use super::document::{Desired, Document, SlotSpec};
 use super::ids::{CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, SlotId};
 use super::meta::ObjectKey;
+use super::shared::Shared;
 use super::status::JobPhase;
 use super::units::Bytes;
 use super::wire::NoticeKind;
@@ -24,7 +25,7 @@ use super::wire::NoticeKind;
 /// The digest of a value's JSON form: equal values, equal digests.
 pub fn digest_of(value: &impl Serialize) -> Digest {
     let text = serde_json::to_vec(value).unwrap_or_default();
-    Digest(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    Digest(format!("{:x}", Sha256::digest(text)))
 }
 
 /// What was decided for a cluster.
@@ -169,10 +170,10 @@ pub struct NodeRecord {
     /// The intent it was launched by; its processes carry this.
     pub launch: IntentId,
     /// What it was launched as.
-    pub template: NodeTemplate,
+    pub template: Shared<NodeTemplate>,
     /// What EC2 was asked for.
     #[serde(default)]
-    pub offering: Option<Offering>,
+    pub offering: Option<Shared<Offering>>,
     /// The instance it is.
     #[serde(default)]
     pub instance: Option<InstanceId>,
@@ -318,7 +319,7 @@ pub struct JobRecord {
     pub sent: Option<(u64, Timestamp)>,
     /// Its groups, oldest first. The store keeps them in a table of their own.
     #[serde(skip)]
-    pub groups: Vec<GroupRecord>,
+    pub groups: Vec<Shared<GroupRecord>>,
     /// Its durable checkpoints, oldest first. The store keeps them in a table of their own.
     #[serde(skip)]
     pub checkpoints: Vec<CheckpointRecord>,
@@ -356,7 +357,7 @@ pub struct JobRecord {
 impl JobRecord {
     /// The group of a number.
     pub fn group(&self, number: GroupNumber) -> Option<&GroupRecord> {
-        self.groups.iter().find(|group| group.number == number)
+        self.groups.iter().map(|group| &**group).find(|group| group.number == number)
     }
 
     /// The number of the next group.

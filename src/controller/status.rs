@@ -376,7 +376,10 @@ fn step_rate(before: Option<&Progress>, steps: u64, last: Option<Timestamp>) -> 
 
 fn history(record: &JobRecord) -> Vec<GroupStatus> {
     let shown = record.groups.len().saturating_sub(HISTORY);
-    let before = |index: usize| record.groups[..index].iter().rev().find(|before| has_trained(before));
+    let before = |index: usize| {
+        let mut before = record.groups[..index].iter().rev().map(|before| &**before);
+        before.find(|before| has_trained(before))
+    };
     let lost = |group: &GroupRecord| group.outcome.as_ref().is_some_and(|outcome| outcome.kind == "Lost");
     let groups = record.groups.iter().enumerate().skip(shown).map(|(index, group)| GroupStatus {
         number: group.number,

@@ -42,6 +42,8 @@ pub(super) fn absorb(draft: &mut Draft<'_>) {
     for index in 0..draft.jobs.len() {
         absorb_job(draft, index);
     }
+    // What slots follow from may be another now.
+    draft.held.take();
 }
 
 fn absorb_agent(draft: &mut Draft<'_>) {
@@ -55,9 +57,9 @@ fn absorb_agent(draft: &mut Draft<'_>) {
 // --- Nodes -------------------------------------------------------------------------------------------------------
 
 /// What is known of a node at this moment.
-struct NodeFacts {
+struct NodeFacts<'a> {
     /// Ray's node of this launch.
-    ray: Option<RayNode>,
+    ray: Option<&'a RayNode>,
     /// Whether Ray knows nothing of a node that had joined: its control service has begun anew.
     forgotten: bool,
     /// Whether all its processes are known to be gone, and what they wrote last.
@@ -65,19 +67,22 @@ struct NodeFacts {
 }
 
 fn absorb_nodes(draft: &mut Draft<'_>) {
-    let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
+    let nodes = draft.record.nodes.iter().filter(|(_, record)| !is_as_it_was(draft, record));
+    let names: Vec<NodeName> = nodes.map(|(name, _)| name.clone()).collect();
     for name in names {
         instances::absorb(draft, &name);
-        let Some(facts) = facts(draft, &name) else { continue };
+        let Some(facts) = draft.record.nodes.get(&name).and_then(|record| facts(draft, record)) else {
+            continue;
+        };
         let Some(record) = draft.record.nodes.get_mut(&name) else { continue };
-        let joined = facts.ray.as_ref().is_some_and(|node| node.alive);
-        if let Some(node) = &facts.ray {
+        let joined = facts.ray.is_some_and(|node| node.alive);
+        if let Some(node) = facts.ray {
             record.ray = Some(node.id.clone());
         }
         let taken_back = facts.gone.as_deref().is_some_and(offers::is_taken_back);
         let head = record.group.is_none();
         let ended = record.ended.is_some() && facts.gone.is_some();
-        let left = facts.ray.as_ref().is_some_and(|node| !node.alive);
+        let left = facts.ray.is_some_and(|node| !node.alive);
         let (now, cause) = (draft.now, facts.gone);
         match &record.state {
             NodeState::Terminating { .. } if ended => nodes::forget(draft, &name),
@@ -140,15 +145,24 @@ fn cannot_be_asked(draft: &Draft<'_>) -> bool {
     draft.snapshot.seen.agent.error.is_some() || submission.is_some_and(|intent| intent.last_error.is_some())
 }
 
+/// Whether a node is ready, and nothing that is seen of it says anything new: so it is with most of thousands.
+fn is_as_it_was(draft: &Draft<'_>, record: &NodeRecord) -> bool {
+    matches!(record.state, NodeState::Ready { .. })
+        && instances::is_as_it_was(draft, record)
+        && facts(draft, record).is_some_and(|facts| {
+            let ray = facts.ray.filter(|ray| ray.alive).map(|ray| &ray.id);
+            facts.gone.is_none() && ray.is_some() && ray == record.ray.as_ref()
+        })
+}
+
 /// What is known of a node; `None` while it is not known what came of its launch.
-fn facts(draft: &Draft<'_>, name: &NodeName) -> Option<NodeFacts> {
-    let record = draft.record.nodes.get(name)?;
+fn facts<'a>(draft: &Draft<'a>, record: &NodeRecord) -> Option<NodeFacts<'a>> {
     // An instance starts Ray again when it has ended. But of what was on it nobody knows whether that has ended, too: a
     // node is what joined first, or nothing.
     let joined = record.ray.as_ref().filter(|_| record.offering.is_some());
     let ray = match joined {
-        Some(joined) => draft.index.node(joined).cloned(),
-        None => draft.index.launched(&record.launch).cloned(),
+        Some(joined) => draft.index.node(joined),
+        None => draft.index.launched(&record.launch),
     };
     let unsettled = draft.launch_is_unsettled(&record.launch) && draft.guarded(Guard::LaunchIsSettled);
     if unsettled && ray.is_none() {

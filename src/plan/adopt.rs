@@ -69,7 +69,7 @@ fn record(draft: &mut Draft<'_>, index: usize, report: &GroupReport, alone: Alon
         format!("group {number}: {from_replicas} → {} ({reason:?}): {message}", count(nodes.len(), "worker"));
     let created = job.heard_at;
     let group = GroupRecord::new(number, created, (reason, message), program, nodes, slots, from_replicas);
-    job.record.groups.push(group);
+    job.record.groups.push(group.into());
     job.record.groups.sort_by_key(|group| group.number);
     let object = job.job;
     draft.job_event(object, EventType::Warning, "GroupAdopted", said);
@@ -84,7 +84,7 @@ fn slots(draft: &Draft<'_>, index: usize, report: &GroupReport) -> BTreeMap<Slot
     let slots = report.ranks.iter().map(|rank| {
         let slot = known.get(&rank.slot).map(|slot| (*slot).clone());
         let unheard_of = || SlotSpec {
-            node: draft.node_of(&rank.node).unwrap_or_else(|| NodeName(rank.node.0.clone())),
+            node: draft.node_of(&rank.node).unwrap_or(rank.node.as_ref()).into(),
             ray: rank.node.clone(),
             kind: slot_kind(&job.job.spec),
         };

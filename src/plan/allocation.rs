@@ -9,9 +9,10 @@ use super::autoscaler;
 use super::capacity::Capacity;
 use super::cluster::is_leaving;
 use super::draft::{Draft, JobDraft};
-use super::floor::{Floor, Place, Room, Spots};
+use super::floor::{Floor, Place, Room, Site, Spots};
 use super::offers;
 use super::scaling::{Decision, Question, decide};
+use super::views::Views;
 use crate::api::cluster::WorkerGroup;
 use crate::api::ids::{NodeName, Uid};
 use crate::api::object::RayCluster;
@@ -69,7 +70,8 @@ pub(super) fn allocate(draft: &Draft<'_>) -> Allocation {
     let Some(cluster) = draft.cluster().filter(|cluster| !is_leaving(cluster)) else {
         return Allocation::default();
     };
-    let mut floor = rooms(draft, cluster);
+    let views = draft.nodes();
+    let mut floor = rooms(draft, cluster, &views);
     let order: Vec<&JobDraft<'_>> = draft.jobs.iter().filter(|job| job.is_to_run()).collect();
     let mut guaranteed: BTreeMap<&Uid, Spots> = BTreeMap::new();
     for job in &order {
@@ -77,7 +79,8 @@ pub(super) fn allocate(draft: &Draft<'_>) -> Allocation {
         let pinned = !job.job.spec.preemptible && !current.is_empty();
         let least = if pinned { count(current.len()) } else { job.job.spec.min_replicas };
         let least = least.min(job.job.spec.max_replicas);
-        let spots = floor.place(&job.kept_nodes(), &job.need(), least).unwrap_or_default();
+        let kept = floor.standing(&job.kept_nodes());
+        let spots = floor.place(&kept, &job.need(), least).unwrap_or_default();
         floor.take(&spots, &job.need());
         guaranteed.insert(job.uid(), spots);
     }
@@ -91,15 +94,15 @@ pub(super) fn allocate(draft: &Draft<'_>) -> Allocation {
     allocation
 }
 
-fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, floor: &Floor) -> (JobAllocation, Spots) {
+fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, floor: &Floor<'_>) -> (JobAllocation, Spots) {
     let (current, need) = (job.current_nodes(), job.need());
-    let kept = job.kept_nodes();
-    let anchor = |replicas: u32| job.preparing_nodes().filter(|nodes| count(nodes.len()) == replicas);
+    let kept = floor.standing(&job.kept_nodes());
+    let preparing = job.preparing_nodes().map(|nodes| (count(nodes.len()), floor.standing(&nodes)));
     let hints: Option<Hints> =
         job.record.hints.as_ref().and_then(|record| serde_json::from_value(record.hints.clone()).ok());
-    let place_of = |replicas: u32| match anchor(replicas) {
-        Some(anchor) => floor.place(&anchor, &need, replicas),
-        None => floor.place(&kept, &need, replicas),
+    let place_of = |replicas: u32| {
+        let anchor = preparing.as_ref().filter(|(number, _)| *number == replicas);
+        floor.place(anchor.map_or(&kept, |(_, nodes)| nodes), &need, replicas)
     };
     let nodes_for = |replicas: u32| Some(count(place_of(replicas)?.len()));
     let mut decision = decide(&Question {
@@ -135,20 +138,20 @@ fn allocate_job(draft: &Draft<'_>, job: &JobDraft<'_>, floor: &Floor) -> (JobAll
 }
 
 /// All places that there are or could be, by name.
-fn rooms(draft: &Draft<'_>, cluster: &RayCluster) -> Floor {
+fn rooms<'v>(draft: &Draft<'_>, cluster: &'v RayCluster, views: &'v Views) -> Floor<'v> {
     let mut floor = Floor::default();
-    for node in draft.nodes().iter().filter(|node| node.usable) {
+    for node in views.iter().filter(|node| node.usable) {
         floor.add(Room {
-            place: Place::Node(node.name.clone()),
+            site: Site::Node(&node.name),
             ready: node.ready,
             leaving: node.leaving,
             closed: node.closed,
             free: node.capacity.clone(),
         });
     }
-    let mut add = |group: &str, number: u32, free: Capacity| {
-        let place = Place::New(group.to_owned(), number);
-        floor.add(Room { place, ready: false, leaving: false, closed: false, free });
+    let mut add = |group: &'v str, number: u32, free: Capacity| {
+        let site = Site::New(group, number);
+        floor.add(Room { site, ready: false, leaving: false, closed: false, free });
     };
     if cluster.spec.is_ours() && !draft.record.ending {
         let offered = |group: &&WorkerGroup| offers::is_offered(draft, cluster, group);

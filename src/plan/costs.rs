@@ -1,9 +1,10 @@
 //! What a cluster on EC2 costs: what is launched keeps below `maxHourlyCost`, and what was spent is counted, for the
 //! cluster and for each of its jobs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::draft::Draft;
+use super::held::Held;
 use crate::api::aws::{MarketKind, Offering};
 use crate::api::cost::{ClusterCosts, JobCosts, Tally};
 use crate::api::ids::{IntentId, NodeName};
@@ -29,15 +30,9 @@ impl<'a> Draft<'a> {
         Some(Prices::new(cluster.spec.aws()?, network))
     }
 
-    /// The cluster's instances by their launches, as far as they can be seen.
-    fn instances(&self) -> BTreeMap<&'a IntentId, &'a CloudInstance> {
-        let instances = self.snapshot.seen.instances.fresh().map(|(_, instances)| instances.values());
-        instances.into_iter().flatten().filter_map(|it| Some((it.launch.as_ref()?, it))).collect()
-    }
-
     /// Instances with the cluster's mark that are no node of it.
     fn strangers(&self) -> Vec<&'a CloudInstance> {
-        let launches: BTreeSet<&IntentId> = self.record.nodes.values().map(|node| &node.launch).collect();
+        let launches: HashSet<&IntentId> = self.record.nodes.values().map(|node| &node.launch).collect();
         let instances = self.snapshot.seen.instances.fresh().map(|(_, instances)| instances.values());
         let is_node = |it: &CloudInstance| it.launch.as_ref().is_some_and(|launch| launches.contains(launch));
         instances.into_iter().flatten().filter(|it| !is_node(it)).collect()
@@ -97,9 +92,9 @@ fn committed(draft: &Draft<'_>, prices: &Prices<'_>) -> Result<Money, String> {
         let error = instances.error.as_ref().map_or("they were not listed yet", |(_, error)| error.as_str());
         return Err(format!("nobody can say what the cluster's instances cost now: {error}"));
     }
-    let seen = draft.instances();
     let has_ended = |node: &NodeRecord| {
-        seen.get(&node.launch).is_some_and(|instance| instance.phase == InstancePhase::Terminated)
+        let seen = draft.index.instance(&node.launch);
+        seen.is_some_and(|(_, instance)| instance.phase == InstancePhase::Terminated)
     };
     let nodes = draft.record.nodes.values().filter(|node| !has_ended(node));
     let nodes = nodes.filter_map(|node| node.offering.as_ref());
@@ -138,16 +133,20 @@ struct Billed<'d> {
 /// Goes on counting what the cluster and its jobs cost. Nothing is written while nothing changes.
 pub(super) fn count(draft: &mut Draft<'_>) {
     let Some(cluster) = draft.cluster() else { return };
-    let Some(prices) = draft.prices(cluster) else { return count_jobs(draft, &BTreeMap::new()) };
+    let Some(prices) = draft.prices(cluster) else {
+        let nothing = vec![Share::default(); draft.jobs.len()];
+        return count_jobs(draft, nothing);
+    };
     let billed = billed(draft, &prices);
     let per_hour: Money = billed.iter().filter_map(|it| it.price).sum();
     let saved: Money = billed.iter().filter_map(|it| Some(it.on_demand?.less(it.price?))).sum();
     let unpriced: Vec<String> =
         billed.iter().filter(|it| it.price.is_none()).map(|it| name(it.instance_type, it.market)).collect();
-    let by_node: BTreeMap<NodeName, (Option<Money>, String)> = billed
-        .iter()
-        .filter_map(|it| Some((it.node?.clone(), (it.price, name(it.instance_type, it.market)))))
-        .collect();
+    let by_node: HashMap<&NodeName, &Billed<'_>> =
+        billed.iter().filter_map(|it| Some((it.node?, it))).collect();
+    let held = draft.held();
+    let shares = (0..draft.jobs.len()).map(|index| share(&held, index, &by_node)).collect();
+    drop(held);
     let now = draft.now;
     let begin =
         || ClusterCosts { spent: Tally::begin(now), saved: Tally::begin(now), unpriced: BTreeSet::new() };
@@ -155,14 +154,13 @@ pub(super) fn count(draft: &mut Draft<'_>) {
     costs.spent.turn(per_hour, now);
     costs.saved.turn(saved, now);
     costs.unpriced.extend(unpriced);
-    count_jobs(draft, &by_node);
+    count_jobs(draft, shares);
 }
 
 /// What EC2 charges for: what was launched, until it is seen to end.
 fn billed<'d>(draft: &'d Draft<'_>, prices: &Prices<'d>) -> Vec<Billed<'d>> {
-    let seen = draft.instances();
-    let is_billed = |node: &NodeRecord| match seen.get(&node.launch) {
-        Some(instance) => instance.phase.is_up(),
+    let is_billed = |node: &NodeRecord| match draft.index.instance(&node.launch) {
+        Some((_, instance)) => instance.phase.is_up(),
         None => node.ended.is_none() && !draft.launch_is_unsettled(&node.launch),
     };
     let nodes = draft.record.nodes.iter().filter(|(_, node)| is_billed(node));
@@ -185,33 +183,34 @@ fn billed<'d>(draft: &'d Draft<'_>, prices: &Prices<'d>) -> Vec<Billed<'d>> {
         .collect()
 }
 
+/// What an hour of a job costs, and what of it has no price.
+type Share = (Money, BTreeSet<String>);
+
 /// A job pays its share of each node on which it has slots, by their number. What nobody has slots on, nobody pays for
 /// but the cluster.
-fn count_jobs(draft: &mut Draft<'_>, nodes: &BTreeMap<NodeName, (Option<Money>, String)>) {
-    let (now, all) = (draft.now, draft.held().by_node());
-    for index in 0..draft.jobs.len() {
+fn share(held: &Held, index: usize, nodes: &HashMap<&NodeName, &Billed<'_>>) -> Share {
+    let (mut per_hour, mut unpriced) = (Money::default(), BTreeSet::new());
+    for (node, slots) in held.of(index) {
+        match nodes.get(node) {
+            Some(Billed { price: Some(price), .. }) => per_hour += price.share(*slots, held.count(node)),
+            Some(billed) => {
+                unpriced.insert(name(billed.instance_type, billed.market));
+            }
+            None => {}
+        }
+    }
+    (per_hour, unpriced)
+}
+
+fn count_jobs(draft: &mut Draft<'_>, shares: Vec<Share>) {
+    let now = draft.now;
+    for (job, (per_hour, unpriced)) in draft.jobs.iter_mut().zip(shares) {
         // One that is bound elsewhere is counted there.
-        let binding = draft.jobs[index].record.binding.as_ref();
+        let binding = job.record.binding.as_ref();
         if binding.is_some_and(|binding| binding.cluster != draft.snapshot.key) {
             continue;
         }
-        let mut own: BTreeMap<NodeName, u32> = BTreeMap::new();
-        for (node, _) in draft.jobs[index].slots(draft) {
-            *own.entry(node).or_default() += 1;
-        }
-        let (mut per_hour, mut unpriced) = (Money::default(), BTreeSet::new());
-        for (node, slots) in own {
-            match nodes.get(&node) {
-                Some((Some(price), _)) => {
-                    per_hour += price.share(slots, all.get(&node).copied().unwrap_or(slots));
-                }
-                Some((None, name)) => {
-                    unpriced.insert(name.clone());
-                }
-                None => {}
-            }
-        }
-        let record = &mut draft.jobs[index].record;
+        let record = &mut job.record;
         if record.costs.is_none() && per_hour == Money::default() && unpriced.is_empty() {
             continue;
         }

@@ -1,6 +1,7 @@
 //! What bridges are told: new groups in slots, switches, stops. A document is a whole; a new revision replaces it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use super::allocation::JobAllocation;
 use super::capacity::Capacity;
@@ -62,7 +63,7 @@ impl JobDraft<'_> {
     pub(super) fn running_group(&self) -> Option<&GroupRecord> {
         let training =
             |group: &&GroupRecord| group.outcome.is_none() && group.timeline.contains_key("released");
-        self.record.groups.iter().rev().find(training)
+        self.record.groups.iter().rev().map(|group| &**group).find(training)
     }
 
     /// Whether the bridge was allowed to switch to a group, and is not known to have ended it.
@@ -73,17 +74,17 @@ impl JobDraft<'_> {
     }
 
     /// The slots that there are, or that were asked for, with the nodes they are on.
-    pub(super) fn slots(&self, draft: &Draft<'_>) -> BTreeSet<(NodeName, SlotId)> {
-        let mut slots: BTreeSet<(NodeName, SlotId)> = BTreeSet::new();
+    pub(super) fn slots<'d>(&'d self, draft: &'d Draft<'_>) -> BTreeSet<(&'d str, &'d SlotId)> {
+        let mut slots = BTreeSet::new();
         if self.record.binding.as_ref().is_none_or(|binding| binding.cluster != draft.snapshot.key) {
             return slots;
         }
-        slots.extend(self.told_slots().map(|(id, slot)| (slot.node.clone(), id.clone())));
+        slots.extend(self.told_slots().map(|(id, slot)| (slot.node.as_ref(), id)));
         for slot in self.living_bridge().iter().flat_map(|bridge| &bridge.slots) {
             if matches!(slot.state.as_str(), "Pending" | "Ready")
                 && let Some(node) = draft.node_of(&slot.node)
             {
-                slots.insert((node, slot.id.clone()));
+                slots.insert((node, &slot.id));
             }
         }
         slots
@@ -153,7 +154,7 @@ pub(super) fn want_group(
     let (program, nodes) = (program_digest(spec), wanted.nodes.to_vec());
     let record = GroupRecord::new(number, now, why, program, nodes, slots.clone(), from_replicas);
     let job = &mut draft.jobs[index];
-    job.record.groups.push(record);
+    job.record.groups.push(record.into());
     job.record.started.get_or_insert(now);
     job.record.wanting_since = None;
     let message = format!(
@@ -218,8 +219,11 @@ fn open_request(job: &JobDraft<'_>) -> Option<String> {
 
 /// Says again what was said, if anything beside the wanted group has changed: intervals, fences and the like.
 pub(super) fn refresh(draft: &mut Draft<'_>, index: usize) {
-    let Some(told) = draft.jobs[index].record.document.clone() else { return };
-    let mut now = document(draft, index, told.revision, told.desired.clone(), told.slots.clone());
+    let Some(mut told) = draft.jobs[index].record.document.take() else { return };
+    // The wanted group stays what it is, and is by far the largest part.
+    let nothing = Desired::Stop { grace: Span::default() };
+    let (desired, slots) = (mem::replace(&mut told.desired, nothing.clone()), mem::take(&mut told.slots));
+    let mut now = document(draft, index, told.revision, nothing, BTreeMap::new());
     // A node that was fenced once stays so; a bridge looks at its own fence only when it begins.
     if now.fenced.is_subset(&told.fenced) {
         now.fenced.clone_from(&told.fenced);
@@ -228,8 +232,9 @@ pub(super) fn refresh(draft: &mut Draft<'_>, index: usize) {
     // That a wish was granted, or taken back, is no news to the bridge.
     now.save_request = now.save_request.or_else(|| told.save_request.clone());
     if now != told {
-        tell(draft, index, told.desired, told.slots);
+        return tell(draft, index, desired, slots);
     }
+    draft.jobs[index].record.document = Some(Document { desired, slots, ..told });
 }
 
 /// Allows the switch to the group that is prepared.
@@ -340,12 +345,12 @@ fn assign(
 
 /// Whether two groups are on the same nodes with as many ranks on each.
 pub(super) fn same_nodes(one: &[NodeName], other: &[NodeName]) -> bool {
-    let sorted = |nodes: &[NodeName]| {
-        let mut nodes = nodes.to_vec();
+    fn sorted(nodes: &[NodeName]) -> Vec<&NodeName> {
+        let mut nodes: Vec<&NodeName> = nodes.iter().collect();
         nodes.sort();
         nodes
-    };
-    sorted(one) == sorted(other)
+    }
+    one == other || sorted(one) == sorted(other)
 }
 
 /// Why the number of workers or their nodes change, for a group that trained before.

@@ -113,7 +113,7 @@ impl<'a> Draft<'a> {
         let mut jobs: Vec<JobDraft<'_>> =
             snapshot.jobs.iter().map(|view| JobDraft::new(view, snapshot)).collect();
         // Of two that want the same room the first gets it.
-        jobs.sort_by_key(JobDraft::turn);
+        jobs.sort_by_cached_key(JobDraft::turn);
         let mut draft = Self {
             snapshot,
             cluster,

@@ -2,7 +2,7 @@
 //! kinds of places and not at each of thousands.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::capacity::Capacity;
 use crate::api::ids::NodeName;
@@ -16,9 +16,27 @@ pub(super) enum Place {
     New(String, u32),
 }
 
+/// A place, by borrowed names.
+#[derive(Clone, Copy)]
+pub(super) enum Site<'v> {
+    /// A node that is there or being launched.
+    Node(&'v NodeName),
+    /// The how-many-eth node that a worker group could still launch.
+    New(&'v str, u32),
+}
+
+impl From<Site<'_>> for Place {
+    fn from(site: Site<'_>) -> Self {
+        match site {
+            Site::Node(name) => Self::Node(name.clone()),
+            Site::New(group, number) => Self::New(group.to_owned(), number),
+        }
+    }
+}
+
 /// A place, and what is free there.
-pub(super) struct Room {
-    pub(super) place: Place,
+pub(super) struct Room<'v> {
+    pub(super) site: Site<'v>,
     pub(super) ready: bool,
     /// It will be taken away, though not at once: workers that are there stay if they have nowhere else to go.
     pub(super) leaving: bool,
@@ -32,9 +50,9 @@ pub(super) type Spots = Vec<(usize, u32)>;
 
 /// All rooms.
 #[derive(Default)]
-pub(super) struct Floor {
-    rooms: Vec<Room>,
-    nodes: BTreeMap<NodeName, usize>,
+pub(super) struct Floor<'v> {
+    rooms: Vec<Room<'v>>,
+    nodes: HashMap<&'v NodeName, usize>,
     kinds: BTreeMap<Kind, BTreeSet<usize>>,
 }
 
@@ -48,6 +66,12 @@ struct Kind {
     free: Capacity,
 }
 
+/// Where the workers of a job are: the rooms, that of rank 0 first, then those with most of them.
+pub(super) struct Standing {
+    first: Option<usize>,
+    kept: Vec<(usize, u32)>,
+}
+
 /// Which rooms are better: whether they are unready, whether they are new, and how many workers fit.
 type Rank = (bool, bool, Reverse<u32>);
 
@@ -58,9 +82,9 @@ struct Only {
     lasting: bool,
 }
 
-impl Room {
+impl Room<'_> {
     fn kind(&self) -> Kind {
-        let new = matches!(self.place, Place::New(..));
+        let new = matches!(self.site, Site::New(..));
         let (leaving, closed) = (self.leaving, self.closed);
         Kind { unready: !self.ready, new, leaving, closed, free: self.free.clone() }
     }
@@ -72,12 +96,12 @@ impl Only {
     }
 }
 
-impl Floor {
+impl<'v> Floor<'v> {
     /// One more room. Those that come first are taken first.
-    pub(super) fn add(&mut self, room: Room) {
+    pub(super) fn add(&mut self, room: Room<'v>) {
         let index = self.rooms.len();
-        if let Place::Node(name) = &room.place {
-            self.nodes.entry(name.clone()).or_insert(index);
+        if let Site::Node(name) = room.site {
+            self.nodes.entry(name).or_insert(index);
         }
         self.kinds.entry(room.kind()).or_default().insert(index);
         self.rooms.push(room);
@@ -114,14 +138,26 @@ impl Floor {
 
     /// The places of ranks.
     pub(super) fn places(&self, spots: &[(usize, u32)]) -> Vec<Place> {
-        let places = spots.iter();
-        places
-            .flat_map(|(index, workers)| vec![self.rooms[*index].place.clone(); *workers as usize])
-            .collect()
+        let sites = spots
+            .iter()
+            .flat_map(|(index, workers)| std::iter::repeat_n(self.rooms[*index].site, *workers as usize));
+        sites.map(Place::from).collect()
+    }
+
+    /// Where workers on these nodes are.
+    pub(super) fn standing(&self, current: &[NodeName]) -> Standing {
+        let first = current.first().and_then(|name| self.nodes.get(name)).copied();
+        let mut has: BTreeMap<usize, u32> = BTreeMap::new();
+        for index in current.iter().filter_map(|name| self.nodes.get(name)) {
+            *has.entry(*index).or_default() += 1;
+        }
+        let mut kept: Vec<(usize, u32)> = has.into_iter().collect();
+        kept.sort_by_key(|(index, has)| (Some(*index) != first, Reverse(*has), *index));
+        Standing { first, kept }
     }
 
     /// As many workers as fit on the nodes that are ready, up to a number.
-    pub(super) fn place_ready(&self, current: &[NodeName], need: &Capacity, replicas: u32) -> Spots {
+    pub(super) fn place_ready(&self, current: &Standing, need: &Capacity, replicas: u32) -> Spots {
         let only = Only { ready: true, ..Only::default() };
         let fit = |replicas| self.place_only(current, need, replicas, only);
         (1..=replicas).rev().find_map(fit).unwrap_or_default()
@@ -129,11 +165,11 @@ impl Floor {
 
     /// Places for so many workers, or `None` if there is no room: away from nodes that will be taken away, or else, for
     /// those that are there, also on these.
-    pub(super) fn place(&self, current: &[NodeName], need: &Capacity, replicas: u32) -> Option<Spots> {
+    pub(super) fn place(&self, current: &Standing, need: &Capacity, replicas: u32) -> Option<Spots> {
         self.place_only(current, need, replicas, Only::default())
     }
 
-    fn place_only(&self, current: &[NodeName], need: &Capacity, replicas: u32, only: Only) -> Option<Spots> {
+    fn place_only(&self, current: &Standing, need: &Capacity, replicas: u32, only: Only) -> Option<Spots> {
         let lasting = self.fit(current, need, replicas, Only { lasting: true, ..only });
         let leaving = || self.kinds.keys().any(|kind| kind.leaving);
         lasting.or_else(|| if leaving() { self.fit(current, need, replicas, only) } else { None })
@@ -142,37 +178,37 @@ impl Floor {
     /// Places for so many workers, ranks of one node side by side, or `None` if there is no room. A job keeps the
     /// nodes it has, those of rank 0 and of most workers first; beyond that it takes the nodes with the most room, so
     /// that it is spread over few.
-    fn fit(&self, current: &[NodeName], need: &Capacity, replicas: u32, only: Only) -> Option<Spots> {
-        let first = current.first().and_then(|name| self.nodes.get(name)).copied();
-        let mut has: BTreeMap<usize, u32> = BTreeMap::new();
-        for index in current.iter().filter_map(|name| self.nodes.get(name)) {
-            let room = &self.rooms[*index];
-            if only.admits(room.ready, room.leaving) {
-                *has.entry(*index).or_default() += 1;
-            }
-        }
-        let mut kept: Vec<(usize, u32)> = has.into_iter().collect();
-        kept.sort_by_key(|(index, has)| (Some(*index) != first, Reverse(*has), *index));
+    fn fit(&self, current: &Standing, need: &Capacity, replicas: u32, only: Only) -> Option<Spots> {
+        let admitted = |index: usize| only.admits(self.rooms[index].ready, self.rooms[index].leaving);
+        let kept: Vec<(usize, u32)> =
+            current.kept.iter().copied().filter(|(index, _)| admitted(*index)).collect();
         let mut left = replicas;
-        let mut taken: BTreeMap<usize, u32> = BTreeMap::new();
-        let mut take = |index: usize, most: u32, left: &mut u32| {
-            let before = taken.entry(index).or_default();
-            let more = most.min(*left).min(self.rooms[index].free.fits(need).saturating_sub(*before));
-            *before += more;
-            *left -= more;
-        };
+        let mut taken: Spots = Vec::with_capacity(kept.len());
         for (index, has) in &kept {
-            take(*index, *has, &mut left);
+            let workers = left.min(*has).min(self.rooms[*index].free.fits(need));
+            left -= workers;
+            taken.push((*index, workers));
         }
         // More of what it has, and then the best of the others.
-        kept.retain(|(index, _)| !self.rooms[*index].leaving && !self.rooms[*index].closed);
-        kept.sort_by_key(|(index, _)| self.rank(*index, need, replicas));
-        for (index, _) in &kept {
-            take(*index, left, &mut left);
+        if left > 0 {
+            let stays = |index: usize| !self.rooms[index].leaving && !self.rooms[index].closed;
+            let mut roomy: Vec<&mut (usize, u32)> =
+                taken.iter_mut().filter(|(index, _)| stays(*index)).collect();
+            roomy.sort_by_key(|(index, _)| self.rank(*index, need, replicas));
+            for (index, workers) in roomy {
+                let more = left.min(self.rooms[*index].free.fits(need).saturating_sub(*workers));
+                *workers += more;
+                left -= more;
+            }
         }
         if left > 0 {
             for index in self.best(need, replicas, only) {
-                take(index, left, &mut left);
+                if kept.iter().any(|(known, _)| *known == index) {
+                    continue; // It has given all that it has.
+                }
+                let workers = left.min(self.rooms[index].free.fits(need));
+                taken.push((index, workers));
+                left -= workers;
                 if left == 0 {
                     break;
                 }
@@ -182,15 +218,15 @@ impl Floor {
             return None;
         }
         // Rank 0 stays where it is, for its node has the newest checkpoint; then by place.
-        let mut used: Spots = taken.into_iter().filter(|(_, workers)| *workers > 0).collect();
-        used.sort_by_key(|(index, _)| (Some(*index) != first, *index));
-        Some(used)
+        taken.retain(|(_, workers)| *workers > 0);
+        taken.sort_by_key(|(index, _)| (Some(*index) != current.first, *index));
+        Some(taken)
     }
 
     /// Ready before launching before new, as they come; then those with the most room.
     fn rank(&self, index: usize, need: &Capacity, replicas: u32) -> (Rank, usize) {
         let room = &self.rooms[index];
-        let new = matches!(room.place, Place::New(..));
+        let new = matches!(room.site, Site::New(..));
         ((!room.ready, new, Reverse(room.free.fits(need).min(replicas))), index)
     }
 

@@ -1,25 +1,26 @@
 //! The slots that jobs have, or that were asked for, counted by node. They are counted anew only for a job whose
-//! document or group has become another one since.
+//! document has become another one since.
 
 use std::cell::Ref;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::draft::{Draft, JobDraft};
-use crate::api::ids::{GroupNumber, NodeName};
+use crate::api::ids::NodeName;
 
 /// The slots on each node.
 #[derive(Default)]
 pub(super) struct Held {
     jobs: Vec<(Mark, BTreeMap<NodeName, u32>)>,
-    nodes: BTreeMap<NodeName, BTreeMap<usize, u32>>,
+    /// For each node that has any, the jobs in their order.
+    nodes: HashMap<NodeName, Vec<(usize, u32)>>,
 }
 
-/// What a job's slots follow from, beside what does not change while a plan is made.
+/// What a job's slots follow from, beside what does not change once the world was taken in: which group runs, and what the
+/// bridge says. It is looked at for every job whenever one wants room.
 #[derive(PartialEq, Eq)]
 struct Mark {
     bound: bool,
     document: Option<u64>,
-    running: Option<GroupNumber>,
 }
 
 impl Mark {
@@ -28,7 +29,6 @@ impl Mark {
         Self {
             bound: binding.is_some_and(|binding| binding.cluster == draft.snapshot.key),
             document: job.record.document.as_ref().map(|document| document.revision),
-            running: job.running_group().map(|group| group.number),
         }
     }
 }
@@ -36,12 +36,22 @@ impl Mark {
 impl Held {
     /// How many slots each job has on a node.
     pub(super) fn on(&self, node: &NodeName) -> impl Iterator<Item = (usize, u32)> {
-        self.nodes.get(node).into_iter().flatten().map(|(job, count)| (*job, *count))
+        self.nodes.get(node).into_iter().flatten().copied()
+    }
+
+    /// How many slots there are on a node.
+    pub(super) fn count(&self, node: &NodeName) -> u32 {
+        self.on(node).map(|(_, count)| count).sum()
+    }
+
+    /// How many slots a job has on each node where it has any.
+    pub(super) fn of(&self, job: usize) -> &BTreeMap<NodeName, u32> {
+        &self.jobs[job].1
     }
 
     /// How many slots there are on each node that has any.
     pub(super) fn by_node(&self) -> BTreeMap<NodeName, u32> {
-        self.nodes.iter().map(|(node, jobs)| (node.clone(), jobs.values().sum())).collect()
+        self.nodes.keys().map(|node| (node.clone(), self.count(node))).collect()
     }
 
     fn refresh(&mut self, draft: &Draft<'_>) {
@@ -53,17 +63,23 @@ impl Held {
             if let Some((_, before)) = self.jobs.get(index) {
                 for node in before.keys() {
                     if let Some(jobs) = self.nodes.get_mut(node) {
-                        jobs.remove(&index);
+                        jobs.retain(|(job, _)| *job != index);
+                        if jobs.is_empty() {
+                            self.nodes.remove(node);
+                        }
                     }
                 }
-                self.nodes.retain(|_, jobs| !jobs.is_empty());
             }
-            let mut counts: BTreeMap<NodeName, u32> = BTreeMap::new();
+            let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
             for (node, _) in job.slots(draft) {
                 *counts.entry(node).or_default() += 1;
             }
+            let counts: BTreeMap<NodeName, u32> =
+                counts.into_iter().map(|(node, count)| (NodeName::from(node), count)).collect();
             for (node, count) in &counts {
-                self.nodes.entry(node.clone()).or_default().insert(index, *count);
+                let jobs = self.nodes.entry(node.clone()).or_default();
+                let place = jobs.partition_point(|(job, _)| *job < index);
+                jobs.insert(place, (index, *count));
             }
             match self.jobs.get_mut(index) {
                 Some(known) => *known = (mark, counts),

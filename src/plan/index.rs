@@ -1,6 +1,6 @@
 //! What was observed, by what a plan looks it up by: a cluster may have thousands of nodes.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use super::draft::Draft;
 use super::snapshot::Seen;
@@ -10,19 +10,19 @@ use crate::api::wire::RayNode;
 
 /// What was observed, by what it is looked up by.
 pub(super) struct Index<'a> {
-    instances: BTreeMap<&'a IntentId, (&'a InstanceId, &'a CloudInstance)>,
-    launched: BTreeMap<&'a str, &'a RayNode>,
-    nodes: BTreeMap<&'a RayNodeId, &'a RayNode>,
-    names: BTreeMap<RayNodeId, NodeName>,
+    instances: HashMap<&'a IntentId, (&'a InstanceId, &'a CloudInstance)>,
+    launched: HashMap<&'a str, &'a RayNode>,
+    nodes: HashMap<&'a RayNodeId, &'a RayNode>,
+    names: HashMap<RayNodeId, NodeName>,
 }
 
 impl<'a> Index<'a> {
     pub(super) fn new(seen: &'a Seen) -> Self {
         let mut index = Self {
-            instances: BTreeMap::new(),
-            launched: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            names: BTreeMap::new(),
+            instances: HashMap::new(),
+            launched: HashMap::new(),
+            nodes: HashMap::new(),
+            names: HashMap::new(),
         };
         for (id, instance) in seen.instances.fresh().into_iter().flat_map(|(_, instances)| instances) {
             if let Some(launch) = &instance.launch {
@@ -70,8 +70,8 @@ impl Draft<'_> {
     }
 
     /// The name of a node that Ray has.
-    pub(super) fn node_of(&self, ray: &RayNodeId) -> Option<NodeName> {
-        let foreign = || self.index.node(ray).map(|node| NodeName(node.address.clone()));
-        self.own_name(ray).cloned().or_else(foreign)
+    pub(super) fn node_of(&self, ray: &RayNodeId) -> Option<&str> {
+        let foreign = || self.index.node(ray).map(|node| node.address.as_str());
+        self.own_name(ray).map(NodeName::as_ref).or_else(foreign)
     }
 }

@@ -20,6 +20,14 @@ const FAILURES_IN_A_ROW: u32 = 3;
 /// How long it is paused, unless its template changes.
 pub(super) const PAUSED_GROUP: SignedDuration = SignedDuration::from_hours(1);
 
+/// Whether EC2 lists a node's instance as it did before, if it is one and EC2 can be asked.
+pub(super) fn is_as_it_was(draft: &Draft<'_>, record: &NodeRecord) -> bool {
+    let listed = draft.index.instance(&record.launch).map(|(id, _)| id);
+    record.offering.is_none()
+        || draft.snapshot.seen.instances.fresh().is_none()
+        || (listed.is_some() && listed == record.instance.as_ref() && record.missing_since.is_none())
+}
+
 /// Which instance a node is, and since when EC2 does not list it.
 pub(super) fn absorb(draft: &mut Draft<'_>, name: &NodeName) {
     let Some((at, _)) = draft.snapshot.seen.instances.fresh() else { return };

@@ -68,8 +68,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     transfers::plan(&mut draft);
     notices::drain_foreign(&mut draft);
-    let held = draft.held().by_node();
-    nodes::finish_leaving(&mut draft, &held);
+    nodes::finish_leaving(&mut draft);
     orphans::plan(&mut draft);
     costs::count(&mut draft);
     draft.finish()

@@ -16,6 +16,7 @@ use crate::api::event::EventType;
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::object::RayCluster;
 use crate::api::record::{NodeRecord, NodeState, digest_of};
+use crate::api::shared::Shared;
 use crate::api::words::count_are;
 
 /// How many launches of a group on EC2 may be under way of which nobody knows yet what came of them: a few seconds' worth
@@ -44,7 +45,7 @@ pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
                 return false;
             }
             let name = NodeName(format!("{}-head", cluster.metadata.name));
-            if launch(draft, cluster, name, None, cluster.spec.head.clone()) {
+            if launch(draft, cluster, name, None, &cluster.spec.head) {
                 let message = "the head is being started";
                 draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", message));
             }
@@ -71,15 +72,18 @@ pub(super) fn plan(draft: &mut Draft<'_>, cluster: &RayCluster, allocation: &All
 }
 
 /// Goes on with nodes that are being drained or ended, whatever else is planned.
-pub(super) fn finish_leaving(draft: &mut Draft<'_>, held: &BTreeMap<NodeName, u32>) {
+pub(super) fn finish_leaving(draft: &mut Draft<'_>) {
     let ready = |node: &NodeRecord| matches!(node.state, NodeState::Ready { .. });
+    let held = draft.held();
     let nodes = draft.record.nodes.iter().filter(|(_, node)| !ready(node));
-    let nodes: Vec<(NodeName, NodeRecord)> = nodes.map(|(name, node)| (name.clone(), node.clone())).collect();
-    for (name, node) in nodes {
+    let nodes: Vec<(NodeName, NodeRecord, u32)> =
+        nodes.map(|(name, node)| (name.clone(), node.clone(), held.count(name))).collect();
+    drop(held);
+    for (name, node, workers) in nodes {
         match node.state.clone() {
             NodeState::Draining { cause, .. } => {
                 let drained = is_drained(draft, &node.ray);
-                if held.get(&name).copied().unwrap_or(0) == 0 && drained {
+                if workers == 0 && drained {
                     let state = NodeState::Terminating { since: draft.now, cause };
                     if let Some(record) = draft.record.nodes.get_mut(&name) {
                         record.state = state;
@@ -174,7 +178,7 @@ fn launch_missing(
         }
         let name =
             NodeName(format!("{}-{}-{}", cluster.metadata.name, group.name, draft.record.launched + 1));
-        if !launch(draft, cluster, name, Some(group.name.clone()), group.template.clone()) {
+        if !launch(draft, cluster, name, Some(group.name.clone()), &group.template) {
             return;
         }
         of_use += 1;
@@ -208,9 +212,9 @@ fn launch(
     cluster: &RayCluster,
     name: NodeName,
     group: Option<String>,
-    template: NodeTemplate,
+    template: &NodeTemplate,
 ) -> bool {
-    let offering = match offers::choose(draft, cluster, group.as_deref(), &template) {
+    let offering = match offers::choose(draft, cluster, group.as_deref(), template) {
         Ok(offering) => offering,
         Err(none) => {
             if let Some(until) = none.until {
@@ -234,8 +238,8 @@ fn launch(
         group,
         index,
         launch: launch.clone(),
-        template,
-        offering,
+        template: template.clone().into(),
+        offering: offering.map(Shared::from),
         instance: None,
         missing_since: None,
         ended: None,
@@ -273,14 +277,17 @@ fn give_back_idle(
     };
     let ready = u32::try_from(draft.record.nodes.values().filter(is_ready).count()).unwrap_or(u32::MAX);
     let mut spare = (ready + group.update_strategy.max_unavailable).saturating_sub(wanted);
-    let names: Vec<NodeName> = draft.record.nodes.keys().cloned().collect();
-    for name in names {
-        let now = draft.now;
-        let Some(node) = draft.record.nodes.get(&name) else { continue };
-        if node.group.as_ref() != Some(&group.name) || !node.state.is_wanted() {
-            continue;
+    let mut changing = Vec::new();
+    let of_group = |node: &NodeRecord| node.group.as_ref() == Some(&group.name) && node.state.is_wanted();
+    for (name, node) in draft.record.nodes.iter().filter(|(_, node)| of_group(node)) {
+        kept += u32::from(is_of_use(draft, group, workers, name, node));
+        // Most of thousands are at work, and were.
+        if node.idle_since.is_some() || !workers.contains_key(name) {
+            changing.push(name.clone());
         }
-        kept += u32::from(is_of_use(draft, group, workers, &name, node));
+    }
+    for name in changing {
+        let now = draft.now;
         let Some(node) = draft.record.nodes.get_mut(&name) else { continue };
         let ready = matches!(node.state, NodeState::Ready { .. });
         if workers.contains_key(&name) || !ready {

@@ -88,7 +88,8 @@ impl Draft<'_> {
     /// The node on which the newest group of a job is or was, and which must be left at once. Of several the one of
     /// which the least time is left.
     pub(super) fn leaving(&self, index: usize) -> Option<(&NodeName, &Notice)> {
-        let group = self.jobs[index].running_group().or(self.jobs[index].record.groups.last())?;
+        let job = &self.jobs[index];
+        let group = job.running_group().or_else(|| job.record.groups.last().map(|group| &**group))?;
         let leaving = group.nodes.iter().filter_map(|name| Some((name, self.notice_of(name)?)));
         let urgent = leaving.filter(|(_, notice)| is_urgent(notice, self.now));
         urgent.min_by_key(|(name, notice)| (notice.deadline, *name))

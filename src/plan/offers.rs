@@ -191,7 +191,7 @@ fn type_of(offering: &Offering) -> Shortage {
 pub(super) fn taken_back(draft: &mut Draft<'_>, node: &NodeName) {
     let Some(record) = draft.record.nodes.get(node) else { return };
     let (Some(offering), launch) = (record.offering.clone(), record.launch.clone()) else { return };
-    let Offering { market, instance_type, zone, .. } = &offering;
+    let Offering { market, instance_type, zone, .. } = &*offering;
     let message = format!("{} {instance_type} in {zone} is being taken back", market.words());
     rest(draft, type_of(&offering), &message, &launch, draft.now);
 }

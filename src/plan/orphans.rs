@@ -1,7 +1,7 @@
 //! Instances of EC2 that carry a cluster's mark and are no node of it: from a launch of which no reply came, or from a
 //! state directory that is lost. They are ended. And whether all instances are known to be gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::SignedDuration;
 
@@ -30,7 +30,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         return;
     };
     let now = draft.now;
-    let nodes: BTreeSet<&IntentId> = draft.record.nodes.values().map(|node| &node.launch).collect();
+    let nodes: HashSet<&IntentId> = draft.record.nodes.values().map(|node| &node.launch).collect();
     let settled = draft.guarded(Guard::LaunchIsSettled);
     let is_known =
         |launch: &IntentId| nodes.contains(launch) || (draft.launch_is_unsettled(launch) && settled);

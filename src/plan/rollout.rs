@@ -93,23 +93,24 @@ fn begin_group(draft: &mut Draft<'_>, group: &WorkerGroup) {
     let is_old = |node: &NodeRecord| node.state.is_wanted() && node.template != group.template;
     let of_group = |node: &&NodeRecord| node.group.as_ref() == Some(&group.name);
     let all = draft.record.nodes.values().filter(of_group).count();
-    let held = draft.held().by_node();
+    let held = draft.held();
     let mut motion = Motion { halted: is_halted(draft, group), ..Motion::default() };
     let (mut old, mut unborn, mut coming) = (Vec::new(), Vec::new(), 0);
     for (name, node) in draft.record.nodes.iter().filter(|(_, node)| of_group(node)) {
         match &node.state {
             NodeState::Ready { .. } if is_old(node) => {
-                old.push((held.get(name).copied().unwrap_or(0), node.index, name.clone()));
+                old.push((held.count(name), node.index, name.clone()));
             }
             NodeState::Launching { .. } if is_old(node) => unborn.push(name.clone()),
             NodeState::Launching { .. } => coming += 1,
             NodeState::Draining { cause, .. } | NodeState::Terminating { cause, .. } if cause == CAUSE => {
                 motion.going += 1;
-                motion.crowded |= held.contains_key(name);
+                motion.crowded |= held.count(name) > 0;
             }
             _ => {}
         }
     }
+    drop(held);
     // Nothing is on it yet.
     for name in unborn {
         motion.going += 1;
@@ -117,9 +118,9 @@ fn begin_group(draft: &mut Draft<'_>, group: &WorkerGroup) {
     }
     old.sort();
     let (forced, left) = pace(group, all, motion, coming);
-    for (_, _, name) in old.iter().take(forced) {
+    for (workers, _, name) in old.iter().take(forced) {
         motion.going += 1;
-        motion.crowded |= held.contains_key(name);
+        motion.crowded |= *workers > 0;
         drain(draft, name, CAUSE);
     }
     let rest = || old.iter().skip(forced).map(|(_, _, name)| name.clone());

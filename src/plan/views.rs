@@ -1,7 +1,7 @@
 //! Nodes as placement sees them. They are looked at once the world was taken in, and again when nodes were launched or
 //! given back: what else a plan decides does not change them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::capacity::Capacity;
@@ -28,16 +28,15 @@ pub(super) struct NodeView {
 /// All nodes of a cluster.
 pub(super) struct Views {
     nodes: Vec<NodeView>,
-    numbers: BTreeMap<NodeName, usize>,
+    /// Their numbers, in the order of their names.
+    by_name: Vec<usize>,
 }
 
 impl Views {
     fn new(nodes: Vec<NodeView>) -> Self {
-        let mut numbers = BTreeMap::new();
-        for (number, node) in nodes.iter().enumerate() {
-            numbers.entry(node.name.clone()).or_insert(number);
-        }
-        Self { nodes, numbers }
+        let mut by_name: Vec<usize> = (0..nodes.len()).collect();
+        by_name.sort_by_key(|number| &nodes[*number].name);
+        Self { nodes, by_name }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &NodeView> {
@@ -50,7 +49,9 @@ impl Views {
 
     /// A node, if it is there.
     pub(super) fn get(&self, name: &NodeName) -> Option<&NodeView> {
-        self.numbers.get(name).map(|number| &self.nodes[*number])
+        // Of two with one name the first: the sort kept their order.
+        let place = self.by_name.partition_point(|number| self.nodes[*number].name < *name);
+        self.by_name.get(place).map(|number| &self.nodes[*number]).filter(|node| node.name == *name)
     }
 
     /// Whether a node is there, and workers may be placed on it.
@@ -139,5 +140,27 @@ impl Draft<'_> {
             closed: false,
         });
         nodes.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_found_by_name_and_of_two_with_one_name_the_first() {
+        let node = |name: &str, cpu| NodeView {
+            name: name.into(),
+            ray: None,
+            capacity: Capacity { cpu, ..Capacity::default() },
+            usable: cpu > 1,
+            ready: true,
+            leaving: false,
+            closed: false,
+        };
+        let views = Views::new(vec![node("c", 1), node("a", 2), node("c", 3), node("b", 4)]);
+        let cpu = |name: &str| views.get(&name.into()).map(|view| view.capacity.cpu);
+        assert_eq!(["a", "b", "c", "bb", "d"].map(cpu), [Some(2), Some(4), Some(1), None, None]);
+        assert!(views.is_usable(&"b".into()) && !views.is_usable(&"c".into()));
     }
 }

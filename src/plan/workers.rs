@@ -214,8 +214,8 @@ fn run_step(
 ) {
     let Some(allocated) = allocated else { return };
     let nodes = wanted_nodes(draft, index, allocated);
-    let document = draft.jobs[index].record.document.clone();
-    let running = document.as_ref().and_then(|document| match &document.desired {
+    let document = draft.jobs[index].record.document.as_ref();
+    let running = document.and_then(|document| match &document.desired {
         Desired::Run { group, activate } => Some((group.number, *activate)),
         Desired::Stop { .. } => None,
     });
@@ -390,7 +390,7 @@ fn keep(draft: &mut Draft<'_>, index: usize, training: &GroupReport) {
 
 fn running_step(draft: &mut Draft<'_>, index: usize, allocated: &JobAllocation, nodes: &[NodeName]) {
     let job = &draft.jobs[index];
-    let Some(group) = job.record.target().cloned() else { return };
+    let Some(group) = job.record.target() else { return };
     if group.program != program_digest(&job.job.spec) {
         let message = "the manifest wants another program, environment or resources".to_owned();
         return replace(draft, index, nodes, GroupReason::SpecChanged, message);

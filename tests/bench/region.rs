@@ -85,6 +85,11 @@ impl Region {
         Self { snapshot, instances: Instances::new(), agent, quiet: false, said: String::new() }
     }
 
+    /// What a plan is made from now.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
     /// Plans, and does what is wanted; says how long the plan took on a CPU, in milliseconds.
     pub(crate) fn round(&mut self) -> f64 {
         self.snapshot.now += SignedDuration::from_secs(2);
@@ -190,7 +195,7 @@ impl Region {
 }
 
 /// How long this thread has been on a CPU, in milliseconds: what else the machine does is not counted.
-fn on_cpu() -> f64 {
+pub(crate) fn on_cpu() -> f64 {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e6
 }

@@ -22,6 +22,7 @@ use rayconcile::api::job::{EnvVar, ValueSource, WorkerResources};
 use rayconcile::api::meta::{ObjectKey, ObjectMeta};
 use rayconcile::api::money::Money;
 use rayconcile::api::record::*;
+use rayconcile::api::shared::Shared;
 use rayconcile::api::source::{SourceError, SourceStatus};
 use rayconcile::api::status::*;
 use rayconcile::api::units::{Bytes, MilliCpu, Span};
@@ -306,6 +307,7 @@ prop_compose! {
         ray in option::of(text().prop_map(RayNodeId)), idle_since in option::of(when()),
         notice in option::of(notice()), offering in option::of(offering()), instance in option::of(text().prop_map(InstanceId)),
         (missing_since, ended) in (option::of(when()), option::of(when()))) -> NodeRecord {
+        let (template, offering) = (template.into(), offering.map(Shared::from));
         NodeRecord { group, index, launch: IntentId(launch), template, offering, instance, missing_since, ended, state, ray, idle_since, notice }
     }
 }

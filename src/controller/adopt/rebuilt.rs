@@ -11,6 +11,7 @@ use crate::api::keepsake::{JobKeepsake, Keepsakes};
 use crate::api::meta::ObjectKey;
 use crate::api::object::AdaptDLJob;
 use crate::api::record::{ClusterRecord, Incarnation, JobRecord, NodeRecord, NodeState};
+use crate::api::shared::Shared;
 use crate::api::wire::{AgentState, RayNode};
 use crate::provider::aws::{FoundCluster, FoundInstance};
 
@@ -100,15 +101,15 @@ fn node(
         index: index(name),
         launch: launch.clone(),
         // Of a group that is not wanted any more it does not matter.
-        template: template.cloned().unwrap_or_else(NodeTemplate::default),
-        offering: Some(Offering {
+        template: template.cloned().unwrap_or_else(NodeTemplate::default).into(),
+        offering: Some(Shared::from(Offering {
             instance_type: instance.seen.instance_type.clone(),
             subnet: instance.subnet.clone(),
             zone: instance.seen.zone.clone(),
             market: instance.seen.market,
             max_price: None,
             image: instance.image.clone(),
-        }),
+        })),
         instance: Some(instance.id.clone()),
         missing_since: None,
         ended: None,
@@ -217,7 +218,7 @@ mod tests {
             }),
             revision: 3,
             sent: Some((3, at(70))),
-            groups: vec![group],
+            groups: vec![group.into()],
             ..JobRecord::default()
         };
         serde_json::to_value(JobKeepsake::of(&job, &record)).unwrap()

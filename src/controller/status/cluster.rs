@@ -1,9 +1,11 @@
 //! The status of a cluster.
 
+use std::collections::HashMap;
+
 use super::{accepted, converged, cost, since};
 use crate::api::cluster::Provider;
 use crate::api::condition::{Finding, Truth};
-use crate::api::ids::NodeName;
+use crate::api::ids::{NodeName, RayNodeId};
 use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::RayCluster;
 use crate::api::record::{ClusterRecord, NodeState, Notice};
@@ -167,7 +169,7 @@ fn node_statuses(
         });
         return nodes;
     }
-    let alive: Vec<_> = alive.collect();
+    let addresses: HashMap<&RayNodeId, &String> = alive.map(|node| (&node.id, &node.address)).collect();
     let processes = seen.processes.fresh().map(|(_, processes)| processes);
     let instances = seen.instances.fresh().map(|(_, instances)| instances);
     let network = record.incarnation.as_ref().and_then(|incarnation| incarnation.aws.as_ref());
@@ -177,10 +179,10 @@ fn node_statuses(
         group: node.group.clone(),
         state: node.state.name().to_owned(),
         since: Some(node.state.since()),
-        address: alive
-            .iter()
-            .find(|ray| node.ray.as_ref() == Some(&ray.id))
-            .map(|ray| ray.address.clone())
+        address: node
+            .ray
+            .as_ref()
+            .and_then(|ray| addresses.get(ray).copied().cloned())
             .or_else(|| instances?.get(node.instance.as_ref()?)?.address.clone()),
         pid: processes.and_then(|processes| processes.get(&node.launch)?.leader).map(|(pid, _)| pid),
         instance: node.offering.as_ref().map(|offering| InstanceStatus {

@@ -25,6 +25,7 @@ pub(crate) fn ray_token(directories: &Directories, cluster: &ObjectKey) -> Resul
 }
 
 /// Keeps the token of a Ray cluster that was started by another controller.
+#[cfg(feature = "ec2")]
 pub(crate) fn take_ray_token(
     directories: &Directories,
     cluster: &ObjectKey,
