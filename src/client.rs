@@ -109,6 +109,9 @@ pub struct LogText {
     pub rank: u32,
     /// What it wrote.
     pub text: String,
+    /// What is to be said of output that is not there any more.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// A change of an object, as it is watched.

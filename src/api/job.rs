@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::bucket::BucketAddress;
 use super::ids::Digest;
+use super::meta::ObjectMeta;
 use super::units::{Bytes, MilliCpu, Span};
 
 /// What an elastic training job is to be.
@@ -74,7 +76,7 @@ pub struct AdaptDLJobSpec {
     /// node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_path: Option<String>,
-    /// Where the workers' output goes. Left out: bounded, rotated files in the state directory.
+    /// Where the workers' output goes beside bounded, rotated files in the state directory.
     #[serde(default)]
     pub logs: Logs,
     /// What to fetch when the job has succeeded.
@@ -95,6 +97,14 @@ pub struct AdaptDLJobSpec {
     /// How long a deleted job may take to save its state and end.
     #[serde(default = "grace_period")]
     pub termination_grace_period: Span,
+}
+
+impl AdaptDLJobSpec {
+    /// Where the output of a job's workers goes in object storage, if it goes there: a directory of its own.
+    pub fn logs_place(&self, job: &ObjectMeta) -> Option<BucketAddress> {
+        let place: BucketAddress = self.logs.url.as_ref()?.parse().ok()?;
+        Some(place.join(&format!("{}/{}/{}", job.namespace, job.name, job.uid)))
+    }
 }
 
 /// A reference to a RayCluster.
@@ -226,10 +236,15 @@ pub struct Storage {
     pub url: Option<String>,
 }
 
-/// Where the workers' output goes: bounded, rotated files in the state directory.
+/// Where the workers' output goes beside bounded, rotated files in the state directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Logs {}
+pub struct Logs {
+    /// A place in object storage, `s3://BUCKET/PREFIX`, to which the controller brings all of it, and where nothing of
+    /// it is removed. Left out: the newest is in the state directory, and the rest nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
 
 /// What to fetch when the job has succeeded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -68,6 +68,15 @@ pub struct LocalNode {
     pub output: String,
 }
 
+/// How a job's output gets to object storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Archiving {
+    /// Bytes that are here, and not there yet.
+    pub behind: u64,
+    /// Why they cannot be brought there at the moment.
+    pub error: Option<String>,
+}
+
 /// The instances of EC2 that carry a cluster's mark: all of them, those that have ended lately too.
 pub type Instances = BTreeMap<InstanceId, CloudInstance>;
 

@@ -345,6 +345,9 @@ pub struct JobRecord {
     pub outcome: Option<JobOutcome>,
     /// Whether its artifacts are where the manifest wants them.
     pub delivered: bool,
+    /// How far the end of its output has come, if it goes to object storage and nothing more is added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_output: Option<LastOutput>,
     /// The newest note of the bridge that became an event: its bridge, its number.
     pub noted: Option<(String, u64)>,
     /// The newest wish to have it saved at once that a bridge took, and what came of it.
@@ -377,6 +380,18 @@ impl JobRecord {
             Desired::Stop { .. } => None,
         }
     }
+}
+
+/// The end of the output of a job that has stopped for good, on its way to object storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LastOutput {
+    /// It is waited for, since then.
+    Awaited(Timestamp),
+    /// It is there.
+    Kept,
+    /// It is not, and is not waited for any more.
+    GivenUp,
 }
 
 /// Where a job's bridge may be.

@@ -38,15 +38,21 @@ pub(super) async fn run(context: &Context, args: LogsArgs) -> Result<ExitStatus>
     let pieces = client.logs(&ObjectKey::new(&args.namespace, job), &query).await?;
     pin_mut!(pieces);
     let mut current: Option<GroupNumber> = None;
+    let mut noted = false;
     while let Some(piece) = pieces.next().await {
         let piece = piece?;
+        if let Some(note) = &piece.note {
+            context.printer.talk(note);
+            noted = true;
+            continue;
+        }
         if current.is_some_and(|current| current != piece.group) {
             context.printer.talk(&format!("--- group {}, rank {} ---", piece.group, piece.rank));
         }
         current = Some(piece.group);
         context.printer.raw(&piece.text);
     }
-    if current.is_none() {
+    if current.is_none() && !noted {
         context.printer.talk(&format!("rank {} has written nothing", args.rank));
     }
     Ok(ExitStatus::Success)

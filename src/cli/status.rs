@@ -141,6 +141,9 @@ fn job_page(job: &AdaptDLJob) -> String {
         let (id, size, saved) = (checkpoint.id, checkpoint.size.rounded(), age(checkpoint.saved));
         put!(page, "  checkpoint  {id}, {size}, saved {saved} ago in {:.0} ms", checkpoint.save_ms);
     }
+    if let Some(place) = job.spec.logs_place(&job.metadata) {
+        put!(page, "  logs        {place}");
+    }
     let durable = status.checkpoint.as_ref().map(|checkpoint| checkpoint.id);
     let asked = status.checkpoint_request.as_ref();
     let open = asked.is_some_and(|asked| asked.checkpoint.is_none_or(|made| durable < Some(made)));
@@ -178,7 +181,10 @@ fn put_message(page: &mut String, message: &str) {
 fn put_problems(page: &mut String, conditions: &[crate::api::condition::Condition], told: &str) {
     for condition in conditions {
         let kind = condition.kind.as_str();
-        let telling = matches!(kind, "Accepted" | "CheckpointFresh" | "CheckpointDurable" | "Provisioned");
+        let telling = matches!(
+            kind,
+            "Accepted" | "CheckpointFresh" | "CheckpointDurable" | "LogsDurable" | "Provisioned"
+        );
         let missing = condition.reason == "PackagesMissing";
         let quiet = matches!(condition.reason.as_str(), "NotOpened" | "StartingNodes");
         let told = told.contains(&condition.message);

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "ec2")]
 pub mod adopt;
+mod archive;
 mod deliver;
 mod execute;
 mod observe;
@@ -61,6 +62,8 @@ struct Inner {
     watches: Mutex<BTreeMap<ObjectKey, Watch>>,
     in_flight: Mutex<BTreeSet<IntentId>>,
     pulls: Mutex<BTreeMap<Uid, pull::Pull>>,
+    archives: Mutex<BTreeMap<Uid, archive::Archive>>,
+    uploads: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -82,6 +85,8 @@ impl Controller {
                 watches: Mutex::default(),
                 in_flight: Mutex::default(),
                 pulls: Mutex::default(),
+                archives: Mutex::default(),
+                uploads: Semaphore::new(archive::AT_ONCE),
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
             }),

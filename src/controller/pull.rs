@@ -2,6 +2,7 @@
 
 use crate::api::ids::{GroupNumber, Uid};
 use crate::api::meta::ObjectKey;
+use crate::api::object::AdaptDLJob;
 use crate::api::wire::BridgeReport;
 use crate::provider::ray::agent::AgentClient;
 use crate::store::DomainRows;
@@ -39,7 +40,7 @@ impl Controller {
                 lock(&self.inner.pulls).remove(&uid);
                 continue;
             };
-            let logs = JobLogs::of(&self.inner.directories.state, &row.job.metadata);
+            let logs = JobLogs::of_job(&self.inner.directories.state, &row.job);
             let behind = behind(&logs, bridge);
             let mut pulls = lock(&self.inner.pulls);
             let pull = pulls.entry(uid.clone()).or_default();
@@ -52,9 +53,9 @@ impl Controller {
             };
             pull.running = true;
             let urgent = row.record.document.as_ref().is_some_and(|document| document.slots.is_empty());
-            let (controller, key) = (self.clone(), key.clone());
+            let (controller, key, job) = (self.clone(), key.clone(), row.job.clone());
             self.inner.tasks.spawn(async move {
-                controller.pull(&agent, &uid, &logs, behind).await;
+                controller.pull(&agent, &job, &logs, behind).await;
                 if let Some(pull) = lock(&controller.inner.pulls).get_mut(&uid) {
                     pull.running = false;
                 }
@@ -66,7 +67,8 @@ impl Controller {
         }
     }
 
-    async fn pull(&self, agent: &AgentClient, uid: &Uid, logs: &JobLogs, behind: Vec<Behind>) {
+    async fn pull(&self, agent: &AgentClient, job: &AdaptDLJob, logs: &JobLogs, behind: Vec<Behind>) {
+        let uid = &job.metadata.uid;
         for (worker, mut from, end) in behind {
             while from < end && !self.inner.stop.is_cancelled() {
                 let piece = pull_log(agent, uid, worker.0, worker.1, from).await;
@@ -81,9 +83,13 @@ impl Controller {
                 from = position + bytes.len() as u64;
                 let (logs, length) = (logs.clone(), bytes.len() as u64);
                 let kept = tokio::task::spawn_blocking(move || logs.append(worker, position, &bytes)).await;
-                if let Ok(Err(error)) = kept {
-                    tracing::warn!(job = %uid, %error, "output cannot be kept");
-                    return;
+                match kept {
+                    Ok(Ok(lost)) => self.note_output(job, worker, length, lost).await,
+                    Ok(Err(error)) => {
+                        tracing::warn!(job = %uid, %error, "output cannot be kept");
+                        return;
+                    }
+                    Err(_) => {}
                 }
                 if let Some(pull) = lock(&self.inner.pulls).get_mut(uid) {
                     pull.behind = pull.behind.saturating_sub(length);

@@ -36,6 +36,7 @@ impl Controller {
         let snapshot = self.snapshot(key, rows, in_flight).await;
         let plan = plan(&snapshot);
         let wake_at = plan.wake_at;
+        let removed: Vec<Uid> = plan.removals.iter().map(|removal| removal.uid.clone()).collect();
         if !self.keep(&snapshot, plan).await? {
             return Ok(Some(Timestamp::now()));
         }
@@ -43,6 +44,8 @@ impl Controller {
         let rows = self.rows(key).await?;
         self.listen(key, &rows);
         self.pull_logs(key, &rows);
+        removed.iter().for_each(|uid| self.forget_archive(uid));
+        self.archive_logs(key, &rows);
         self.dispatch(key, rows);
         Ok(wake_at)
     }
@@ -53,7 +56,8 @@ impl Controller {
     }
 
     async fn snapshot(&self, key: &ObjectKey, rows: DomainRows, in_flight: BTreeSet<IntentId>) -> Snapshot {
-        let seen = self.observe(key, &rows).await;
+        let mut seen = self.observe(key, &rows).await;
+        seen.archives = self.archiving(rows.jobs.iter().map(|row| &row.job.metadata.uid));
         let (seed, _) = Uuid::new_v4().as_u64_pair();
         let jobs = rows.jobs.into_iter().map(|row| JobView {
             logs_behind: self.logs_behind(&row.job.metadata.uid),

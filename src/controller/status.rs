@@ -12,7 +12,7 @@ use crate::api::condition::{Finding, Truth};
 use crate::api::ids::NodeName;
 use crate::api::meta::SOURCE_ERROR;
 use crate::api::object::AdaptDLJob;
-use crate::api::record::{GroupRecord, JobRecord};
+use crate::api::record::{GroupRecord, JobRecord, LastOutput};
 use crate::api::status::{
     AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupBefore, GroupStatus, JobPhase, Progress,
     WorkerStatus,
@@ -111,9 +111,11 @@ impl<'a> View<'a> {
 
     fn phase(&self) -> JobPhase {
         let delivered = self.record.delivered || self.job.spec.artifacts.destination.is_none();
+        let written = self.job.spec.logs_place(&self.job.metadata).is_none()
+            || matches!(self.record.last_output, Some(LastOutput::Kept | LastOutput::GivenUp));
         match &self.record.outcome {
             Some(outcome) if self.record.binding.is_none() => {
-                return if outcome.phase == JobPhase::Failed || delivered {
+                return if written && (outcome.phase == JobPhase::Failed || delivered) {
                     outcome.phase
                 } else {
                     JobPhase::Stopping
@@ -228,20 +230,20 @@ impl<'a> View<'a> {
     }
 
     fn findings(&self, report: &JobReport, message: &str) -> Vec<Finding> {
-        vec![
+        let mut findings = vec![
             accepted(self.job.metadata.annotations.get(SOURCE_ERROR)),
             self.scheduled(report),
             self.workers_ready(),
             self.checkpoint_fresh(),
             durable::checkpoint_durable(self.snapshot, self.job, self.record),
+        ];
+        findings.extend(durable::logs_durable(self.snapshot, self.job, self.record));
+        findings.push(match self.phase() {
             // Suspended or finished, it waits for nothing.
-            match self.phase() {
-                JobPhase::Suspended | JobPhase::Succeeded | JobPhase::Failed => {
-                    converged(&[], false, message)
-                }
-                _ => converged(&report.waiting, self.blind, message),
-            },
-        ]
+            JobPhase::Suspended | JobPhase::Succeeded | JobPhase::Failed => converged(&[], false, message),
+            _ => converged(&report.waiting, self.blind, message),
+        });
+        findings
     }
 
     fn scheduled(&self, report: &JobReport) -> Finding {

@@ -220,6 +220,8 @@ fn places(spec: &AdaptDLJobSpec, at: &Path, findings: &mut Vec<Finding>) {
         Some(if BucketAddress::is_meant(text) { finding.help(help) } else { finding })
     }));
     findings.extend(storage.url.as_ref().and_then(|text| rules::bucket_address(text, url)));
+    findings
+        .extend(spec.logs.url.as_ref().and_then(|text| rules::bucket_address(text, at.field("logs.url"))));
     if let Some(path) = spec.share_path.as_ref().filter(|path| !FilePath::new(path).is_absolute()) {
         let message = format!("must be an absolute path, on every node, found {}", quoted(path));
         findings.push(Finding::new(at.key("sharePath"), message));

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
 use super::offers;
-use crate::api::record::{NodeState, Trouble};
+use crate::api::record::{LastOutput, NodeState, Trouble};
 use crate::api::units::Span;
 
 /// Longer than anybody waits after a failure.
@@ -45,6 +45,9 @@ pub(super) fn set_back(draft: &mut Draft<'_>) {
         record.wanting_since.iter_mut().for_each(|since| not_after(since, now));
         record.costs.iter_mut().for_each(|costs| costs.spent.not_after(now));
         record.outcome.iter_mut().for_each(|outcome| not_after(&mut outcome.at, now));
+        if let Some(LastOutput::Awaited(since)) = &mut record.last_output {
+            not_after(since, now);
+        }
         // Here caution is to wait for all of it.
         record.fence_until.iter_mut().for_each(|until| not_after(until, fence));
         forgive(&mut record.trouble, now);

@@ -105,6 +105,11 @@ impl<'a> JobDraft<'a> {
     pub(super) fn wait(&mut self, waiting: Waiting) {
         self.report.waiting.push(waiting);
     }
+
+    /// What a job that has ended still waits for goes before why it has no workers.
+    pub(super) fn wait_first(&mut self, waiting: Waiting) {
+        self.report.waiting.insert(0, waiting);
+    }
 }
 
 impl<'a> Draft<'a> {

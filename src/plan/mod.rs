@@ -23,6 +23,7 @@ mod nodes;
 mod notices;
 mod offers;
 mod orphans;
+mod output;
 pub mod report;
 mod rollout;
 mod room;

@@ -12,7 +12,7 @@ use crate::api::event::NewEvent;
 use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
-use crate::api::observed::{Instances, Observed, Processes};
+use crate::api::observed::{Archiving, Instances, Observed, Processes};
 use crate::api::record::{ClusterRecord, JobRecord};
 use crate::api::units::{Bytes, Span};
 use crate::api::wire::AgentState;
@@ -26,6 +26,8 @@ pub struct Seen {
     pub instances: Observed<Instances>,
     /// What EC2 asks for spot instances of the types that it may launch.
     pub spot_prices: Observed<SpotPrices>,
+    /// How the jobs' output gets to object storage, of those that want it there and were looked at.
+    pub archives: BTreeMap<Uid, Archiving>,
     /// What its agent says.
     pub agent: Observed<AgentState>,
     /// Whether the Ray job that the agent is has ended, and with what message. Looked at only while the agent

@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 
 use super::draft::{Draft, JobDraft};
 use super::guards::Guard;
+use super::output;
 use super::report::Waiting;
 use super::snapshot::Removal;
 use crate::action::Effect;
@@ -26,6 +27,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         fetch(draft, index);
         drop_surplus(draft, index);
         deliver(draft, index);
+        output::await_last(draft, index);
         let_go(draft, index);
     }
 }
@@ -103,7 +105,7 @@ fn deliver(draft: &mut Draft<'_>, index: usize) {
         Some(error) => Waiting::blocked("CannotDeliver", error),
         None => Waiting::going_on("Delivering", "its artifacts are being put where the manifest wants them"),
     };
-    draft.jobs[index].wait(waiting);
+    draft.jobs[index].wait_first(waiting);
 }
 
 /// Lets a job go when nothing of it is left to be done: when it was deleted, or has been finished for long enough.
@@ -113,7 +115,7 @@ fn let_go(draft: &mut Draft<'_>, index: usize) {
         abandon(draft, index);
     }
     let record = &draft.jobs[index].record;
-    if record.binding.is_some() {
+    if record.binding.is_some() || output::is_awaited(draft, index) {
         return;
     }
     if job.metadata.is_deleting() {

@@ -10,9 +10,11 @@ use serde_json::json;
 use super::Api;
 use super::error::ApiError;
 use super::objects::{Lines, stream_lines};
+use crate::api::bucket::BucketAddress;
 use crate::api::ids::GroupNumber;
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind};
+use crate::api::units::Bytes;
 use crate::store::logs::{JobLogs, WorkerId};
 
 /// How often new output is looked for while somebody follows.
@@ -36,14 +38,14 @@ pub(super) struct LogQuery {
     tail_lines: Option<usize>,
 }
 
-/// Lines of JSON: `{"group", "rank", "text"}`.
+/// Lines of JSON: `{"group", "rank", "text"}`, and with a `note` where something is not here any more.
 pub(super) async fn log(
     State(api): State<Api>,
     Path((namespace, name)): Path<(String, String)>,
     Query(query): Query<LogQuery>,
 ) -> Result<Response, ApiError> {
     let job = find(&api, ObjectKey::new(namespace, name)).await?;
-    let logs = JobLogs::of(&api.state, &job.metadata);
+    let logs = JobLogs::of_job(&api.state, &job);
     Ok(stream_lines(api.clone(), move |lines| Follower { api, job, logs, query, lines }.run()))
 }
 
@@ -68,6 +70,9 @@ impl Follower {
     async fn run(self) -> Option<()> {
         let mut position: Option<(GroupNumber, u64)> = None;
         let mut tail = self.query.tail_lines;
+        if tail.is_none() {
+            self.tell_of_groups().await?;
+        }
         loop {
             // Before reading: what comes in between is seen in the next round.
             let over = !self.query.follow || self.is_over().await;
@@ -81,6 +86,9 @@ impl Follower {
                     }
                     None => start,
                 };
+                if start == 0 {
+                    self.tell_of_beginning((group, rank)).await?;
+                }
                 let end = self.send((group, rank), start).await?;
                 position = Some((group, end));
             }
@@ -104,6 +112,29 @@ impl Follower {
 
     fn is_last(&self, group: GroupNumber) -> bool {
         self.workers(Some(group)).last().is_some_and(|(last, _)| *last == group)
+    }
+
+    /// Says that there were groups of which nothing is here any more, if any of them is asked for.
+    async fn tell_of_groups(&self) -> Option<()> {
+        let first = self.logs.gone_before().ok().flatten().map_or(0, |first| first.0);
+        if first == 0 || self.query.group.is_some_and(|wanted| wanted >= first) {
+            return Some(());
+        }
+        let place = self.job.spec.logs_place(&self.job.metadata);
+        self.note((GroupNumber(0), self.query.rank), &gone_groups(first, place.as_ref())).await
+    }
+
+    /// Says that a worker's first output is not here any more, if it is not.
+    async fn tell_of_beginning(&self, worker: WorkerId) -> Option<()> {
+        let (start, _) = self.logs.range(worker).unwrap_or_default();
+        if start == 0 {
+            return Some(());
+        }
+        self.note(worker, &gone_beginning(worker, start, self.logs.place(worker).as_ref())).await
+    }
+
+    async fn note(&self, (group, rank): WorkerId, note: &str) -> Option<()> {
+        self.lines.send(&json!({"group": group, "rank": rank, "text": "", "note": note})).await
     }
 
     /// Where the last lines of what there is begin.
@@ -147,5 +178,42 @@ impl Follower {
             Ok(_) => true,
             Err(_) => false,
         }
+    }
+}
+
+/// What is said of the groups before the first of which anything is here.
+fn gone_groups(first: u64, place: Option<&BucketAddress>) -> String {
+    let groups = if first == 1 { "group 0".to_owned() } else { format!("groups 0 to {}", first - 1) };
+    format!("nothing of {groups} is here any more{}", elsewhere(place))
+}
+
+/// What is said of the output of a worker before where what is here begins.
+fn gone_beginning((group, rank): WorkerId, start: u64, place: Option<&BucketAddress>) -> String {
+    let size = Bytes(start).rounded();
+    format!("the first {size} of rank {rank} in group {group} is not here any more{}", elsewhere(place))
+}
+
+fn elsewhere(place: Option<&BucketAddress>) -> String {
+    place.map_or_else(String::new, |place| format!("; what was fetched of it is in {place}/"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_where_the_rest_is() {
+        let place: BucketAddress = "s3://team/logs/default/j/u".parse().unwrap();
+        assert_eq!(gone_groups(1, None), "nothing of group 0 is here any more");
+        assert_eq!(
+            gone_groups(5, Some(&place)),
+            "nothing of groups 0 to 4 is here any more; what was fetched of it is in s3://team/logs/default/j/u/"
+        );
+        assert_eq!(
+            gone_beginning((GroupNumber(3), 1), 24 << 20, Some(&place.join("group-3/rank-1"))),
+            "the first 24.0 MiB of rank 1 in group 3 is not here any more; what was fetched of it is in \
+             s3://team/logs/default/j/u/group-3/rank-1/"
+        );
     }
 }

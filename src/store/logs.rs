@@ -1,22 +1,33 @@
 //! The workers' output: brought from the cluster as it is written, kept in bounded, rotated files.
 //!
 //! A worker's output is a row of segments, each named by the position of its first byte, so that the end of what is
-//! there can be read off the files, and a crash loses or repeats nothing. When there are too many the oldest goes.
+//! there can be read off the files, and a crash loses or repeats nothing. When there are too many the oldest goes. What
+//! is to go to object storage, too, may stay longer, until it is there.
+
+mod archived;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+pub use archived::{Archived, OBJECT_BYTES, Portion, object_name};
+
+use crate::api::bucket::BucketAddress;
 use crate::api::ids::GroupNumber;
 use crate::api::meta::ObjectMeta;
+use crate::api::object::AdaptDLJob;
 
 /// When a segment is full.
 const SEGMENT_BYTES: u64 = 8 << 20;
 /// How many segments of a worker are kept.
 const SEGMENTS: usize = 4;
+/// How many are kept of one whose output cannot be brought to object storage.
+const SEGMENTS_AT_MOST: usize = 16;
 /// How many groups' output is kept.
 const GROUPS: usize = 20;
+/// How many groups' is kept where it cannot be brought to object storage.
+const GROUPS_AT_MOST: usize = 40;
 
 /// A worker: its group and rank.
 pub type WorkerId = (GroupNumber, u32);
@@ -25,16 +36,23 @@ pub type WorkerId = (GroupNumber, u32);
 #[derive(Clone, Debug)]
 pub struct JobLogs {
     directory: PathBuf,
+    /// Where it is to go from here.
+    archive: Option<BucketAddress>,
 }
 
 impl JobLogs {
-    /// The output of a job, kept in a state directory.
+    /// The output of a job, kept in a state directory, and then where its manifest wants it.
+    pub fn of_job(state: &Path, job: &AdaptDLJob) -> Self {
+        Self { archive: job.spec.logs_place(&job.metadata), ..Self::of(state, &job.metadata) }
+    }
+
+    /// The output of a job that is kept in a state directory only.
     pub fn of(state: &Path, job: &ObjectMeta) -> Self {
         Self::new(&state.join("jobs").join(job.directory()))
     }
 
     fn new(job_directory: &Path) -> Self {
-        Self { directory: job_directory.join("logs") }
+        Self { directory: job_directory.join("logs"), archive: None }
     }
 
     fn worker_directory(&self, (group, rank): WorkerId) -> PathBuf {
@@ -48,11 +66,23 @@ impl JobLogs {
     pub fn workers(&self) -> std::io::Result<Vec<WorkerId>> {
         let mut workers = Vec::new();
         for group in numbered(&self.directory, "group-")? {
-            for rank in numbered(&self.directory.join(format!("group-{group}")), "rank-")? {
-                workers.push((GroupNumber(group), u32::try_from(rank).unwrap_or(u32::MAX)));
-            }
+            workers.extend(self.workers_of(GroupNumber(group))?);
         }
         Ok(workers)
+    }
+
+    fn workers_of(&self, group: GroupNumber) -> std::io::Result<Vec<WorkerId>> {
+        let ranks = numbered(&self.directory.join(format!("group-{group}")), "rank-")?;
+        Ok(ranks.into_iter().map(|rank| (group, u32::try_from(rank).unwrap_or(u32::MAX))).collect())
+    }
+
+    /// The first group of which anything is here, if the output of others before may have had to go.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn gone_before(&self) -> std::io::Result<Option<GroupNumber>> {
+        let groups = numbered(&self.directory, "group-")?;
+        Ok(groups.first().filter(|_| groups.len() >= GROUPS).map(|first| GroupNumber(*first)))
     }
 
     /// Where the output that is kept begins and ends.
@@ -69,11 +99,12 @@ impl JobLogs {
         Ok((start, end))
     }
 
-    /// Adds what a worker wrote from a position on. What is there already is not added again.
+    /// Adds what a worker wrote from a position on. What is there already is not added again. Says how many bytes had
+    /// to go for it before they were in object storage, where they should be.
     ///
     /// # Errors
     /// If the files cannot be written.
-    pub fn append(&self, worker: WorkerId, position: u64, bytes: &[u8]) -> std::io::Result<()> {
+    pub fn append(&self, worker: WorkerId, position: u64, bytes: &[u8]) -> std::io::Result<u64> {
         let directory = self.worker_directory(worker);
         fs::create_dir_all(&directory)?;
         let (_, end) = self.range(worker)?;
@@ -88,21 +119,47 @@ impl JobLogs {
         let path = directory.join(format!("{start:016}.log"));
         File::options().create(true).append(true).open(&path)?.write_all(bytes)?;
         segments.insert(start, path);
+        Ok(self.trim(worker, segments)? + self.trim_groups(worker.0)?)
+    }
+
+    /// Removes a worker's oldest segments.
+    fn trim(&self, worker: WorkerId, mut segments: BTreeMap<u64, PathBuf>) -> std::io::Result<u64> {
+        let mut lost = 0;
+        let archived = match segments.len() > SEGMENTS {
+            true => self.mark(worker)?,
+            false => None,
+        };
+        let (there, settled) = archived.map_or((0, 0), |archived| (archived.end, archived.settled()));
         while segments.len() > SEGMENTS {
-            if let Some((_, oldest)) = segments.pop_first() {
-                fs::remove_file(oldest)?;
+            let Some((start, oldest)) = segments.pop_first() else { break };
+            let end = start + fs::metadata(&oldest)?.len();
+            if self.archive.is_some() && end > settled {
+                if segments.len() < SEGMENTS_AT_MOST {
+                    break;
+                }
+                lost += end.saturating_sub(there.max(start));
             }
+            fs::remove_file(oldest)?;
         }
-        self.trim(worker.0)
+        Ok(lost)
     }
 
     /// Removes the output of the oldest groups.
-    fn trim(&self, newest: GroupNumber) -> std::io::Result<()> {
+    fn trim_groups(&self, newest: GroupNumber) -> std::io::Result<u64> {
         let groups = numbered(&self.directory, "group-")?;
-        for old in groups.iter().take(groups.len().saturating_sub(GROUPS)).filter(|old| **old < newest.0) {
-            fs::remove_dir_all(self.directory.join(format!("group-{old}")))?;
+        let (surplus, mut lost) = (groups.len().saturating_sub(GROUPS), 0);
+        let forced = groups.len().saturating_sub(GROUPS_AT_MOST);
+        for (index, old) in groups.iter().take(surplus).enumerate().filter(|(_, old)| **old < newest.0) {
+            let behind = match self.archive {
+                Some(_) => self.unarchived_of(GroupNumber(*old))?,
+                None => 0,
+            };
+            if behind == 0 || index < forced {
+                fs::remove_dir_all(self.directory.join(format!("group-{old}")))?;
+                lost += behind;
+            }
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// Up to `size` bytes from a position on, and where they begin: later, if what was there is no longer kept.

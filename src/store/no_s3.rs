@@ -23,6 +23,17 @@ pub(crate) async fn write(
     Err(without(address))
 }
 
+pub(crate) async fn put(address: &BucketAddress, _contents: Vec<u8>) -> Result<(), PlaceError> {
+    Err(without(address))
+}
+
+pub(crate) async fn last(
+    directory: &BucketAddress,
+    _behind: &str,
+) -> Result<Option<(String, u64)>, PlaceError> {
+    Err(without(directory))
+}
+
 pub(super) async fn read(address: &BucketAddress) -> Result<Contents, PlaceError> {
     Err(without(address))
 }

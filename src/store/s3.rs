@@ -117,6 +117,36 @@ async fn send_parts(
     }
 }
 
+/// Puts a small object, whole.
+///
+/// # Errors
+/// If it cannot be put, or nobody can say whether it was.
+pub(crate) async fn put(address: &BucketAddress, contents: Vec<u8>) -> Result<(), PlaceError> {
+    let (client, path) = (client(address).await?, path(address)?);
+    let put = client.put(&path, PutPayload::from(contents)).await;
+    done("write", address, put).await.map(|_| ())
+}
+
+/// The last object of a directory, in the order of names, behind a name: its own name, and its size.
+///
+/// # Errors
+/// If the directory cannot be listed.
+pub(crate) async fn last(
+    directory: &BucketAddress,
+    behind: &str,
+) -> Result<Option<(String, u64)>, PlaceError> {
+    let client = client(directory).await?;
+    let mut objects = client.list_with_offset(Some(&path(directory)?), &path(&directory.join(behind))?);
+    let mut last: Option<(String, u64)> = None;
+    while let Some(found) = done("list", directory, objects.try_next().await).await? {
+        let name = found.location.filename().unwrap_or_default();
+        if last.as_ref().is_none_or(|(before, _)| before.as_str() < name) {
+            last = Some((name.to_owned(), found.size));
+        }
+    }
+    Ok(last)
+}
+
 /// An object, from its beginning.
 ///
 /// # Errors

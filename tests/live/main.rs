@@ -21,6 +21,7 @@ mod faults;
 mod gitops;
 mod goodput;
 mod life;
+mod logs;
 mod machines;
 #[allow(dead_code)]
 mod metadata;

@@ -1,11 +1,12 @@
-//! Whether a job's checkpoints are where nothing that can be expected takes them away.
+//! Whether a job's checkpoints, and its output, are where nothing that can be expected takes them away.
 
 use crate::action::{Effect, IntentState};
 use crate::api::aws::Market;
-use crate::api::condition::Finding;
+use crate::api::condition::{Finding, Truth};
 use crate::api::ids::CheckpointId;
 use crate::api::object::AdaptDLJob;
-use crate::api::record::JobRecord;
+use crate::api::observed::Archiving;
+use crate::api::record::{JobRecord, LastOutput};
 use crate::plan::Snapshot;
 
 const KIND: &str = "CheckpointDurable";
@@ -55,6 +56,25 @@ pub(super) fn checkpoint_durable(snapshot: &Snapshot, job: &AdaptDLJob, record: 
             Finding::new(KIND, true, "StateDirectory", message)
         }
     }
+}
+
+/// What is to be said of a job's output, if it goes to object storage.
+pub(super) fn logs_durable(snapshot: &Snapshot, job: &AdaptDLJob, record: &JobRecord) -> Option<Finding> {
+    const KIND: &str = "LogsDurable";
+    let place = job.spec.logs_place(&job.metadata)?;
+    let there =
+        || Finding::new(KIND, true, "ObjectStorage", format!("its workers' output is kept in {place}"));
+    if record.last_output == Some(LastOutput::Kept) {
+        return Some(there());
+    }
+    Some(match snapshot.seen.archives.get(&job.metadata.uid) {
+        None => Finding::new(KIND, Truth::Unknown, "NotLookedYet", "what is there was not looked at yet"),
+        Some(Archiving { error: Some(error), .. }) => {
+            let message = format!("the newest output is only in the controller's state directory: {error}");
+            Finding::new(KIND, false, "NotKept", message)
+        }
+        Some(_) => there(),
+    })
 }
 
 /// A checkpoint that could not be kept so far, and why.

@@ -2,6 +2,10 @@
 
 use std::process::Stdio;
 
+use rayconcile::api::ids::{GroupNumber, Uid};
+use rayconcile::api::meta::ObjectMeta;
+use rayconcile::store::logs::JobLogs;
+
 use super::{run, some_objects};
 use crate::world::{World, ends, read_all, terminate};
 
@@ -42,6 +46,38 @@ fn objects_are_shown_in_every_format() {
     insta::assert_snapshot!("checkpoint-missing", run(&world, &["checkpoint", "ls", "nobody"]));
     insta::assert_snapshot!("logs-none", run(&world, &["logs", "night"]));
     insta::assert_snapshot!("describe-missing", run(&world, &["describe", "job", "nobody"]));
+    world.finish();
+}
+
+#[test]
+fn output_that_is_not_here_any_more_is_missed_aloud() {
+    let world = World::with_controller(&[]);
+    some_objects(&world);
+    let uid = world.get("job", "night")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let job = ObjectMeta { uid: Uid(uid), ..ObjectMeta::named("default", "night") };
+    let logs = JobLogs::of(&world.path("state"), &job);
+    for group in 2..22 {
+        logs.append((GroupNumber(group), 0), 0, format!("all of {group}\n").as_bytes()).unwrap();
+    }
+    for megabyte in 0..40 {
+        let word = format!("megabyte {megabyte}");
+        let line = format!("{word}{}\n", " ".repeat((1 << 20) - 1 - word.len()));
+        logs.append((GroupNumber(22), 0), megabyte << 20, line.as_bytes()).unwrap();
+    }
+    let said = world.run(&["logs", "night"]);
+    let lines: Vec<&str> = said.out.lines().map(str::trim_end).collect();
+    assert_eq!((lines.len(), lines[0], lines[19]), (19 + 32, "all of 3", "megabyte 8"));
+    let missing: Vec<&str> = said.err.lines().filter(|line| !line.starts_with("---")).collect();
+    let expected = [
+        "nothing of groups 0 to 2 is here any more",
+        "the first 8.0 MiB of rank 0 in group 22 is not here any more",
+    ];
+    assert_eq!(missing, expected);
+    // Whoever wants the last lines misses none of it.
+    assert_eq!(world.run(&["logs", "night", "--tail", "1"]).err, "");
+    assert_eq!(world.run(&["logs", "night", "--group", "3"]).err, "");
+    let said = world.run(&["logs", "night", "--group", "1"]);
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("", "nothing of groups 0 to 2 is here any more\n"));
     world.finish();
 }
 

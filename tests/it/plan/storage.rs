@@ -1,10 +1,14 @@
-//! Where checkpoints are to be kept, and what a job's status says of it.
+//! Where checkpoints and output are to be kept, and what a job's status says of it.
 
+use jiff::SignedDuration;
 use rayconcile::action::{Effect, EffectError, ErrorKind, Intent, IntentState};
 use rayconcile::api::aws::{Market, Spot};
-use rayconcile::api::ids::{CheckpointId, Digest, GroupNumber};
-use rayconcile::api::job::Storage;
-use rayconcile::api::record::CheckpointRecord;
+use rayconcile::api::ids::{CheckpointId, Digest, GroupNumber, Uid};
+use rayconcile::api::job::{Logs, Storage};
+use rayconcile::api::meta::FORCE_DELETE;
+use rayconcile::api::observed::Archiving;
+use rayconcile::api::record::{CheckpointRecord, JobOutcome};
+use rayconcile::api::status::JobPhase;
 use rayconcile::api::wire::{BlobKind, BlobReport};
 use rayconcile::controller::status::job_status;
 use rayconcile::plan::{Snapshot, plan};
@@ -126,4 +130,114 @@ fn a_job_says_where_its_checkpoints_are_and_why_they_are_not_safe() {
     job.snapshot.cluster.as_mut().unwrap().spec.worker_groups[0].market = Some(Market::Spot(Spot::default()));
     told.push(job.durable());
     insta::assert_snapshot!(told.join("\n"));
+}
+
+/// A job that has done its work and left its cluster, and whose output goes to S3.
+struct Finished {
+    snapshot: Snapshot,
+}
+
+impl Finished {
+    fn new() -> Self {
+        let mut snapshot = Saving::new().snapshot;
+        let now = snapshot.now;
+        let (_, agent) = snapshot.seen.agent.last.as_mut().unwrap();
+        agent.jobs.clear();
+        let view = &mut snapshot.jobs[0];
+        view.job.spec.logs = Logs { url: Some("s3://team/runs/".to_owned()) };
+        view.job.metadata.uid = Uid("u".to_owned());
+        (view.record.binding, view.record.document) = (None, None);
+        view.record.outcome = Some(JobOutcome {
+            phase: JobPhase::Succeeded,
+            reason: "Succeeded".to_owned(),
+            message: "done".to_owned(),
+            at: now,
+        });
+        Self { snapshot }
+    }
+
+    fn archiving(&mut self, behind: u64, error: Option<&str>) {
+        let archiving = Archiving { behind, error: error.map(str::to_owned) };
+        self.snapshot.seen.archives = [(Uid("u".to_owned()), archiving)].into();
+    }
+
+    fn delete(&mut self, forced: bool) {
+        let metadata = &mut self.snapshot.jobs[0].job.metadata;
+        metadata.deletion_timestamp = Some(self.snapshot.now);
+        if forced {
+            metadata.annotations.insert(FORCE_DELETE.to_owned(), "true".to_owned());
+        }
+    }
+
+    /// Plans after some seconds; says what there is to say of the job, and whether it is let go.
+    fn after(&mut self, seconds: i64) -> (String, bool) {
+        self.snapshot.now += SignedDuration::from_secs(seconds);
+        self.snapshot.seed += 1;
+        let plan = plan(&self.snapshot);
+        let uid = Uid("u".to_owned());
+        self.snapshot.jobs[0].record = plan.jobs[&uid].clone();
+        let view = &self.snapshot.jobs[0];
+        let status = job_status(&self.snapshot, &view.job, &view.record, &plan.report.jobs[&uid]);
+        let durable = status.conditions.iter().find(|condition| condition.kind == "LogsDurable").unwrap();
+        let events = plan.events.iter().map(|event| format!("; {}: {}", event.reason, event.message));
+        let told = format!(
+            "{} ({}); {:?} {}: {}{}",
+            status.phase,
+            status.message,
+            durable.status,
+            durable.reason,
+            durable.message,
+            events.collect::<String>()
+        );
+        (told, plan.removals.iter().any(|removal| removal.uid == uid))
+    }
+}
+
+#[test]
+fn a_job_is_done_when_its_output_is_where_it_should_be() {
+    let mut told = Vec::new();
+    let mut job = Finished::new();
+    told.push(job.after(1));
+    job.archiving(2000, None);
+    told.push(job.after(1));
+    job.archiving(2000, Some("cannot write s3://team/runs/default/ada/u/group-0/rank-0/0.log: SlowDown"));
+    told.push(job.after(1));
+    job.archiving(0, None);
+    told.push(job.after(1));
+    // That was all of it, whatever is known after a restart.
+    job.snapshot.seen.archives.clear();
+    told.push(job.after(1));
+    job.delete(false);
+    told.push(job.after(1));
+    let told: Vec<String> =
+        told.iter().map(|(told, gone)| format!("{told}{}", if *gone { " GONE" } else { "" })).collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn output_that_cannot_be_brought_away_is_not_waited_for_for_ever() {
+    let error = "cannot write s3://team/runs/default/ada/u/group-0/rank-0/0.log: AccessDenied: no";
+    let given_up = "LogsIncomplete: 2.0 KiB of its workers' output is not in s3://team/runs/default/ada/u but only in \
+                    the state directory: cannot write s3://team/runs/default/ada/u/group-0/rank-0/0.log: AccessDenied: no";
+    for deleted in [false, true] {
+        let mut job = Finished::new();
+        job.archiving(2048, Some(error));
+        if deleted {
+            job.delete(false);
+        }
+        for _ in 0..2 {
+            let (told, gone) = job.after(60);
+            assert!(told.starts_with("Stopping") && !told.contains("LogsIncomplete") && !gone, "{told}");
+        }
+        let (told, gone) = job.after(60);
+        assert!(told.contains(given_up) && gone == deleted, "{told}");
+        assert!(deleted || told.starts_with("Succeeded"), "{told}");
+        assert!(!job.after(60).0.contains("LogsIncomplete"), "it is said once");
+    }
+    // By force it goes at once, and says what may be missing.
+    let mut job = Finished::new();
+    job.archiving(2048, Some(error));
+    job.delete(true);
+    let (told, gone) = job.after(1);
+    assert!(told.contains(given_up) && gone, "{told}");
 }

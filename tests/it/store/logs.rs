@@ -29,7 +29,7 @@ fn logs() -> (tempfile::TempDir, JobLogs, impl Fn() -> Vec<PathBuf>) {
 }
 
 /// What a worker writes: every eight bytes tell where they are.
-fn output(from: u64, length: u64) -> Vec<u8> {
+pub(super) fn output(from: u64, length: u64) -> Vec<u8> {
     let words: Vec<[u8; 8]> = (from / 8..(from + length).div_ceil(8)).map(u64::to_be_bytes).collect();
     words.as_flattened()[(from % 8) as usize..][..length as usize].to_vec()
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::world::{suspended_cluster, waiting_job};
 
+mod archive;
 mod changes;
 mod crashes;
 mod disk;
