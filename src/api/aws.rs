@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::NodeTemplate;
-use super::cost::{GivenPrice, SpotPrices};
+use super::cost::{GivenPrice, ListPrices, SpotPrices};
 use super::ids::Digest;
 use super::job::EnvVar;
 use super::record::digest_of;
@@ -362,6 +362,9 @@ pub struct AwsNetwork {
     /// What EC2 said last of its spot prices.
     #[serde(default)]
     pub spot_prices: SpotPrices,
+    /// What AWS's price list had last, if it could be asked.
+    #[serde(default)]
+    pub list_prices: Option<ListPrices>,
     /// The digest of the spec that was put beside Ray's token, for a controller that has lost its state directory.
     #[serde(default)]
     pub published: Option<Digest>,

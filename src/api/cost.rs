@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,11 +11,32 @@ use super::money::Money;
 /// Spot prices for an hour, as EC2 says: by instance type, and then by zone.
 pub type SpotPrices = BTreeMap<String, BTreeMap<String, Money>>;
 
+/// Of when Rayconcile's own table of on-demand prices is.
+pub const TABLE_OF: &str = "January 2026";
+
+/// On-demand prices for an hour, as AWS's price list has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListPrices {
+    /// When it was asked.
+    pub at: Timestamp,
+    /// By instance type. `None`: it has none.
+    pub prices: BTreeMap<String, Option<Money>>,
+}
+
+impl ListPrices {
+    /// Whether nothing need be asked again at a moment: it has changed seldom in a day, and then by little.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        let age = now.duration_since(self.at);
+        !age.is_negative() && age < SignedDuration::from_hours(24)
+    }
+}
+
 /// What an hour of an instance type costs, as the manifest says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GivenPrice {
-    /// On-demand, in US dollars. Left out: as Rayconcile's own table has it.
+    /// On-demand, in US dollars. Left out: as AWS's price list has it, or else Rayconcile's own table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_demand: Option<Money>,
     /// On the spot market, in US dollars. Left out: what EC2 says.
@@ -97,6 +118,13 @@ pub struct ClusterCostStatus {
     /// What was paid for at a price that is not known, such as `p9.large on-demand`: it is in none of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unpriced: Vec<String>,
+    /// When AWS's price list was asked last for on-demand prices. Left out: never, and they are those of Rayconcile's
+    /// own table, where the manifest says none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_list: Option<Timestamp>,
+    /// Why it cannot be asked now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_list_error: Option<String>,
 }
 
 /// What a job costs, as `status` shows it: its share of the nodes that it is on.
@@ -117,8 +145,6 @@ pub struct JobCostStatus {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use jiff::SignedDuration;
-
     use super::*;
 
     #[test]

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::queue::Queue;
-use crate::api::cost::SpotPrices;
+use crate::api::cost::{ListPrices, SpotPrices};
 use crate::api::ids::IntentId;
 use crate::api::meta::ObjectKey;
 use crate::api::observed::{Instances, Observed, Processes};
@@ -35,6 +35,10 @@ const SLOWEST_LISTING: Duration = Duration::from_secs(60);
 const PRICING: Duration = Duration::from_secs(3600);
 /// Between two such questions after one that failed.
 const PRICING_AGAIN: Duration = Duration::from_secs(300);
+/// How often it is seen whether something is to be looked up in the price list.
+const LOOKING_UP: Duration = Duration::from_secs(2);
+/// How long it is left alone with the same question: who may not ask it must not go on asking.
+const LOOKING_UP_AGAIN: Duration = Duration::from_secs(3600);
 /// Between two questions: many jobs have something new all the time.
 const BREATH: Duration = Duration::from_millis(50);
 /// News that is only progress is passed on this often.
@@ -50,6 +54,11 @@ struct Watched {
     /// The types whose spot prices are wanted.
     spot_types: BTreeSet<String>,
     spot_prices: Observed<SpotPrices>,
+    /// The types whose prices are to be looked up in AWS's price list.
+    list_types: BTreeSet<String>,
+    /// For which it was asked last, and until when that will do.
+    list_asked: Option<(BTreeSet<String>, tokio::time::Instant)>,
+    list_prices: Observed<ListPrices>,
 }
 
 /// Listens to one incarnation of a cluster, until it is dropped.
@@ -95,10 +104,16 @@ impl Watch {
         };
         let listening = tokio::spawn(listener.run());
         let looking = match cloud {
-            Some(provider) => tokio::spawn(list(key, provider, watched.clone(), queue)),
-            None => tokio::spawn(glance(key, watched.clone(), queue)),
+            Some(provider) => {
+                let provider: Arc<dyn NodeProvider> = Arc::from(provider);
+                // On its own: while nobody answers, instances are listed all the same.
+                let pricing = look_up(key.clone(), Arc::clone(&provider), watched.clone(), queue.clone());
+                vec![tokio::spawn(list(key, provider, watched.clone(), queue)), tokio::spawn(pricing)]
+            }
+            None => vec![tokio::spawn(glance(key, watched.clone(), queue))],
         };
-        Self { subject, watched, tasks: vec![listening.abort_handle(), looking.abort_handle()] }
+        let tasks = looking.iter().chain([&listening]).map(JoinHandle::abort_handle).collect();
+        Self { subject, watched, tasks }
     }
 
     /// The cluster's instances, where they are EC2's.
@@ -112,6 +127,27 @@ impl Watch {
     }
 
     /// Notes of which types spot instances may be launched.
+    /// Goes on with what another watch of the same cluster knows of AWS's price list: what it has looked up, or may not
+    /// look up, is not asked again because the agent is another.
+    pub(super) fn take_over(&self, before: &Self) {
+        let (asked, prices) = {
+            let watched = before.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            (watched.list_asked.clone(), watched.list_prices.clone())
+        };
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        (watched.list_asked, watched.list_prices) = (asked, prices);
+    }
+
+    /// What AWS's price list has.
+    pub(super) fn list_prices(&self) -> Observed<ListPrices> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).list_prices.clone()
+    }
+
+    /// Notes which types' prices are to be looked up in the price list.
+    pub(super) fn note_list_types(&self, types: BTreeSet<String>) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).list_types = types;
+    }
+
     pub(super) fn note_spot_types(&self, types: BTreeSet<String>) {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).spot_types = types;
     }
@@ -232,7 +268,7 @@ async fn glance(key: ObjectKey, watched: Arc<Mutex<Watched>>, queue: Arc<Queue>)
 /// Lists the instances again and again, less often while that fails.
 async fn list(
     key: ObjectKey,
-    provider: Box<dyn NodeProvider>,
+    provider: Arc<dyn NodeProvider>,
     watched: Arc<Mutex<Watched>>,
     queue: Arc<Queue>,
 ) {
@@ -301,5 +337,47 @@ impl Pricing {
             }
         }
         queue.wake(key.clone());
+    }
+}
+
+/// Looks up in AWS's price list what is wanted of it. Nothing waits for it.
+async fn look_up(
+    key: ObjectKey,
+    provider: Arc<dyn NodeProvider>,
+    watched: Arc<Mutex<Watched>>,
+    queue: Arc<Queue>,
+) {
+    loop {
+        let types = watched.lock().unwrap_or_else(PoisonError::into_inner).wants_looked_up();
+        if let Some(types) = types {
+            let said = provider.list_prices(&types).await;
+            let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+            watched.list_asked = Some((types, tokio::time::Instant::now() + LOOKING_UP_AGAIN));
+            match said {
+                Ok(prices) => watched.list_prices = Observed::seen(prices.at, prices),
+                Err(error) => {
+                    tracing::info!(cluster = %key, %error, "AWS's price list cannot be asked");
+                    watched.list_prices.fail(Timestamp::now(), error.message);
+                }
+            }
+            drop(watched);
+            queue.wake(key.clone());
+        }
+        tokio::time::sleep(LOOKING_UP).await;
+    }
+}
+
+impl Watched {
+    /// The types that are to be looked up in the price list now.
+    fn wants_looked_up(&mut self) -> Option<BTreeSet<String>> {
+        if self.list_types.is_empty() {
+            // Whatever was said of it, nobody wants to know.
+            self.list_prices.error = None;
+            return None;
+        }
+        let now = tokio::time::Instant::now();
+        let known =
+            self.list_asked.as_ref().is_some_and(|(asked, until)| *asked == self.list_types && now < *until);
+        (!known).then(|| self.list_types.clone())
     }
 }

@@ -19,7 +19,7 @@ use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::RayCluster;
 use crate::api::observed::{Observed, Processes};
-use crate::api::record::NodeRecord;
+use crate::api::record::{Incarnation, NodeRecord};
 use crate::plan::guards::Guards;
 use crate::plan::snapshot::{JobView, Seen};
 use crate::plan::{Plan, Snapshot, plan};
@@ -89,6 +89,7 @@ impl Controller {
         if let Some(watch) = lock(&self.inner.watches).get(key) {
             seen.instances = watch.instances();
             seen.spot_prices = watch.spot_prices();
+            seen.list_prices = watch.list_prices();
             (seen.agent, seen.agent_ended) = watch.agent();
             if let Some((_, processes)) = seen.processes.fresh() {
                 watch.note_processes(processes);
@@ -139,8 +140,10 @@ impl Controller {
             submission: rows.record.agent.as_ref().map(|agent| agent.submission.clone()),
         };
         let spot_types = spot_types(cluster);
+        let list_types = list_types(cluster, incarnation);
         if let Some(watch) = watches.get(key).filter(|watch| watch.subject == subject) {
             watch.note_spot_types(spot_types);
+            watch.note_list_types(list_types);
             return;
         }
         match clients(&self.inner.directories, key, &cluster.spec, incarnation) {
@@ -153,7 +156,11 @@ impl Controller {
                 });
                 let queue = self.inner.queue.clone();
                 let watch = Watch::start(key.clone(), subject, agent, dashboard, cloud, queue);
+                if let Some(before) = watches.get(key) {
+                    watch.take_over(before);
+                }
                 watch.note_spot_types(spot_types);
+                watch.note_list_types(list_types);
                 watches.insert(key.clone(), watch);
             }
             Err(error) => tracing::warn!(cluster = %key, %error, "the cluster cannot be listened to"),
@@ -220,6 +227,21 @@ fn spot_types(cluster: &RayCluster) -> BTreeSet<String> {
     let spot = |group: &&WorkerGroup| matches!(group.market, Some(Market::Spot(_)));
     let groups = cluster.spec.worker_groups.iter().filter(spot);
     groups.filter_map(|group| group.template.instance.as_ref()).flat_map(|it| it.types.clone()).collect()
+}
+
+/// The instance types that are to be looked up in AWS's price list: all whose price the manifest does not say, when one
+/// of them was not looked up for a day.
+fn list_types(cluster: &RayCluster, incarnation: &Incarnation) -> BTreeSet<String> {
+    let Some(aws) = cluster.spec.aws() else { return BTreeSet::new() };
+    let groups = cluster.spec.worker_groups.iter().map(|group| &group.template);
+    let templates = std::iter::once(&cluster.spec.head).chain(groups);
+    let all = templates.filter_map(|template| template.instance.as_ref()).flat_map(|it| &it.types);
+    let given = |name: &str| aws.prices.get(name).is_some_and(|price| price.on_demand.is_some());
+    let types: BTreeSet<String> = all.filter(|name| !given(name)).cloned().collect();
+    let listed = incarnation.aws.as_ref().and_then(|network| network.list_prices.as_ref());
+    let known = listed.filter(|listed| listed.is_fresh(Timestamp::now()));
+    let complete = known.is_some_and(|known| types.iter().all(|name| known.prices.contains_key(name)));
+    if complete { BTreeSet::new() } else { types }
 }
 
 /// Whether the jobs that a plan changes are still as they were: one that is being moved is planned by two clusters.

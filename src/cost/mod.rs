@@ -1,4 +1,5 @@
-//! What instances of EC2 cost: a table of on-demand prices, EC2's own spot prices, and what the manifest says instead.
+//! What instances of EC2 cost: a table of on-demand prices, AWS's price list, EC2's own spot prices, and what the
+//! manifest says instead.
 //!
 //! Pure functions and data. A price that nobody knows is unknown: it is never taken for nothing.
 
@@ -8,7 +9,7 @@ use std::sync::LazyLock;
 use crate::api::aws::{AwsNetwork, AwsProvider, MarketKind, Offering};
 use crate::api::money::Money;
 
-/// On-demand prices for an hour in US dollars, by type and region: AWS's price list of January 2026 for Linux on shared
+/// On-demand prices for an hour in US dollars, by type and region: AWS's price list (of `TABLE_OF`) for Linux on shared
 /// hardware, as far as we know it. A dash is where we do not.
 const TABLE: &str = include_str!("on-demand.txt");
 
@@ -46,12 +47,15 @@ impl<'a> Prices<'a> {
         Self { aws, network }
     }
 
-    /// What an hour of an instance costs: what the manifest says, or else on the spot market EC2, or else the table.
+    /// What an hour of an instance costs: what the manifest says, or else on the spot market EC2, and on-demand AWS's
+    /// price list, or else the table.
     pub fn of(&self, instance_type: &str, zone: &str, market: MarketKind) -> Option<Money> {
         let given = self.aws.prices.get(instance_type);
         match market {
             MarketKind::OnDemand => {
-                given.and_then(|given| given.on_demand).or_else(|| on_demand(&self.aws.region, instance_type))
+                let listed = || *self.network?.list_prices.as_ref()?.prices.get(instance_type)?;
+                let given = given.and_then(|given| given.on_demand);
+                given.or_else(listed).or_else(|| on_demand(&self.aws.region, instance_type))
             }
             MarketKind::Spot => {
                 let said = || self.network?.spot_prices.get(instance_type)?.get(zone).copied();
@@ -88,6 +92,7 @@ mod tests {
             "region": "us-west-2", "subnets": [], "securityGroups": [], "headInterface": "", "headAddress": "",
             "tokenParameter": null, "images": {}, "types": {},
             "spotPrices": {"g5.xlarge": {"us-west-2a": "0.41", "us-west-2b": "0.43"}},
+            "listPrices": {"at": "2026-11-28T00:00:00Z", "prices": {"m5.large": "0.097", "m6i.large": null, "p8.large": "8"}},
         }))
         .unwrap()
     }
@@ -140,5 +145,10 @@ mod tests {
             (price(&given, "p9.large", on_demand), price(&given, "p9.large", spot)),
             ("7".into(), String::new())
         );
+        // The price list goes before the table, which has what the list has not.
+        let listed = ["m5.large", "m6i.large", "p8.large"].map(|name| price(&bare, name, on_demand));
+        assert_eq!(listed, ["0.097", "0.096", "8"]);
+        let given = aws(json!({"m5.large": {"onDemand": "0.05"}}));
+        assert_eq!(price(&given, "m5.large", on_demand), "0.05");
     }
 }

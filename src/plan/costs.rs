@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::draft::Draft;
 use super::held::Held;
 use crate::api::aws::{MarketKind, Offering};
-use crate::api::cost::{ClusterCosts, JobCosts, Tally};
+use crate::api::cost::{ClusterCosts, JobCosts, ListPrices, Tally};
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::money::Money;
 use crate::api::object::RayCluster;
@@ -14,13 +14,19 @@ use crate::api::observed::{CloudInstance, InstancePhase};
 use crate::api::record::NodeRecord;
 use crate::cost::{Prices, name};
 
-/// Keeps what EC2 said last of its spot prices, for a controller that has not asked yet.
+/// Keeps what was said last of prices, for a controller that has not asked yet.
 pub(super) fn absorb(draft: &mut Draft<'_>) {
-    let Some((_, seen)) = &draft.snapshot.seen.spot_prices.last else { return };
+    let seen = &draft.snapshot.seen;
     let incarnation = draft.record.incarnation.as_mut();
-    if let Some(network) = incarnation.and_then(|incarnation| incarnation.aws.as_mut()) {
-        network.spot_prices.clone_from(seen);
+    let Some(network) = incarnation.and_then(|incarnation| incarnation.aws.as_mut()) else { return };
+    if let Some((_, prices)) = &seen.spot_prices.last {
+        network.spot_prices.clone_from(prices);
     }
+    let Some((_, listed)) = &seen.list_prices.last else { return };
+    // What was not asked again this time may still be paid for.
+    let mut prices = network.list_prices.take().map(|before| before.prices).unwrap_or_default();
+    prices.extend(listed.prices.clone());
+    network.list_prices = Some(ListPrices { at: listed.at, prices });
 }
 
 impl<'a> Draft<'a> {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::guards::Guards;
 use super::report::Report;
 use crate::action::Intent;
-use crate::api::cost::SpotPrices;
+use crate::api::cost::{ListPrices, SpotPrices};
 use crate::api::event::NewEvent;
 use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::ObjectKey;
@@ -26,6 +26,8 @@ pub struct Seen {
     pub instances: Observed<Instances>,
     /// What EC2 asks for spot instances of the types that it may launch.
     pub spot_prices: Observed<SpotPrices>,
+    /// What AWS's price list has of the types that its nodes may have.
+    pub list_prices: Observed<ListPrices>,
     /// How the jobs' output gets to object storage, of those that want it there and were looked at.
     pub archives: BTreeMap<Uid, Archiving>,
     /// What its agent says.

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use crate::action::{EffectError, ErrorKind};
 use crate::api::aws::Offering;
 use crate::api::cluster::{NodeTemplate, Provider, RayClusterSpec};
-use crate::api::cost::SpotPrices;
+use crate::api::cost::{ListPrices, SpotPrices};
 use crate::api::ids::{InstanceId, IntentId, NodeName};
 use crate::api::meta::ObjectKey;
 use crate::api::object::RayCluster;
@@ -122,6 +122,14 @@ pub trait NodeProvider: Send + Sync {
     /// If nobody says.
     fn spot_prices<'a>(&'a self, _: &'a BTreeSet<String>) -> BoxFuture<'a, Result<SpotPrices, EffectError>> {
         async { Ok(SpotPrices::new()) }.boxed()
+    }
+
+    /// What on-demand instances of some types cost, as AWS's price list has it.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    fn list_prices<'a>(&'a self, _: &'a BTreeSet<String>) -> BoxFuture<'a, Result<ListPrices, EffectError>> {
+        async { Err(rejected("its nodes have no prices")) }.boxed()
     }
 
     /// Ends an instance that carries the cluster's mark.

@@ -245,6 +245,7 @@ fn network(settings: Digest, published: Option<Digest>) -> AwsNetwork {
         ]),
         settings,
         spot_prices: BTreeMap::new(),
+        list_prices: None,
         at: Timestamp::UNIX_EPOCH,
         published,
     }

@@ -161,8 +161,9 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn cluster_cost()((per_hour, spent, saved) in (money(), money(), money()), at in when(), unpriced in vec(text(), 0..2)) -> ClusterCostStatus {
-        ClusterCostStatus { per_hour, spent, saved, at, unpriced }
+    fn cluster_cost()((per_hour, spent, saved) in (money(), money(), money()), at in when(), unpriced in vec(text(), 0..2),
+        (price_list, price_list_error) in (option::of(when()), option::of(text()))) -> ClusterCostStatus {
+        ClusterCostStatus { per_hour, spent, saved, at, unpriced, price_list, price_list_error }
     }
 }
 
@@ -259,7 +260,12 @@ prop_compose! {
     }
 }
 
-// On the heap, for it is in a large one.
+// On the heap, for these are in large ones.
+fn list_prices() -> BoxedStrategy<Option<ListPrices>> {
+    let listed = (when(), btree_map(text(), option::of(money()), 0..2));
+    option::of(listed.prop_map(|(at, prices)| ListPrices { at, prices })).boxed()
+}
+
 fn last_output() -> BoxedStrategy<Option<LastOutput>> {
     let known =
         prop_oneof![when().prop_map(LastOutput::Awaited), Just(LastOutput::Kept), Just(LastOutput::GivenUp)];
@@ -270,8 +276,9 @@ prop_compose! {
     fn aws_network()(region in text(), subnets in vec((text(), text()), 0..3), security_groups in vec(text(), 0..2), head_interface in text(),
         head_address in text(), token_parameter in option::of(text()), images in btree_map(text(), text(), 0..2),
         types in btree_map(text(), type_facts(), 0..2), settings in digest(), at in when(),
-        spot_prices in btree_map(text(), btree_map(text(), money(), 0..2), 0..2), published in option::of(digest())) -> AwsNetwork {
-        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at, spot_prices, published }
+        spot_prices in btree_map(text(), btree_map(text(), money(), 0..2), 0..2),
+        list_prices in list_prices(), published in option::of(digest())) -> AwsNetwork {
+        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at, spot_prices, list_prices, published }
     }
 }
 

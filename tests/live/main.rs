@@ -27,6 +27,7 @@ mod machines;
 mod metadata;
 mod notices;
 mod places;
+mod prices;
 mod python;
 mod record;
 mod region;

@@ -116,6 +116,11 @@ impl Region {
         ask("POST", &format!("{}/_faults", self.word("endpoint")), Some(faults));
     }
 
+    /// What AWS's price list has from now on, in dollars an hour.
+    pub(crate) fn prices(&self, prices: Value) {
+        ask("POST", &format!("{}/_prices", self.word("endpoint")), Some(prices));
+    }
+
     /// How often the controller has made a call.
     pub(crate) fn calls(&self, action: &str) -> u64 {
         ask("GET", &format!("{}/_calls", self.word("endpoint")), None)[action].as_u64().unwrap_or(0)

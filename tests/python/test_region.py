@@ -1,5 +1,6 @@
 """The region that EC2's tests run against: it does what EC2 does, fails as it is told, and leaves nothing."""
 
+import json
 import os
 import signal
 import socket
@@ -170,6 +171,24 @@ class FaultTest(RegionCase):
             self.region.faults({"action": "RunInstances", "eror": "x"})
         with caught.exception:
             self.assertIn("a fault has no eror", caught.exception.read().decode())
+
+    def test_a_price_list_as_it_is_told(self):
+        pricing = self.region.client("pricing")
+        self.addCleanup(pricing.close)
+        filters = [
+            {"Type": "TERM_MATCH", "Field": field, "Value": value}
+            for field, value in (("instanceType", "m5.large"), ("regionCode", "us-west-2"), ("tenancy", "Shared"))
+        ]
+        self.assertEqual(pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"], [])
+        self.region.ask(self.region.told["endpoint"] + "/_prices", "POST", {"m5.large": "0.111"})
+        [listed] = pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"]
+        listed = json.loads(listed)
+        self.assertEqual(listed["product"]["attributes"]["regionCode"], "us-west-2")
+        [term] = listed["terms"]["OnDemand"].values()
+        [dimension] = term["priceDimensions"].values()
+        self.assertEqual((dimension["unit"], dimension["pricePerUnit"]), ("Hrs", {"USD": "0.1110000000"}))
+        self.region.faults({"action": "GetProducts", "error": "AccessDeniedException"})
+        self.refused("AccessDeniedException", pricing.get_products, ServiceCode="AmazonEC2")
 
     def test_a_reply_that_is_lost(self):
         self.region.faults({"action": "RunInstances", "drop": True, "times": 1})

@@ -1,7 +1,7 @@
 //! What a cluster and its jobs cost, for people.
 
 use super::super::text::wrapped;
-use crate::api::cost::{ClusterCostStatus, JobCostStatus};
+use crate::api::cost::{ClusterCostStatus, JobCostStatus, TABLE_OF};
 use crate::api::money::Money;
 
 /// How wide a line may be.
@@ -15,7 +15,24 @@ pub(super) fn of_cluster(cost: &ClusterCostStatus, limit: Option<Money>) -> Stri
         saved => format!(", {} less than on-demand", saved.dollars()),
     };
     let sum = format!("{}{limit}, {} so far{saved}", cost.per_hour.hourly(), cost.spent.dollars());
-    lines("  cost      ", &sum, &cost.unpriced)
+    let mut text = lines("  cost      ", &sum, &cost.unpriced);
+    if let Some(source) = source(cost) {
+        let words: Vec<String> = source.split_whitespace().map(str::to_owned).collect();
+        text.push_str(&wrapped(&" ".repeat(12), &words, WIDTH));
+    }
+    text
+}
+
+/// Where on-demand prices are from that the manifest does not say, if somebody was asked.
+fn source(cost: &ClusterCostStatus) -> Option<String> {
+    let listed =
+        cost.price_list.map(|at| format!("on-demand as in AWS's price list of {}", at.strftime("%Y-%m-%d")));
+    match (listed, &cost.price_list_error) {
+        (Some(listed), None) => Some(listed),
+        (Some(listed), Some(error)) => Some(format!("{listed}, which cannot be asked now: {error}")),
+        (None, Some(error)) => Some(format!("on-demand as in the table of {TABLE_OF}: {error}")),
+        (None, None) => None,
+    }
 }
 
 /// What a job costs: its share of the nodes that it is on.
@@ -75,7 +92,7 @@ mod tests {
                 node("gpu-1", Some("gpu"), "g5.xlarge", "spot", Some("0.4")),
                 node("gpu-2", Some("gpu"), "p9.large", "onDemand", None),
             ],
-            "cost": {"perHour": "0.496", "spent": "3.4096", "saved": "4.848", "at": "2026-11-28T00:00:00Z",
+            "cost": {"priceList": "2026-11-28T07:00:00Z", "perHour": "0.496", "spent": "3.4096", "saved": "4.848", "at": "2026-11-28T00:00:00Z",
                 "unpriced": ["p9.large on-demand"]},
         });
         insta::assert_snapshot!(page(Kind::RayCluster, "cloud", spec, status), @"
@@ -83,6 +100,7 @@ mod tests {
           cost      $0.496/h of at most $5.00/h, $3.41 so far, $4.85 less than on-demand
                     without p9.large on-demand, whose price is not known: say it in the cluster's
                     provider.aws.prices
+                    on-demand as in AWS's price list of 2026-11-28
           NODE    GROUP   STATE   FOR   ADDRESS   WORKERS   CAPACITY       INSTANCE                                PRICE
           head    head    Ready   -     -         1         4 CPU, 1 GPU   m6i.large on-demand us-west-2a i-head   $0.096/h
           gpu-1   gpu     Ready   -     -         1         4 CPU, 1 GPU   g5.xlarge spot us-west-2a i-gpu-1       $0.40/h

@@ -39,6 +39,7 @@ pub fn cluster_status(
     ];
     let generation = cluster.metadata.generation;
     let incarnation = record.incarnation.as_ref();
+    let network = incarnation.and_then(|incarnation| incarnation.aws.as_ref());
     RayClusterStatus {
         observed_generation: generation,
         phase,
@@ -53,7 +54,7 @@ pub fn cluster_status(
         ready_nodes: u32::try_from(ready).unwrap_or(u32::MAX),
         desired_nodes: if foreign { u32::try_from(ready).unwrap_or(u32::MAX) } else { report.desired_nodes },
         nodes,
-        cost: record.costs.as_ref().map(|costs| cost::of_cluster(costs, snapshot.now)),
+        cost: record.costs.as_ref().map(|costs| cost::of_cluster(costs, network, seen, snapshot.now)),
     }
 }
 

@@ -2,11 +2,19 @@
 
 use jiff::Timestamp;
 
+use crate::api::aws::AwsNetwork;
 use crate::api::cost::{ClusterCostStatus, ClusterCosts, JobCostStatus, JobCosts, Tally};
 use crate::api::money::Money;
+use crate::plan::snapshot::Seen;
 
 /// What a cluster costs.
-pub(super) fn of_cluster(costs: &ClusterCosts, now: Timestamp) -> ClusterCostStatus {
+pub(super) fn of_cluster(
+    costs: &ClusterCosts,
+    network: Option<&AwsNetwork>,
+    seen: &Seen,
+    now: Timestamp,
+) -> ClusterCostStatus {
+    let listed = network.and_then(|network| network.list_prices.as_ref());
     let at = counted_until(&costs.spent, now);
     ClusterCostStatus {
         per_hour: costs.spent.per_hour,
@@ -14,6 +22,8 @@ pub(super) fn of_cluster(costs: &ClusterCosts, now: Timestamp) -> ClusterCostSta
         saved: costs.saved.at(at),
         at,
         unpriced: costs.unpriced.iter().cloned().collect(),
+        price_list: listed.map(|listed| listed.at),
+        price_list_error: seen.list_prices.error.as_ref().map(|(_, error)| error.clone()),
     }
 }
 

@@ -13,6 +13,7 @@ use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use tokio::sync::Mutex;
 
+use super::list;
 use super::pace::{self, Api};
 use crate::action::{EffectError, ErrorKind};
 
@@ -31,6 +32,8 @@ pub(super) struct Clients {
     pub(super) region: String,
     pub(super) ec2: aws_sdk_ec2::Client,
     pub(super) ssm: aws_sdk_ssm::Client,
+    /// Of the price list, which is kept in few regions.
+    pub(super) pricing: aws_sdk_pricing::Client,
     /// Whether they are not to be used again.
     stale: AtomicBool,
 }
@@ -49,10 +52,14 @@ impl Clients {
     }
 
     fn from(region: &str, config: &SdkConfig) -> Self {
+        let pricing = aws_sdk_pricing::config::Builder::from(config);
         Self {
             region: region.to_owned(),
             ec2: aws_sdk_ec2::Client::new(config),
             ssm: aws_sdk_ssm::Client::new(config),
+            pricing: aws_sdk_pricing::Client::from_conf(
+                pricing.region(Region::new(list::region(region))).build(),
+            ),
             stale: AtomicBool::new(false),
         }
     }

@@ -179,6 +179,7 @@ mod tests {
             settings: Default::default(),
             at: Default::default(),
             spot_prices: BTreeMap::new(),
+            list_prices: None,
             published: None,
         }
     }

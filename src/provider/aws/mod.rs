@@ -14,6 +14,7 @@ mod firewall;
 mod images;
 mod instances;
 mod launch;
+mod list;
 mod open;
 mod pace;
 mod parameters;
@@ -32,7 +33,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Directories, EndedNode, NodeLaunch, NodeProvider, Opening, rejected};
 use crate::action::EffectError;
 use crate::api::aws::AwsProvider;
-use crate::api::cost::SpotPrices;
+use crate::api::cost::{ListPrices, SpotPrices};
 use crate::api::ids::{InstanceId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::RayCluster;
@@ -107,6 +108,13 @@ impl NodeProvider for Aws {
         types: &'a BTreeSet<String>,
     ) -> BoxFuture<'a, Result<SpotPrices, EffectError>> {
         prices::spot(self, types).boxed()
+    }
+
+    fn list_prices<'a>(
+        &'a self,
+        types: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Result<ListPrices, EffectError>> {
+        list::on_demand(self, types).boxed()
     }
 
     fn end_instance<'a>(&'a self, instance: &'a InstanceId) -> BoxFuture<'a, Result<(), EffectError>> {

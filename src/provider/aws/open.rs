@@ -85,8 +85,9 @@ pub(super) async fn open(aws: &Aws, opening: Opening) -> Result<Incarnation, Eff
             types: facts,
             settings: settings.digest(),
             at: Timestamp::now(),
-            // The watch asks for them, and goes on asking.
+            // The watch asks for these, and goes on asking.
             spot_prices: SpotPrices::new(),
+            list_prices: None,
             published: Some(digest_of(&spec)),
         }),
     })

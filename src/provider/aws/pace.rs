@@ -23,6 +23,8 @@ pub(super) enum Api {
     Change,
     /// Writing parameters of Systems Manager.
     PutParameter,
+    /// Asking the price list, of which no limit is documented.
+    PriceList,
 }
 
 /// A bucket's measures.
@@ -44,6 +46,7 @@ impl Api {
             Self::Describe => (100.0, 20.0),
             Self::Change => (50.0, 5.0),
             Self::PutParameter => (3.0, 3.0),
+            Self::PriceList => (10.0, 10.0),
         };
         Limit { burst: burst / 2.0, refill: refill / 2.0 }
     }

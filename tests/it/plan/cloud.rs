@@ -100,6 +100,7 @@ fn network(settings: Digest) -> AwsNetwork {
         settings,
         at: Timestamp::UNIX_EPOCH,
         spot_prices: BTreeMap::new(),
+        list_prices: None,
         published: None,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::SignedDuration;
 use rayconcile::action::ErrorKind;
 use rayconcile::api::aws::MarketKind;
-use rayconcile::api::cost::JobCosts;
+use rayconcile::api::cost::{JobCosts, ListPrices};
 use rayconcile::api::document::{Desired, Document, SlotKind, SlotSpec};
 use rayconcile::api::ids::{InstanceId, IntentId, NodeName, RayNodeId, SlotId, Uid};
 use rayconcile::api::job::{AdaptDLJobSpec, WorkerResources};
@@ -280,4 +280,39 @@ fn jobs_run_on_what_can_be_paid_for() {
     let group = last.jobs[&uid].groups.last().unwrap();
     assert_eq!((group.nodes.len(), region.hourly()), (2, money("0.90")), "{:?}", last.report.jobs[&uid]);
     assert!(region.waiting().iter().any(|it| it.starts_with("MaxHourlyCost: ")), "{:?}", region.waiting());
+}
+
+#[test]
+fn the_price_list_goes_before_the_table_and_is_kept() {
+    let spec =
+        LIMITED.replace("      m5.large: {onDemand: \"0.10\"}\n", "").replace("minNodes: 3", "minNodes: 0");
+    let mut region = Region::new(&spec);
+    region.run(60);
+    let hourly = |region: &Region| region.snapshot.record.costs.as_ref().unwrap().spent.per_hour;
+    assert_eq!(hourly(&region), money("0.096"), "as in the table");
+    let say = |region: &mut Region, prices: &[(&str, Option<&str>)]| {
+        let prices = prices.iter().map(|(name, price)| ((*name).to_owned(), price.map(money)));
+        let listed = ListPrices { at: region.now(), prices: prices.collect() };
+        region.snapshot.seen.list_prices = Observed::seen(region.now(), listed);
+        region.run(10);
+    };
+    say(&mut region, &[("m5.large", Some("0.111")), ("g5.xlarge", None)]);
+    assert_eq!(hourly(&region), money("0.111"));
+    // A controller that has just started knows what is in the store.
+    let text = serde_json::to_string(&region.snapshot.record).unwrap();
+    region.snapshot.record = serde_json::from_str(&text).unwrap();
+    region.snapshot.seen = Default::default();
+    region.run(10);
+    assert_eq!(hourly(&region), money("0.111"));
+    // What was not asked again may still be paid for; what the list has no more is as in the table.
+    say(&mut region, &[("g5.xlarge", Some("1"))]);
+    assert_eq!(hourly(&region), money("0.111"));
+    say(&mut region, &[("m5.large", None)]);
+    assert_eq!(hourly(&region), money("0.096"));
+    // What cannot be asked changes nothing.
+    say(&mut region, &[("m5.large", Some("0.2"))]);
+    let now = region.now();
+    region.snapshot.seen.list_prices.fail(now, "no".to_owned());
+    region.run(10);
+    assert_eq!(hourly(&region), money("0.2"));
 }

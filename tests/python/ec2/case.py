@@ -25,9 +25,9 @@ class Region:
             env={**os.environ, "PYTHONPATH": PYTHON_PATH},
         )  # fmt: skip
         self.told = json.loads(self.process.stdout.readline())
-        self.clients = {name: self._client(name) for name in ("ec2", "ssm", "sts", "s3")}
+        self.clients = {name: self.client(name) for name in ("ec2", "ssm", "sts", "s3")}
 
-    def _client(self, service):
+    def client(self, service):
         return boto3.client(
             service, endpoint_url=self.told["endpoint"], region_name=self.told["region"], aws_access_key_id="test",
             aws_secret_access_key="test", config=Config(retries={"total_max_attempts": 1}),

@@ -13,6 +13,7 @@ POST /_faults  replaces the faults in force with a JSON list of them, each of
                The first one that fits a call, and is not used up, strikes it.
 GET  /_faults  shows them, with how often each was `used`
 GET  /_calls   counts the calls by action, those of instances aside
+POST /_prices  replaces what AWS's price list has: {instance type: dollars an hour}
 GET  /_left    lists everything left that somebody made: {kind, id, tags, ...}
 """
 
@@ -27,7 +28,7 @@ from urllib.parse import parse_qsl
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import make_server
 
-from ec2 import faults
+from ec2 import faults, pricing
 from ec2.launch import AT_MOST
 
 SERVICE = re.compile(r"Credential=[^/]*/\d+/[^/]*/([^/]+)/aws4_request")
@@ -44,6 +45,7 @@ class Proxy:
 
     def __init__(self, moto, left, port):
         self.moto, self.left, self.faults = moto, left, faults.Faults()
+        self.price_list = pricing.PriceList()
         self.server = make_server("127.0.0.1", port, self, threaded=True, request_handler=Quiet)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -62,6 +64,8 @@ class Proxy:
         time.sleep(fault.get("delayS", 0))
         if "error" in fault:
             return answer(start_response, *faults.wire(call, fault))
+        if call.service == "pricing" and not fault.get("drop"):
+            return answer(start_response, *self.price_list.answer(call))
         if "atMost" in fault:
             environ["HTTP_" + AT_MOST.upper().replace("-", "_")] = str(fault["atMost"])
         with self.moto.held(call.service):
@@ -75,10 +79,11 @@ class Proxy:
         shown = {"/_faults": self.faults.shown, "/_calls": self.faults.counted, "/_left": self.left.all}
         if method == "GET" and path in shown:
             return 200, "application/json", json.dumps(shown[path]())
-        if (method, path) != ("POST", "/_faults"):
+        replaced = {"/_faults": self.faults.replace, "/_prices": self.price_list.replace}
+        if method != "POST" or path not in replaced:
             return 404, "text/plain", f"there is no {method} {path}"
         try:
-            self.faults.replace(json.loads(body_of(environ)))
+            replaced[path](json.loads(body_of(environ)))
         except (ValueError, TypeError) as error:
             return 400, "text/plain", str(error)
         return 200, "application/json", "[]"
