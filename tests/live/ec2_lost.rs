@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -138,6 +139,39 @@ fn with_nobody_there_every_instance_ends_itself() {
             region.cluster("c", ", orphanTimeout: 1m", &groups),
             job("brief", "c", "--steps, '20'", "maxReplicas: 1"),
         ),
+#[test]
+fn a_job_goes_on_without_agent_and_controller_and_its_instances_end_after_it() {
+    let region = Region::start(&[]);
+    let mut world = region.world();
+    let (enough, record) = (world.path("enough"), world.path("record"));
+    let arguments =
+        format!("--until, {}, --work, '0.0003', --record, {}", enough.display(), record.display());
+    let groups = [region.group("cpu", (0, 1), "{onDemand: {}}", "m5.large")];
+    let cluster = region.cluster("c", ", orphanTimeout: 1m", &groups);
+    world.write("all.yaml", &format!("{cluster}---\n{}", job("far", "c", &arguments, "maxReplicas: 1")));
+    world.ok(&["apply", "-f", "all.yaml"]);
+    world.wait_job("far", "it trains", |job| replicas(job) == 1);
+    let head = world.wait("the head's instance is known", || {
+        let nodes = world.get("cluster", "c")["status"]["nodes"].clone();
+        let head = nodes.as_array()?.iter().find(|node| node["group"].is_null())?;
+        Some(head["instance"]["id"].as_str()?.to_owned())
+    });
+    lose_everything(&mut world);
+    assert_eq!(region.kill_process(&head, "rayconcile_agent.agent"), 1);
+
+    // Nobody can tell the instances that there is a job but the job itself.
+    std::thread::sleep(Duration::from_secs(80));
+    assert_eq!(region.up(), 2, "{:#?}", region.instances());
+    let steps = last(&record).step;
+    world.wait("it gets on", || (last(&record).step > steps).then_some(()));
+    fs::write(enough, "").unwrap();
+    let ended = within(PATIENCE, || (region.up() == 0).then_some(()));
+    assert!(ended.is_some(), "{:#?}", region.instances());
+    assert_unbroken(&recorded(&record), 0);
+    ok(&world, &region, &["destroy", "c", "--yes"]);
+    assert!(region.left().is_empty(), "{:#?}", region.left());
+}
+
     );
     world.ok(&["apply", "-f", "all.yaml"]);
     world.wait_job("brief", "it has done its work", |job| phase(job) == "Succeeded");

@@ -1,13 +1,15 @@
 //! A region of EC2 on this machine, in which instances really run: `tests/python/ec2` makes it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, World, python, repository, terminate, within};
+use crate::support::{PATIENCE, World, python, repository, signal, terminate, within};
 
 /// A region. It ends, with every instance, when this is dropped.
 pub(crate) struct Region {
@@ -170,6 +172,21 @@ impl Region {
     /// How many instances ran or were being started at once, at most.
     pub(crate) fn most_up(&self) -> u64 {
         ask("GET", &format!("{}/_most", self.word("control")), None).as_u64().unwrap()
+    }
+
+    /// Kills those of an instance's processes that have this word as their last argument; says how many there were.
+    pub(crate) fn kill_process(&self, instance: &str, word: &str) -> usize {
+        let (mark, end) = (format!("REGION_INSTANCE={instance}"), format!("\0{word}\0"));
+        let is_it = |pid: u32| {
+            let read = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            read("cmdline").ends_with(end.as_bytes())
+                && read("environ").split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        };
+        let names =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        let found: Vec<u32> = names.filter_map(|name| name.parse().ok()).filter(|pid| is_it(*pid)).collect();
+        found.iter().for_each(|pid| signal(*pid, Signal::SIGKILL));
+        found.len()
     }
 
     /// Announces something for an instance.

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -58,6 +59,38 @@ class AgentTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((await self.client.put(f"/v1/jobs/j/blobs/{DIGEST}/kept", headers=TOKEN)).status, 200)
         self.agent.life.counted = None
         self.assertEqual((await self.life())["unsafeCheckpoints"], 0)
+
+    async def test_a_controller_that_waits_for_news_is_there(self):
+        self.agent.version, self.agent.news = 0, asyncio.Event()
+        waiting = asyncio.ensure_future(self.agent.await_news(0, 60))
+        await asyncio.sleep(0)
+        self.assertEqual((await self.life())["controllerS"], 0.0)
+        self.agent.tell()
+        await asyncio.wait_for(waiting, 10)
+        self.assertIsNone((await self.life())["controllerS"])
+        await asyncio.wait_for(self.agent.await_news(1, 0.01), 10)
+        self.assertEqual(self.agent.asking, 0)
+
+    async def test_a_controller_that_leaves_in_the_middle_of_an_upload_is_not_there(self):
+        enter(self, mock.patch.object(agent, "BODY_S", 1.0))
+        enter(self, mock.patch.object(self.agent, "ask"))
+        enter(self, mock.patch.object(self.agent, "bridge"))
+        begun = time.monotonic()
+        query = "uid=j&namespace=n&name=j&revision=1&group=0&number=1&files=1&steps=1"
+        for head, piece in ((f"PUT /v1/jobs/j/blobs/{DIGEST}?{query}", b"a piece"), ("PUT /v1/jobs/j", b"{")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.client.port)
+            writer.write(f"{head} HTTP/1.1\r\nHost: x\r\n".encode())
+            writer.write(b"Authorization: Bearer secret\r\nContent-Length: 1000000\r\n\r\n" + piece)
+            await asyncio.sleep(0.5)
+            # It counts from when the request came, and not from now.
+            self.assertGreater((await self.life())["controllerS"], 0.3)
+            self.assertEqual(self.agent.asking, 0)
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+            self.assertIn(b" 408 ", answer)
+            self.assertGreater((await self.life())["controllerS"], 0.8, "that it is given up is no word from it")
+            writer.close()
+        self.assertLess(time.monotonic() - begun, 30)
+        self.assertEqual(os.listdir(os.path.join(self.agent.directory, "j", "blobs")), [])
 
     async def test_what_was_kept_of_jobs_is_found_and_nothing_else(self):
         os.makedirs(os.path.join(self.agent.directory, "j"))

@@ -1,8 +1,11 @@
 """A slot as its bridge sees it: when its workers are surely gone. Ray is stood in for."""
 
 import asyncio
+import copy
 import importlib
+import os
 import sys
+import tempfile
 import types
 import unittest
 from unittest import mock
@@ -39,7 +42,7 @@ class Actor:
         self.error = None
         self.polls = 0
         self.stubborn = False
-        self.notice = None
+        self.notice, self.runs = None, []
         for name in ("describe", "poll", "forget", "close"):
             setattr(self, name, Method(getattr(self, "_" + name)))
 
@@ -55,7 +58,8 @@ class Actor:
         self.polls, self.heard = self.polls + 1, heard
         notice = dict(self.notice) if self.notice else None
         return {
-            "version": 1, "clock": float(self.polls), "runs": [], "notice": notice, "logs": {}, "logEnds": {},
+            "version": 1, "clock": float(self.polls), "runs": copy.deepcopy(self.runs), "notice": notice, "logs": {},
+            "logEnds": {},
         }  # fmt: skip
 
     async def _forget(self, _group):
@@ -179,6 +183,33 @@ class ReservationTest(unittest.IsolatedAsyncioTestCase):
         await slot.opened()
         await self.until(lambda: self.actor.polls > 2)
         self.assertGreaterEqual(self.actor.heard, self.actor.polls - 1)
+
+    async def test_the_head_shows_that_a_worker_is_heard_of_and_no_more_than_that(self):
+        file = enter(self, tempfile.NamedTemporaryFile())
+        enter(self, mock.patch.dict(os.environ, {"RAYCONCILE_BEAT": file.name}))
+        enter(self, mock.patch("rayconcile_agent.beat.PERIOD_S", 0.0))
+        slot = self.reserve()
+        slot.spools = mock.Mock()
+        await slot.opened()
+        ages = {"lastStepAgoMs": None, "firstStepAgoMs": None, "activeAgoMs": None}
+        run = {"group": 1, "rank": 0, "pid": 7, "exit": None, **ages}
+        for runs, shown in (
+            ([], False),
+            ([{**run, "pid": None}], False),
+            ([{**run, "exit": {"code": 0, "agoMs": 0}}], False),
+            ([{**run, "exit": {"code": 0, "agoMs": 0}}, {**run, "group": 2}], True),
+        ):
+            self.actor.runs = runs
+            polls = self.actor.polls + 1
+            await self.until(lambda: self.actor.polls > polls)
+            self.assertEqual(bool(file.read()), shown, runs)
+        self.actor.error = Lost("out of reach")
+        await asyncio.sleep(0.1)
+        file.seek(0)
+        last = file.read()
+        await asyncio.sleep(0.1)
+        file.seek(0)
+        self.assertEqual(file.read(), last)
 
     async def test_a_node_is_left_at_once_only_if_it_goes_soon(self):
         slot = self.reserve()

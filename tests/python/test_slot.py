@@ -265,6 +265,27 @@ class SlotTest(unittest.TestCase):
         self.slot.close()
         self.assertEqual(os.listdir(os.path.join(self.session, "rayconcile")), [])
 
+    def test_a_live_worker_shows_itself_and_nothing_else_does(self):
+        file = enter(self, tempfile.NamedTemporaryFile())
+        enter(self, mock.patch.dict(os.environ, {"RAYCONCILE_BEAT": file.name}))
+        enter(self, mock.patch("rayconcile_agent.beat.PERIOD_S", 0.1))
+        self.slot.close()
+        self.slot = self.module.Slot("uid", "s1", 1, False, 3600.0, None)
+        self.addCleanup(self.slot.close)
+        read = lambda: (file.seek(0), file.read())[1]
+        time.sleep(0.5)
+        self.assertEqual(read(), b"")
+        self.start(0, "sleep 1000")
+        first = self.until(read)
+        self.until(lambda: read() != first)
+        self.assertEqual(len(read()), len(first))
+        self.slot.signal(0, "SIGKILL")
+        self.until(lambda: self.report(0)["exit"])
+        time.sleep(0.3)
+        last = read()
+        time.sleep(0.5)
+        self.assertEqual(read(), last)
+
     def test_the_lease_counts_from_what_was_heard(self):
         before = self.slot.last_contact
         clock = self.slot.poll(-1, 0, {}, 10, 0.0)["clock"]

@@ -48,6 +48,8 @@ NAMESPACE = "rayconcile"
 NODES_S = 0.5
 LOG_BYTES = 1 << 20
 MAX_WAIT_S = 60.0
+# How long a body, or a piece of one, may take to come.
+BODY_S = 60.0
 HAND_OVER_S = 30.0
 CLAIM = b"rayconcile:claim"
 LIFE = "/v1/life"
@@ -68,7 +70,7 @@ class Agent:
         self.newest = {}
         # Until when something may still train of a job whose bridge died while it was removed.
         self.doubtful = {}
-        # When a controller was heard last, and how many of its questions are being answered.
+        # When a controller was heard last, and how many of its questions for news are held: each for a while only.
         self.heard, self.asking = time.monotonic(), 0
         context = ray.get_runtime_context()
         self.head = context.get_node_id()
@@ -123,14 +125,24 @@ class Agent:
                 self.tell()
             await asyncio.sleep(NODES_S)
 
-    async def state(self, request):
-        seen = int(request.query.get("seen", -1))
-        deadline = time.monotonic() + min(float(request.query.get("timeout", 0)), MAX_WAIT_S)
-        while self.version <= seen and (left := deadline - time.monotonic()) > 0:
-            try:
+    def note_controller(self):
+        self.heard = time.monotonic()
+        self.life.note_controller()
+
+    async def await_news(self, seen, timeout_s):
+        """Wait for what is newer. Whoever asked is taken to be there meanwhile."""
+        deadline = time.monotonic() + min(timeout_s, MAX_WAIT_S)
+        self.asking += 1
+        try:
+            while self.version <= seen and (left := deadline - time.monotonic()) > 0:
                 await asyncio.wait_for(self.news.wait(), left)
-            except asyncio.TimeoutError:
-                break
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            self.asking -= 1
+
+    async def state(self, request):
+        await self.await_news(int(request.query.get("seen", -1)), float(request.query.get("timeout", 0)))
         now = time.monotonic()
         jobs = {
             uid: {**report, "ageMs": (now - report["received"]) * 1000 if "received" in report else 0}
@@ -187,7 +199,7 @@ class Agent:
 
     async def put_job(self, request):
         uid = request.match_info["uid"]
-        document = await request.json()
+        document = await in_time(request.json())
         keepsake = document.pop("keepsake", None)
         self.ask(uid, document["revision"])
         if restore := document["desired"].get("group", {}).get("restore"):
@@ -259,7 +271,7 @@ class Agent:
         if not os.path.exists(path):
             receiver = blobs.Receiver(directory)
             try:
-                async for chunk in request.content.iter_chunked(blobs.BUFFER):
+                while chunk := await in_time(request.content.read(blobs.BUFFER)):
                     receiver.write(chunk)
             except BaseException:
                 receiver.abandon()
@@ -294,12 +306,20 @@ class Agent:
         return web.json_response({"accepted": accepted, "rejection": rejection})
 
     async def request_resources(self, request):
-        wanted = await request.json()
+        wanted = await in_time(request.json())
         bundles = [bundle["resources"] for bundle in wanted for _ in range(bundle["count"])]
         await asyncio.to_thread(ask_autoscaler, bundles=bundles)
         self.requested = wanted
         self.tell()
         return web.json_response({})
+
+
+async def in_time(reading):
+    """A request's body, or the next piece of a long one: whoever has gone without a word is not waited for."""
+    try:
+        return await asyncio.wait_for(reading, BODY_S)
+    except asyncio.TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"nothing more of the body has come for {BODY_S:g} s") from error
 
 
 def missing(what):
@@ -328,13 +348,11 @@ def authenticate(agent, token_digest):
         _, _, token = request.headers.get("Authorization", "").partition("Bearer ")
         if not hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), token_digest):
             raise web.HTTPUnauthorized(text="a bearer token is needed")
-        agent.asking += 1
-        try:
-            return await handler(request)
-        finally:
-            agent.asking -= 1
-            agent.heard = time.monotonic()
-            agent.life.note_controller()
+        # Not while it is answered: whoever has begun a request and never ends it may be gone.
+        agent.note_controller()
+        answer = await handler(request)
+        agent.note_controller()
+        return answer
 
     return check
 

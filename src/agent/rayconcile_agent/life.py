@@ -33,7 +33,7 @@ class Life:
         self.worked.update((node, now) for node in nodes_with_workers(report))
 
     def describe(self, address, nodes, head, asking):
-        """The answer for the node at an address. `asking`: whether a controller is being answered just now."""
+        """The answer for the node at an address. `asking`: whether a controller waits for news just now."""
         here = {node["id"] for node in nodes if node["address"] == address}
         # The head is needed as long as any node has a worker: without it they are no cluster.
         worked = self.worked.values() if head in here else [self.worked[node] for node in here & self.worked.keys()]

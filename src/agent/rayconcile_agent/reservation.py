@@ -12,6 +12,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from .beat import Beat
 from .slot import Slot
 
 POLL_S = 1.0
@@ -46,6 +47,8 @@ class Reservation:
         self.last_contact = time.monotonic()
         # The slot's own clock, in the newest report.
         self.clock = 0.0
+        # Of the head, on which this runs: it is needed as long as there is a worker anywhere.
+        self.beat = Beat()
         self.ready = asyncio.Event()
         self.actor = None
         self.task = asyncio.ensure_future(self._live())
@@ -150,6 +153,8 @@ class Reservation:
             self.notice = {**notice, "deadline": None if left_ms is None else now + left_ms / 1000}
         else:
             self.notice = None
+        if any(run["pid"] and not run["exit"] for run in report["runs"]):
+            self.beat.give()
         for run in report["runs"]:
             for key in ("lastStep", "firstStep", "active"):
                 ago = run.pop(f"{key}AgoMs")

@@ -22,6 +22,7 @@ import uuid
 import ray
 
 from . import blobs, host, processes, shared, worker
+from .beat import Beat
 from .metadata import PERIOD_S, MetadataService
 from .run import Run
 from .supervisor import Supervisor
@@ -54,9 +55,8 @@ class Slot:
         self.cpus, self.has_package, self.lease_s = cpus, has_package, lease_s
         self.last_contact = time.monotonic()
         self.runs, self.receivers, self.streams = {}, {}, {}
-        self.fork_server = None
-        self.shared = None
-        self.notice = None
+        self.fork_server = self.shared = self.notice = None
+        self.beat = Beat()
         self.version = 0
         self.changed = threading.Condition()
         self.supervisor = Supervisor(self)
@@ -465,7 +465,7 @@ class Slot:
             self._tell()
 
     def _watch_forever(self):
-        """Notice what a worker did without telling, and the end of the lease."""
+        """Notice what a worker did without telling, and the end of the lease; show the machine that one lives."""
         while True:
             time.sleep(WATCH_S)
             with self.changed:
@@ -473,6 +473,8 @@ class Slot:
                     if (seen := run.seen()) != run.noticed:
                         run.noticed = seen
                         self._tell()
+                if any(run.alive() for run in self.runs.values()):
+                    self.beat.give()
             if time.monotonic() - self.last_contact > self.lease_s:
                 try:
                     for run in list(self.runs.values()):

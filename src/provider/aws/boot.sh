@@ -7,7 +7,8 @@
 #
 # In order: what the metadata service says; the data disk; EFS; Ray's token; the container; the set-up commands; then
 # `ray start` again and again. Beside them a watch ends the instance if it does not join in time, and when it has had no
-# job and heard of no controller for long. What cannot become a node is shut down, which terminates it: none costs for
+# job and heard of no controller for long: the agent on the head tells of both, and workers show themselves in a file
+# (`beat.py`), also when the agent is dead. What cannot become a node is shut down, which terminates it: none costs for
 # nothing. The image must have bash 4.4, curl and flock; for a container Docker, for a token the AWS CLI.
 #
 # Ports, beside those of the settings: Ray's client 10001 and workers 10002-19999 are Ray's own choice. What Ray would
@@ -36,6 +37,7 @@ JOIN_POLL_S=${RAYCONCILE_JOIN_POLL_S:-5}
 ORPHAN_POLL_S=${RAYCONCILE_ORPHAN_POLL_S:-30}
 RUN=$ROOT/run/rayconcile
 TOKEN=$RUN/ray-token
+BEAT=$RUN/beat
 LOG=$ROOT/var/log/rayconcile-boot.log
 CONTAINER=rayconcile
 DATA_LABEL=rayconcile-data # A label of ext4 has at most 16 characters.
@@ -210,7 +212,8 @@ make_environment() {
     local variable
     local -A named
     for variable in "${RC_ENV[@]}" "${RC_RAY_ENV[@]}" RAY_USAGE_STATS_ENABLED=0 "RAY_CLOUD_INSTANCE_ID=$INSTANCE" \
-        RAY_AUTH_MODE=disabled ${RC_TOKEN_PARAMETER:+RAY_AUTH_MODE=token "RAY_AUTH_TOKEN_PATH=$TOKEN"}; do
+        "RAYCONCILE_BEAT=$BEAT" RAY_AUTH_MODE=disabled \
+        ${RC_TOKEN_PARAMETER:+RAY_AUTH_MODE=token "RAY_AUTH_TOKEN_PATH=$TOKEN"}; do
         named[${variable%%=*}]=$variable
     done
     NODE_ENV=("${named[@]}")
@@ -243,7 +246,7 @@ start_container() {
     arguments=(
         --detach --init --name "$CONTAINER" --network host --ulimit nofile=65536:65536
         --label "rayconcile.dev/cluster-uid=$RC_CLUSTER_UID" --label "rayconcile.dev/launch=$RC_LAUNCH"
-        --label "rayconcile.dev/node=$RC_NODE" --env-file "$RUN/env"
+        --label "rayconcile.dev/node=$RC_NODE" --env-file "$RUN/env" --volume "$BEAT:$BEAT"
     )
     # A line of such a file ends where the value does.
     (umask 077 && : >"$RUN/env")
@@ -359,21 +362,30 @@ has_joined() {
 note_life() {
     local age
     [[ -n $LIFE ]] || return
-    ANSWERED=$1
+    SILENT=$1
     for age in $(number controllerS) $(number jobS); do
         ((NEEDED = $1 - age > NEEDED ? $1 - age : NEEDED))
     done
 }
 
+# Notes whether a worker has shown itself since the last look: one on this node; on any node, if this is the head.
+note_beat() {
+    local beat=''
+    { read -r beat <"$BEAT"; } 2>/dev/null
+    [[ $beat != "${SEEN:-}" ]] || return
+    SEEN=$beat NEEDED=$1 SILENT=$1
+}
+
 # Whether nobody has needed this node for so long that it ends itself. With a head its checkpoints would be lost: it
-# waits for somebody to fetch them, but not for an agent that will never answer.
+# waits for somebody to fetch them, but not for an agent that will never answer. SILENT is since when nobody can say
+# whether it has any.
 is_orphan() {
     (($1 - NEEDED >= RC_ORPHAN_S)) || return
     [[ $RC_ROLE == head ]] || return 0
     if [[ -n $LIFE ]]; then
         [[ $(number unsafeCheckpoints) == 0 ]]
     else
-        [[ -z ${ANSWERED:-} ]] || (($1 - ANSWERED >= 2 * RC_ORPHAN_S))
+        [[ -z ${SILENT:-} ]] || (($1 - SILENT >= 2 * RC_ORPHAN_S))
     fi
 }
 
@@ -388,6 +400,7 @@ watch() {
         ask_life
         if [[ -n $joined ]]; then
             note_life "$now"
+            note_beat "$now"
             is_orphan "$now" && give_up "it has had no job and heard of no controller for $RC_ORPHAN_S s"
             pause "$ORPHAN_POLL_S"
         elif has_joined; then
@@ -418,6 +431,7 @@ main() {
     say "node $RC_NODE of cluster $RC_CLUSTER_UID, $RC_ROLE, launch $RC_LAUNCH"
     # cloud-init gives no home. Settings of other Ray clusters would be taken for this one's.
     export HOME=${HOME:-/root}
+    install -m 0666 /dev/null "$BEAT" || say "$BEAT cannot be made"
     unset "${!RAY_@}"
     ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"
 

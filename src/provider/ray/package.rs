@@ -14,10 +14,11 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 26] = files![
+const FILES: [(&str, &str); 27] = files![
     "__init__.py",
     "agent.py",
     "alone.py",
+    "beat.py",
     "blobs.py",
     "bridge.py",
     "forkserver.py",
