@@ -59,6 +59,8 @@ struct Watched {
     /// For which it was asked last, and until when that will do.
     list_asked: Option<(BTreeSet<String>, tokio::time::Instant)>,
     list_prices: Observed<ListPrices>,
+    /// The launches whose instances have nearly had the time that they have to join.
+    late: BTreeSet<IntentId>,
 }
 
 /// Listens to one incarnation of a cluster, until it is dropped.
@@ -150,6 +152,11 @@ impl Watch {
 
     pub(super) fn note_spot_types(&self, types: BTreeSet<String>) {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).spot_types = types;
+    }
+
+    /// Notes whose instances should be asked what they printed.
+    pub(super) fn note_late(&self, launches: BTreeSet<IntentId>) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).late = launches;
     }
 
     /// What the agent says, and whether it has ended.
@@ -278,7 +285,8 @@ async fn list(
         pricing.look(&key, &*provider, &watched, &queue).await;
         // The time before asking: what was launched after it may not have been seen.
         let at = Timestamp::now();
-        let listed = provider.instances().await;
+        let late = watched.lock().unwrap_or_else(PoisonError::into_inner).late.clone();
+        let listed = provider.instances(&late).await;
         let news = {
             let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
             let before = watched.instances.fresh().map(|(_, instances)| instances);

@@ -22,7 +22,7 @@ use crate::api::observed::{Observed, Processes};
 use crate::api::record::{Incarnation, NodeRecord};
 use crate::plan::guards::Guards;
 use crate::plan::snapshot::{JobView, Seen};
-use crate::plan::{Plan, Snapshot, plan};
+use crate::plan::{Plan, Snapshot, late_launches, plan};
 use crate::provider::local::Local;
 use crate::provider::{for_cluster, unavailable};
 use crate::store::{DomainRows, ObservationRow, StoreError, Tx};
@@ -87,6 +87,10 @@ impl Controller {
             seen.processes = self.processes(key, rows.record.nodes.values()).await;
         }
         if let Some(watch) = lock(&self.inner.watches).get(key) {
+            let timeout =
+                rows.cluster.as_ref().and_then(|cluster| cluster.spec.aws()).map(|aws| aws.join_timeout);
+            let late = timeout.map(|timeout| late_launches(&rows.record, timeout, Timestamp::now()));
+            watch.note_late(late.unwrap_or_default());
             seen.instances = watch.instances();
             seen.spot_prices = watch.spot_prices();
             seen.list_prices = watch.list_prices();

@@ -95,16 +95,16 @@ fn absorb_nodes(draft: &mut Draft<'_>) {
                 }
                 draft.cluster_event(EventType::Normal, "NodeReady", format!("node {name} has joined"));
             }
-            NodeState::Launching { since } if cause.is_none() => {
-                // Only through the agent is a head known to have joined: it cannot be before that was submitted.
-                let submitted = draft.record.agent.as_ref().filter(|_| head).map(|agent| agent.since);
-                let since = submitted.map_or(*since, |submitted| submitted.max(*since));
+            NodeState::Launching { .. } if cause.is_none() => {
+                let since = instances::expected_since(record, draft.record.agent.as_ref());
                 let timeout = instances::join_timeout(draft);
                 let limit = since + timeout.signed();
+                instances::wake_when_late(draft, &name, limit);
                 // A controller that has just started has not asked yet.
                 let asked = draft.agent().is_some() || (head && cannot_be_asked(draft));
                 if asked && draft.is_due(limit) {
-                    let cause = format!("it did not join within {timeout}");
+                    let words = instances::last_words(draft, &name);
+                    let cause = format!("it did not join within {timeout}{words}");
                     lose(draft, &name, head, "NodeNotJoined", cause);
                 }
             }

@@ -1,18 +1,24 @@
 //! Nodes that are instances of EC2: what its listing says of them, and groups whose instances come to nothing.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::draft::{Draft, more_trouble};
 use super::guards::Guard;
-use crate::api::ids::{Digest, NodeName};
+use crate::api::ids::{Digest, IntentId, NodeName};
 use crate::api::observed::InstancePhase;
-use crate::api::record::{FailingGroup, NodeRecord, NodeState, Trouble, digest_of};
+use crate::api::record::{
+    AgentRecord, ClusterRecord, FailingGroup, NodeRecord, NodeState, Trouble, digest_of,
+};
 use crate::api::units::Span;
 
 /// The longest wait between two launches that were refused.
 const LONGEST_TROUBLE: Span = Span::from_secs(300);
 /// How long EC2 may not list an instance that it has.
 const UNLISTED: SignedDuration = SignedDuration::from_secs(60);
+/// How long before its time is over an instance is late: long enough for a listing, or two.
+const LATE: SignedDuration = SignedDuration::from_secs(15);
 /// After an instance that did not join, the wait for the next of its group; it grows with each one.
 const FAILED_LAUNCH: SignedDuration = SignedDuration::from_secs(30);
 /// So many in a row, and the group is paused: each of them costs money.
@@ -79,6 +85,40 @@ pub(super) fn is_forgotten(draft: &Draft<'_>, record: &NodeRecord) -> bool {
 pub(super) fn join_timeout(draft: &Draft<'_>) -> Span {
     let aws = draft.cluster().and_then(|cluster| cluster.spec.aws());
     aws.map_or(draft.snapshot.settings.join_timeout, |aws| aws.join_timeout)
+}
+
+/// Since when a node has been expected to join. Only through the agent is a head known to have joined: it cannot be
+/// before that was submitted.
+pub(super) fn expected_since(node: &NodeRecord, agent: Option<&AgentRecord>) -> Timestamp {
+    let since = node.state.since();
+    let submitted = agent.filter(|_| node.group.is_none()).map(|agent| agent.since);
+    submitted.map_or(since, |submitted| submitted.max(since))
+}
+
+/// The launches whose instances will soon be ended if they do not join: what they printed is asked for before.
+pub fn late_launches(record: &ClusterRecord, timeout: Span, now: Timestamp) -> BTreeSet<IntentId> {
+    let agent = record.agent.as_ref();
+    let late = record.nodes.values().filter(|node| {
+        matches!(node.state, NodeState::Launching { .. })
+            && node.offering.is_some()
+            && now >= expected_since(node, agent) + timeout.signed() - LATE
+    });
+    late.map(|node| node.launch.clone()).collect()
+}
+
+/// Plans again when a node on EC2 becomes late.
+pub(super) fn wake_when_late(draft: &mut Draft<'_>, name: &NodeName, limit: Timestamp) {
+    if draft.record.nodes.get(name).is_some_and(|node| node.offering.is_some()) {
+        draft.is_due(limit - LATE);
+    }
+}
+
+/// What a node's instance that runs has printed last, if that was asked for: the rest of a sentence.
+pub(super) fn last_words(draft: &Draft<'_>, name: &NodeName) -> String {
+    let node = draft.record.nodes.get(name);
+    let found = node.and_then(|node| draft.index.instance(&node.launch)).map(|(_, instance)| instance);
+    let words = found.filter(|instance| instance.phase.is_up() && !instance.reason.is_empty());
+    words.map(|instance| format!("; {}", instance.reason)).unwrap_or_default()
 }
 
 /// The group on EC2 of a node that has not come to be, and what it was to be.

@@ -38,6 +38,7 @@ mod workers;
 pub use capacity::Capacity;
 pub use cluster::LOCAL_CLUSTER;
 use draft::Draft;
+pub use instances::late_launches;
 pub use snapshot::{Plan, Snapshot};
 
 /// Decides what is to be kept and done.

@@ -108,11 +108,15 @@ pub trait NodeProvider: Send + Sync {
         ended: EndedNode,
     ) -> BoxFuture<'a, Result<(), EffectError>>;
 
-    /// All instances that carry the cluster's mark, whatever incarnation they are of.
+    /// All instances that carry the cluster's mark, whatever incarnation they are of. Of those of the launches that are
+    /// late the end of what they printed is told too, as far as it can be had: they will be ended if they do not join.
     ///
     /// # Errors
     /// If they cannot all be listed.
-    fn instances(&self) -> BoxFuture<'_, Result<Instances, EffectError>> {
+    fn instances<'a>(
+        &'a self,
+        _late: &'a BTreeSet<IntentId>,
+    ) -> BoxFuture<'a, Result<Instances, EffectError>> {
         async { Ok(Instances::new()) }.boxed()
     }
 

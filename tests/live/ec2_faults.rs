@@ -118,6 +118,59 @@ fn a_group_whose_nodes_never_join_is_paused_and_others_are_not() {
 }
 
 #[test]
+fn nodes_that_boot_and_never_join_are_ended_told_of_and_tried_again() {
+    const SOON: Duration = Duration::from_secs(20);
+    let region = Region::start(&[]);
+    let world = region.world();
+    let fault = world.write("fault", "");
+    // One whose set-up hangs for now, and three whose `ray start` does not come to the head.
+    let hangs = format!(
+        "instance: {{setupCommands: ['echo waiting for the file server; while test -e {}; do sleep 0.2; done'], ",
+        fault.display()
+    );
+    let slow = region.group("slow", (1, 1), "{onDemand: {}}", "m5.large").replace("instance: {", &hangs);
+    let lost = region.group("lost", (3, 3), "{onDemand: {}}", "m5a.large");
+    let of = |kind: &str| {
+        let instances = region.instances();
+        instances.into_iter().filter(|instance| instance["type"] == kind).collect::<Vec<_>>()
+    };
+    region.keep_apart(&["m5a.large"]);
+    apply(&world, &region.cluster("c", ", joinTimeout: 1m", &[lost.clone(), slow.clone()]));
+    wait_condition(&world, "Provisioned", "False", "GroupFailing", "paused after 3 nodes in a row");
+    let [_, _, message] = condition(&world, "Provisioned").unwrap();
+    println!("{message}");
+    for words in
+        ["group lost: ", "it did not join within 1m; its console ends with", "Failed to connect to GCS"]
+    {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    world.wait("all of them have ended", || {
+        let lost = of("m5a.large");
+        lost.iter().all(|instance| instance["state"] == "terminated").then_some(())
+    });
+    let events = world.ok(&["events", "--for", "cluster/c"]);
+    println!("{events}");
+    assert_eq!(events.matches("NodeNotJoined").count(), 4, "{events}");
+    assert!(events.contains("waiting for the file server"), "{events}");
+    // A console is asked for once, and then what is there is looked at; the other group is tried again after a while.
+    assert_eq!(region.calls("GetConsoleOutput"), 4);
+    assert!(region.calls("RunInstances") <= 6, "{:?}", region.all_calls());
+    let calls = calls_in(&region, SOON);
+    let others: u64 =
+        calls.iter().filter(|(action, _)| *action != "DescribeInstances").map(|(_, count)| count).sum();
+    assert!(others <= 1 && calls["DescribeInstances"] <= SOON.as_secs() / 5 + 2, "{calls:?}");
+    assert_eq!(of("m5a.large").len(), 3, "{:#?}", region.instances());
+
+    // The first fault ends, and the next of that group joins. The other group is tried once its template has changed.
+    std::fs::remove_file(fault).unwrap();
+    region.keep_apart(&[]);
+    let mended = lost.replace("instance: {", "labels: {network: mended}, instance: {");
+    apply(&world, &region.cluster("c", ", joinTimeout: 1m", &[mended, slow]));
+    wait_converged(&world, 4);
+    region.finish(world);
+}
+
+#[test]
 fn a_controller_without_credentials_says_so_until_it_has_some() {
     let region = Region::start(&[]);
     let mut world = World::new();

@@ -174,6 +174,11 @@ impl Region {
         ask("GET", &format!("{}/_most", self.word("control")), None).as_u64().unwrap()
     }
 
+    /// Has instances of these types that are launched from now on not reach their head.
+    pub(crate) fn keep_apart(&self, types: &[&str]) {
+        ask("POST", &format!("{}/_apart", self.word("control")), Some(json!(types)));
+    }
+
     /// Kills those of an instance's processes that have this word as their last argument; says how many there were.
     pub(crate) fn kill_process(&self, instance: &str, word: &str) -> usize {
         let (mark, end) = (format!("REGION_INSTANCE={instance}"), format!("\0{word}\0"));

@@ -1,4 +1,4 @@
-//! What instances that ended by themselves said last: mostly why they could not become nodes.
+//! What instances said last that ended by themselves, or will be ended: mostly why they could not become nodes.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,34 +17,47 @@ const BY_ITSELF: &str = "Client.InstanceInitiatedShutdown";
 const LINES: usize = 5;
 const LONGEST_LINE: usize = 200;
 
-/// The last words of instances, each asked for once: EC2 lists an instance for an hour after its end.
+/// Whether an instance has shut itself down.
+pub(super) fn has_ended_by_itself(instance: &Instance) -> bool {
+    let reason = instance.state_reason().and_then(|reason| reason.code());
+    reason.is_some_and(|code| code.starts_with(BY_ITSELF))
+}
+
+/// The last words of instances, each asked for once while it runs and once after its end: EC2 lists it for an hour.
 #[derive(Default)]
-pub(super) struct Consoles(Mutex<BTreeMap<InstanceId, String>>);
+pub(super) struct Consoles(Mutex<BTreeMap<(InstanceId, bool), String>>);
 
 impl Consoles {
-    /// The last words of an instance that ended by itself, as far as EC2 has them. They are worth one try, whatever
+    /// The last words of an instance that runs, or has ended, as far as EC2 has them. They are worth one try, whatever
     /// comes of it: nothing depends on them.
-    pub(super) async fn last_words(&self, clients: &Clients, id: &InstanceId, instance: &Instance) -> String {
-        let reason = instance.state_reason().and_then(|reason| reason.code());
-        if reason.is_none_or(|code| !code.starts_with(BY_ITSELF)) {
-            return String::new();
-        }
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+    pub(super) async fn last_words(&self, clients: &Clients, id: &InstanceId, runs: bool) -> String {
+        let of = (id.clone(), runs);
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&of) {
             return known.clone();
         }
-        clients.pace(Api::Change).await;
-        let words = match clients.ec2.get_console_output().instance_id(&id.0).send().await {
-            Ok(answer) => {
-                last_lines(&STANDARD.decode(answer.output().unwrap_or_default()).unwrap_or_default())
-            }
-            Err(error) => {
-                tracing::debug!(instance = %id, error = %aws_sdk_ec2::error::DisplayErrorContext(&error), "no console");
-                String::new()
-            }
-        };
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(id.clone(), words.clone());
+        let mut words = ask(clients, id, runs).await;
+        // What is printed just now is told by types on the Nitro System only; others have at least how they booted.
+        if runs && words.is_none() {
+            words = ask(clients, id, false).await;
+        }
+        let words = words.unwrap_or_default();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(of, words.clone());
         words
+    }
+}
+
+/// The end of a console, if EC2 tells it: the latest that there is, or what was kept at the last boot or end.
+async fn ask(clients: &Clients, id: &InstanceId, latest: bool) -> Option<String> {
+    clients.pace(Api::Change).await;
+    let request = clients.ec2.get_console_output().instance_id(&id.0).set_latest(latest.then_some(true));
+    match request.send().await {
+        Ok(answer) => {
+            Some(last_lines(&STANDARD.decode(answer.output().unwrap_or_default()).unwrap_or_default()))
+        }
+        Err(error) => {
+            tracing::debug!(instance = %id, error = %aws_sdk_ec2::error::DisplayErrorContext(&error), "no console");
+            None
+        }
     }
 }
 

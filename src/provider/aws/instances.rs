@@ -1,12 +1,14 @@
 //! Instances: listed, found and ended by their tags.
 
+use std::collections::BTreeSet;
+
 use aws_sdk_ec2::types::{Filter, Instance, InstanceLifecycleType, InstanceStateName};
 use jiff::{SignedDuration, Timestamp};
 
-use super::Aws;
 use super::client::Clients;
 use super::pace::Api;
 use super::tags::{CLUSTER_UID_TAG, LAUNCH_TAG, cluster_filter, launch_filter, tag};
+use super::{Aws, console};
 use crate::action::EffectError;
 use crate::api::aws::MarketKind;
 use crate::api::ids::{InstanceId, IntentId, Uid};
@@ -18,16 +20,20 @@ const PAGE: i32 = 1000;
 /// How long EC2 may take to list an instance that it was asked for. It takes seconds.
 const LISTING_DELAY: SignedDuration = SignedDuration::from_secs(60);
 
-/// All instances of the cluster.
-pub(super) async fn list(aws: &Aws) -> Result<Instances, EffectError> {
+/// All instances of the cluster; those of the launches that are late with what they printed last.
+pub(super) async fn list(aws: &Aws, late: &BTreeSet<IntentId>) -> Result<Instances, EffectError> {
     let clients = aws.clients().await?;
     let found = describe(&clients, aws.uid(), vec![cluster_filter(aws.uid())]).await?;
     let mut instances = Instances::new();
     for instance in &found {
         let Some((id, mut seen)) = observed(instance) else { continue };
-        let words = aws.consoles.last_words(&clients, &id, instance).await;
-        if !words.is_empty() {
-            seen.reason = format!("{}; its console ends with\n{words}", seen.reason);
+        let is_late = seen.phase.is_up() && seen.launch.as_ref().is_some_and(|launch| late.contains(launch));
+        if is_late || console::has_ended_by_itself(instance) {
+            let words = aws.consoles.last_words(&clients, &id, is_late).await;
+            if !words.is_empty() {
+                let between = if seen.reason.is_empty() { "" } else { "; " };
+                seen.reason += &format!("{between}its console ends with\n{words}");
+            }
         }
         instances.insert(id, seen);
     }

@@ -34,7 +34,7 @@ use super::{Directories, EndedNode, NodeLaunch, NodeProvider, Opening, rejected}
 use crate::action::EffectError;
 use crate::api::aws::AwsProvider;
 use crate::api::cost::{ListPrices, SpotPrices};
-use crate::api::ids::{InstanceId, Uid};
+use crate::api::ids::{InstanceId, IntentId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::RayCluster;
 use crate::api::observed::Instances;
@@ -99,8 +99,11 @@ impl NodeProvider for Aws {
         instances::terminate(self, ended).boxed()
     }
 
-    fn instances(&self) -> BoxFuture<'_, Result<Instances, EffectError>> {
-        instances::list(self).boxed()
+    fn instances<'a>(
+        &'a self,
+        late: &'a BTreeSet<IntentId>,
+    ) -> BoxFuture<'a, Result<Instances, EffectError>> {
+        instances::list(self, late).boxed()
     }
 
     fn spot_prices<'a>(

@@ -7,6 +7,8 @@ use rayconcile::api::aws::MarketKind;
 use rayconcile::api::ids::{InstanceId, IntentId, RayNodeId};
 use rayconcile::api::observed::InstancePhase;
 use rayconcile::api::record::NodeState;
+use rayconcile::api::units::Span;
+use rayconcile::plan::late_launches;
 
 use super::cloud::{Region, SPOT, cluster, instance, spot};
 
@@ -127,6 +129,32 @@ fn what_ec2_takes_back_is_no_failure_of_the_group() {
         spot.filter(|it| it.instance_type == kind).count()
     };
     assert!(asked("g5.xlarge") <= 4 && asked("g4dn.xlarge") > 0, "{:?}", region.launches);
+}
+
+#[test]
+fn what_does_not_join_is_told_of_with_what_it_has_printed() {
+    let spec = SPOT.replace("iamInstanceProfile: ray", "joinTimeout: 2m");
+    let mut region = Region::new(&spec);
+    region.run(60);
+    region.terminate(|instance| instance.market == MarketKind::Spot && instance.zone == "us-west-2b");
+    region.joins = false;
+    let ready = region.ready();
+    let mut asked = 0;
+    while events(&region, "NodeNotJoined") == 0 {
+        let timeout = Span::from_secs(120);
+        for launch in late_launches(&region.snapshot.record, timeout, region.now()) {
+            asked += 1;
+            let launched =
+                region.instances.values_mut().find(|it| it.launch.as_ref() == Some(&launch)).unwrap();
+            launched.reason = "its console ends with\nno route to the head".to_owned();
+        }
+        region.round();
+    }
+    assert!((1..=8).contains(&asked), "only what has little time left is asked: {asked}");
+    let told = "it did not join within 2m; its console ends with\nno route to the head";
+    assert!(region.events.iter().any(|event| event.contains(told)), "{:?}", region.events);
+    assert!(region.waiting().iter().any(|waiting| waiting.contains(told)), "{:?}", region.waiting());
+    assert!(region.ready() <= ready);
 }
 
 #[test]

@@ -8,6 +8,7 @@ POST /_notice/INSTANCE  {"kind": "terminate" | "rebalance" | "maintenance", "inS
 POST /_kill/INSTANCE    its machine dies at once
 POST /_boot/INSTANCE    its user data is run once more
 POST /_neverBoot        a list of instance types, or ["*"]: what is launched from now on runs nothing
+POST /_apart            a list of instance types: what is launched from now on does not reach its cluster's head
 GET, PUT /imds/ADDRESS/latest/...  the metadata service of the instance that has the address
 
 The `shutdown` command of instances calls POST /_shutdown/INSTANCE.
@@ -77,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
             instances.shut_down(instance)
         elif what == "neverBoot":
             instances.never_boot = set(body)
+        elif what == "apart":
+            instances.apart = set(body)
         else:
             raise LookupError(f"there is no POST {self.path}")
 

@@ -20,7 +20,7 @@ class Instances:
         self.moto, self.metadata, self.place = moto, metadata, place
         moto.ec2.console = self._console
         self.machines, self.since, self.taken_at = {}, {}, {}
-        self.never_boot = set(place.options.never_boot)
+        self.never_boot, self.apart = set(place.options.never_boot), set()
         self.ending = {}
         self.most = 0  # How many were pending or running at once.
         self.over = threading.Event()
@@ -66,7 +66,7 @@ class Instances:
     def _boot(self, instance):
         if {"*", instance.instance_type} & self.never_boot:
             return
-        machine = Machine(self.place, len(self.machines), instance)
+        machine = Machine(self.place, len(self.machines), instance, instance.instance_type in self.apart)
         self.machines[instance.id] = machine
         machine.boot()
 

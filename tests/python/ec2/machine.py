@@ -25,6 +25,8 @@ RAY_ARGUMENTS = """--min-worker-port=0
 --object-manager-port=0
 --metrics-export-port=0
 --include-log-monitor=false"""
+# Where nobody listens.
+NOBODY = "127.0.0.1:1"
 WAITS = {
     "RAYCONCILE_RETRY_S": "1", "RAYCONCILE_RESTART_MAX_S": "2", "RAYCONCILE_JOIN_POLL_S": "1",
     "RAYCONCILE_ORPHAN_POLL_S": "1",
@@ -39,9 +41,9 @@ def free_port():
 
 
 class Machine:
-    """`place` is the region's own: its mark, directory, endpoints and options."""
+    """`place` is the region's own: its mark, directory, endpoints and options. One that is `apart` reaches no head."""
 
-    def __init__(self, place, number, instance):
+    def __init__(self, place, number, instance, apart=False):
         self.id, self.address = instance.id, instance.private_ip_address
         self.directory = os.path.join(place.directory, self.id)
         self.root = os.path.join(self.directory, "root")
@@ -51,6 +53,8 @@ class Machine:
         self.calls_path = os.path.join(place.directory, f"{self.id}.calls")
         self.user_data = unpacked(instance.user_data)
         self.environment = self._environment(place)
+        if apart:
+            self.environment["RAYCONCILE_RAY_ARGUMENTS"] += f"\n--address={NOBODY}"
         self.processes = []
         self.listeners = [place.gate.open(self.address, port) for port in place.options.enclosed]
 
