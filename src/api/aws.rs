@@ -313,6 +313,9 @@ pub struct Offering {
     pub max_price: Option<String>,
     /// The machine image.
     pub image: String,
+    /// The name of the image's root device, if it is known.
+    #[serde(default)]
+    pub root_device: Option<String>,
 }
 
 /// What an instance type has (`DescribeInstanceTypes`), and where it is offered.
@@ -351,6 +354,9 @@ pub struct AwsNetwork {
     pub token_parameter: Option<String>,
     /// The AMI of each image that is named by a parameter.
     pub images: BTreeMap<String, String>,
+    /// The name of the root device of each AMI.
+    #[serde(default)]
+    pub root_devices: BTreeMap<String, String>,
     /// What the instance types have.
     pub types: BTreeMap<String, TypeFacts>,
     /// What the manifest said, as a digest: when that changes, all of this is looked at again.

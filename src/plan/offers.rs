@@ -145,6 +145,7 @@ fn offerings(
                         market: *market,
                         max_price: max_price.cloned(),
                         image: image.to_owned(),
+                        root_device: network.root_devices.get(image).cloned(),
                     });
                 }
             }

@@ -238,6 +238,7 @@ fn network(settings: Digest, published: Option<Digest>) -> AwsNetwork {
         head_address: "10.0.0.5".to_owned(),
         token_parameter: None,
         images: BTreeMap::new(),
+        root_devices: BTreeMap::new(),
         types: BTreeMap::from([
             ("m5.large".to_owned(), facts(2, 0)),
             ("g5.xlarge".to_owned(), facts(4, 1)),

@@ -220,8 +220,8 @@ fn market() -> BoxedStrategy<MarketKind> {
 
 prop_compose! {
     fn offering()(instance_type in text(), subnet in text(), zone in text(), market in market(),
-        max_price in option::of(text()), image in text()) -> Offering {
-        Offering { instance_type, subnet, zone, market, max_price, image }
+        max_price in option::of(text()), image in text(), root_device in option::of(text())) -> Offering {
+        Offering { instance_type, subnet, zone, market, max_price, image, root_device }
     }
 }
 
@@ -274,11 +274,11 @@ fn last_output() -> BoxedStrategy<Option<LastOutput>> {
 
 prop_compose! {
     fn aws_network()(region in text(), subnets in vec((text(), text()), 0..3), security_groups in vec(text(), 0..2), head_interface in text(),
-        head_address in text(), token_parameter in option::of(text()), images in btree_map(text(), text(), 0..2),
+        head_address in text(), token_parameter in option::of(text()), (images, root_devices) in (btree_map(text(), text(), 0..2), btree_map(text(), text(), 0..2)),
         types in btree_map(text(), type_facts(), 0..2), settings in digest(), at in when(),
         spot_prices in btree_map(text(), btree_map(text(), money(), 0..2), 0..2),
         list_prices in list_prices(), published in option::of(digest())) -> AwsNetwork {
-        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, types, settings, at, spot_prices, list_prices, published }
+        AwsNetwork { region, subnets, security_groups, head_interface, head_address, token_parameter, images, root_devices, types, settings, at, spot_prices, list_prices, published }
     }
 }
 

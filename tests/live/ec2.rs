@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::region::Region;
-use crate::support::{World, job, phase, replicas};
+use crate::support::{PATIENCE, World, job, phase, replicas, within};
 
 /// A job of one to two workers.
 fn elastic(world: &World, cluster: &str, steps: u64) -> String {
@@ -100,6 +100,34 @@ fn from_nothing_over_an_interruption_to_nothing_where_nothing_can_be_reached_fro
     assert_eq!(job["status"]["failures"], 0, "{job}");
     world.wait("idle nodes are given back", || (region.up() == 1).then_some(()));
     region.finish(world);
+}
+
+#[test]
+fn a_root_volume_that_its_image_would_keep_ends_with_its_instance() {
+    let region = Region::start(&["--never-boot"]);
+    let world = region.world();
+    let image = region.boto(
+        "root = {'DeviceName': '/dev/xvdr', 'Ebs': {'VolumeSize': 9, 'DeleteOnTermination': False}}\n\
+         print(ec2.register_image(Name='kept', RootDeviceName='/dev/xvdr', BlockDeviceMappings=[root])['ImageId'])",
+    );
+    let snapshots = region.left();
+    world.write("c.yaml", &region.cluster("c", "", &[]).replace(region.image(), &image));
+    world.ok(&["apply", "-f", "c.yaml"]);
+    world.wait("the head is launched", || (region.up() == 1).then_some(()));
+    let volumes = region.boto(
+        "for reservation in ec2.describe_instances()['Reservations']:\n    \
+         for device in reservation['Instances'][0]['BlockDeviceMappings']:\n        \
+         print(device['DeviceName'], device['Ebs']['DeleteOnTermination'])",
+    );
+    assert_eq!(volumes, "/dev/xvdr True");
+    world.finish();
+    world_is_as_it_was(&region, &snapshots);
+}
+
+/// That nothing is left but this.
+fn world_is_as_it_was(region: &Region, before: &[Value]) {
+    let left = within(PATIENCE, || (region.left() == before).then_some(()));
+    assert!(left.is_some(), "left in the region: {:#?}", region.left());
 }
 
 #[test]

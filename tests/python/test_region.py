@@ -94,6 +94,18 @@ class LaunchTest(RegionCase):
         self.assertEqual(self.ec2.describe_network_interfaces(Filters=mine)["NetworkInterfaces"], [])
         self.assertNotIn("PrivateIpAddress", self.described(identity))
 
+    def test_an_image_may_keep_its_root_volume(self):
+        root = {"DeviceName": "/dev/xvdr", "Ebs": {"VolumeSize": 9, "DeleteOnTermination": False}}
+        image = self.ec2.register_image(Name="kept", RootDeviceName="/dev/xvdr", BlockDeviceMappings=[root])["ImageId"]
+        self.assertEqual(self.ec2.describe_images(ImageIds=[image])["Images"][0]["RootDeviceName"], "/dev/xvdr")
+        ending = [{"DeviceName": "/dev/xvdr", "Ebs": {"DeleteOnTermination": True}}]
+        for mappings, left in (([], 1), (ending, 0)):
+            identity = self.launch(ImageId=image, BlockDeviceMappings=mappings)
+            volume = self.described(identity)["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+            self.end(identity)
+            volumes = [volume["VolumeId"] for volume in self.ec2.describe_volumes()["Volumes"]]
+            self.assertEqual(volumes.count(volume), left)
+
     def test_what_is_not_there_cannot_be_launched(self):
         self.refused("InvalidAMIID.NotFound", self.launch, ImageId="ami-00000000000000001")
         self.refused("InvalidParameterValue", self.launch, InstanceType="g99.huge")

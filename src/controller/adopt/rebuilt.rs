@@ -109,6 +109,7 @@ fn node(
             market: instance.seen.market,
             max_price: None,
             image: instance.image.clone(),
+            root_device: None,
         })),
         instance: Some(instance.id.clone()),
         missing_since: None,

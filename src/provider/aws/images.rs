@@ -12,12 +12,20 @@ use crate::api::aws::{Image, TypeFacts};
 use crate::api::units::Bytes;
 use crate::provider::rejected;
 
-/// The image of each parameter that a template names. All images are looked at, and fit their templates.
+/// The images of a cluster's templates.
+pub(super) struct Images {
+    /// The image of each parameter that a template names.
+    pub(super) named: BTreeMap<String, String>,
+    /// The name of each image's root device.
+    pub(super) root_devices: BTreeMap<String, String>,
+}
+
+/// Looks at all images that the templates name, and whether they fit.
 pub(super) async fn look_up(
     clients: &Clients,
     templates: &[Template<'_>],
     types: &BTreeMap<String, TypeFacts>,
-) -> Result<BTreeMap<String, String>, EffectError> {
+) -> Result<Images, EffectError> {
     let mut named = BTreeMap::new();
     for template in templates {
         if let Image::Parameter(name) = &template.instance.image
@@ -37,7 +45,8 @@ pub(super) async fn look_up(
         let image = image.ok_or_else(|| rejected(format!("{}: there is no image {id}", template.at)))?;
         check(template, &id, image, types).map_err(rejected)?;
     }
-    Ok(named)
+    let root = |image: &Found| Some((image.image_id()?.to_owned(), image.root_device_name()?.to_owned()));
+    Ok(Images { named, root_devices: found.iter().filter_map(root).collect() })
 }
 
 async fn parameter(clients: &Clients, at: &str, name: &str) -> Result<String, EffectError> {

@@ -16,7 +16,7 @@ use super::pace::Api;
 use super::tags::{Marks, specification};
 use super::{Aws, client_token, instances, userdata};
 use crate::action::EffectError;
-use crate::api::aws::{AwsNetwork, AwsProvider, BlockDevice, MarketKind, Offering};
+use crate::api::aws::{AwsNetwork, AwsProvider, BlockDevice, Instance, MarketKind, Offering};
 use crate::api::record::Incarnation;
 use crate::provider::{NodeLaunch, rejected};
 
@@ -91,7 +91,7 @@ fn request(
         .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
         .metadata_options(metadata.build())
         .set_instance_market_options(market(offering))
-        .set_block_device_mappings(some(instance.block_devices.iter().map(block_device).collect()))
+        .set_block_device_mappings(some(block_devices(instance, offering.root_device.as_deref())))
         .user_data(STANDARD.encode(user_data))
         .tag_specifications(specification(ResourceType::Instance, &tags))
         .tag_specifications(specification(ResourceType::Volume, &tags));
@@ -122,6 +122,16 @@ fn market(offering: &Offering) -> Option<InstanceMarketOptionsRequest> {
         .set_max_price(offering.max_price.clone());
     let market = InstanceMarketOptionsRequest::builder().market_type(MarketType::Spot);
     Some(market.spot_options(spot.build()).build())
+}
+
+/// The manifest's volumes, and the root volume always: there are images that have it kept when an instance ends.
+fn block_devices(instance: &Instance, root: Option<&str>) -> Vec<BlockDeviceMapping> {
+    let given = |name: &&str| instance.block_devices.iter().any(|device| device.device_name == **name);
+    let root = root.filter(|name| !given(name)).map(|name| {
+        let volume = EbsBlockDevice::builder().delete_on_termination(true).build();
+        BlockDeviceMapping::builder().device_name(name).ebs(volume).build()
+    });
+    root.into_iter().chain(instance.block_devices.iter().map(block_device)).collect()
 }
 
 fn block_device(device: &BlockDevice) -> BlockDeviceMapping {
@@ -175,6 +185,7 @@ mod tests {
             head_address: "10.0.0.5".to_owned(),
             token_parameter: None,
             images: BTreeMap::from([("/image".to_owned(), "ami-2".to_owned())]),
+            root_devices: BTreeMap::new(),
             types: BTreeMap::new(),
             settings: Default::default(),
             at: Default::default(),
@@ -201,6 +212,7 @@ mod tests {
                 market,
                 max_price: Some("1.75".to_owned()),
                 image: "ami-2".to_owned(),
+                root_device: Some("/dev/sda1".to_owned()),
             }),
             failure_timeout: Span::from_secs(5),
         }
@@ -229,7 +241,9 @@ mod tests {
         assert_eq!(asked.instance_initiated_shutdown_behavior(), Some(&ShutdownBehavior::Terminate));
         assert!(asked.instance_market_options().is_none());
         assert!(asked.network_interfaces().is_empty());
-        assert!(asked.block_device_mappings().is_empty());
+        let [root] = asked.block_device_mappings() else { panic!("{asked:?}") };
+        let volume = EbsBlockDevice::builder().delete_on_termination(true).build();
+        assert_eq!((root.device_name(), root.ebs()), (Some("/dev/sda1"), Some(&volume)), "it is not kept");
         let metadata = asked.metadata_options().unwrap();
         assert_eq!(metadata.http_tokens(), Some(&HttpTokensState::Required));
         assert_eq!(metadata.http_put_response_hop_limit(), Some(1));
@@ -280,7 +294,8 @@ mod tests {
             {"deviceName": "/dev/sda1", "size": "100Gi", "iops": 4000, "throughput": 250, "encrypted": true},
             {"deviceName": "/dev/sdf", "size": "1500M", "volumeType": "io2", "iops": 100},
         ]});
-        let asked = asked(&node(Some("spot"), MarketKind::OnDemand, instance)).unwrap();
+        let asked_of = |instance| asked(&node(Some("spot"), MarketKind::OnDemand, instance)).unwrap();
+        let asked = asked_of(instance);
         let volumes: Vec<_> =
             asked.block_device_mappings().iter().filter_map(|device| device.ebs()).collect();
         let [root, data] = volumes[..] else { panic!("{asked:?}") };
@@ -290,6 +305,12 @@ mod tests {
         assert_eq!((data.volume_size(), data.volume_type()), (Some(2), Some(&VolumeType::Io2)));
         assert_eq!((data.iops(), data.throughput(), data.encrypted()), (Some(100), None, None));
         assert!(volumes.iter().all(|volume| volume.delete_on_termination() == Some(true)));
+        let instance = json!({"types": ["g5.xlarge"], "image": {"id": "ami-1"}, "blockDevices": [
+            {"deviceName": "/dev/sdf", "size": "10Gi"},
+        ]});
+        let asked = asked_of(instance);
+        let names: Vec<_> = asked.block_device_mappings().iter().map(|device| device.device_name()).collect();
+        assert_eq!(names, [Some("/dev/sda1"), Some("/dev/sdf")]);
     }
 
     #[test]

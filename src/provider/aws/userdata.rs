@@ -206,6 +206,7 @@ mod tests {
             head_address: "10.0.0.10".to_owned(),
             token_parameter: Some("/rayconcile/u-1/ray-token".to_owned()),
             images: BTreeMap::new(),
+            root_devices: BTreeMap::new(),
             types: BTreeMap::new(),
             settings: Default::default(),
             at: Default::default(),

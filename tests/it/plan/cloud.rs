@@ -91,6 +91,7 @@ fn network(settings: Digest) -> AwsNetwork {
         head_address: "10.0.0.5".to_owned(),
         token_parameter: None,
         images: BTreeMap::new(),
+        root_devices: BTreeMap::new(),
         types: BTreeMap::from([
             ("m5.large".to_owned(), facts(2, 0, both)),
             ("g5.xlarge".to_owned(), facts(4, 1, both)),
@@ -350,6 +351,7 @@ pub(super) fn spot(instance_type: &str, zone: &str) -> Offering {
         market: MarketKind::Spot,
         max_price: None,
         image: "ami-1".to_owned(),
+        root_device: None,
     }
 }
 

@@ -5,7 +5,7 @@
 - Interfaces made by a launch have no tags, and are kept when the instance ends. EC2 deletes them by default.
 - An interface that is given to a launch may belong to another instance; its zone and groups are not the instance's.
 - Block devices: the root volume is not there unless it is named, and may not be named without a size; throughput and
-  iops are lost; volumes are kept by default.
+  iops are lost; volumes are kept by default; a registered image forgets its root device, and whether that is kept.
 - An instance is running at once.
 - Addresses of interfaces are drawn by lot, taken or not.
 - User data has no limit; an unknown instance type has another error.
@@ -16,6 +16,7 @@ import base64
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceTypeError
 from moto.ec2.models.instances import InstanceState
 from moto.ec2.responses._base_response import EC2BaseResponse
+from moto.ec2.responses.amis import AmisResponse
 from moto.ec2.responses.elastic_network_interfaces import ElasticNetworkInterfaces
 from moto.ec2.responses.instances import InstanceResponse
 
@@ -27,12 +28,14 @@ AT_MOST = "X-Rayconcile-At-Most"
 
 _run_instances = InstanceResponse.run_instances
 _create_network_interface = ElasticNetworkInterfaces.create_network_interface
+_register_image = AmisResponse.register_image
 
 
 def correct():
     InstanceResponse.run_instances = run_instances
     InstanceResponse._parse_block_device_mapping = block_devices
     ElasticNetworkInterfaces.create_network_interface = create_network_interface
+    AmisResponse.register_image = register_image
     # A repeated launch answers with what became of the instances.
     EC2BaseResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER.pop("RunInstances.Reservation.Instances.Instance.State", None)
 
@@ -133,12 +136,22 @@ def block_devices(self):
     for device, mapping in {root: {}, **given}.items():
         if "NoDevice" in mapping or "VirtualName" in mapping:
             continue
-        ebs = {"DeleteOnTermination": True, **mapping.get("Ebs", {})}
+        ends = device != root or getattr(images[0], "root_ends", True)
+        ebs = {"DeleteOnTermination": ends, **mapping.get("Ebs", {})}
         if device == root:
             ebs.setdefault("VolumeSize", ROOT_GIB)
         self._validate_block_device_mapping({"DeviceName": device, "Ebs": ebs})
         mappings.append({"DeviceName": device, "NoDevice": None, "Ebs": ebs})
     return mappings
+
+
+def register_image(self):
+    result = _register_image(self)
+    image = self.ec2_backend.amis[result.result["ImageId"]]
+    image.root_device_name = self._get_param("RootDeviceName", image.root_device_name)
+    given = {mapping["DeviceName"]: mapping.get("Ebs", {}) for mapping in self._get_param("BlockDeviceMappings", [])}
+    image.root_ends = given.get(image.root_device_name, {}).get("DeleteOnTermination", True)
+    return result
 
 
 def create_network_interface(self):
