@@ -38,7 +38,7 @@ pub struct AwsProvider {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub security_groups: Vec<String>,
     /// The name of the instance profile. With `auth: {mode: token}` it must allow `ssm:GetParameter` on
-    /// `/rayconcile/*`: that is where instances find Ray's token.
+    /// `/rayconcile/NAMESPACE/NAME/*`, of the cluster: that is where instances find Ray's token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iam_instance_profile: Option<String>,
     /// The name of the key pair for those who want to log in. Nothing here needs it.

@@ -10,7 +10,7 @@ use super::tree::{Block, Node, Note};
 pub(super) const NO_SUBNET: &str = "subnet-00000000000000000";
 
 /// What an instance's role must allow for Ray's token.
-const TOKEN: &str = "ssm:GetParameter on parameter/rayconcile/*";
+const TOKEN: &str = "ssm:GetParameter on parameter/rayconcile/NAMESPACE/NAME/*";
 
 const OUTSIDE: &str =
     "The controller reaches the head from the address that it is seen to have; nobody else does.";

@@ -205,10 +205,12 @@ impl Region {
         ask("POST", &format!("{}/_kill/{instance}", self.word("control")), Some(json!({})));
     }
 
-    /// Calls somebody else's clients, in the region: `boto3` code in which `ec2` and `s3` are some.
+    /// Calls somebody else's clients, in the region: `boto3` code in which `ec2`, `s3` and `ssm` are some.
     pub(crate) fn boto(&self, code: &str) -> String {
-        let clients =
-            format!("ec2, s3 = (boto3.client(name, '{}') for name in ('ec2', 's3'))", self.word("region"));
+        let clients = format!(
+            "ec2, s3, ssm = (boto3.client(name, '{}') for name in ('ec2', 's3', 'ssm'))",
+            self.word("region")
+        );
         let code = format!("import boto3\n{clients}\n{code}");
         let output = Command::new(python()).arg("-c").arg(code).envs(self.environment()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

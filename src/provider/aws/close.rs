@@ -17,7 +17,8 @@ pub(super) async fn close(aws: &Aws, incarnation: &str) -> Result<(), EffectErro
     let settings = aws.settings()?;
     let clients = aws.clients().await?;
     remove_shared(&clients, &aws.marks(settings, incarnation)).await?;
-    parameters::delete(&clients, aws.uid(), aws.cluster.spec.auth.mode).await
+    let cluster = aws.cluster.metadata.key();
+    parameters::delete(&clients, Some(&cluster), aws.uid(), aws.cluster.spec.auth.mode).await
 }
 
 /// Removes what the nodes of an incarnation shared in EC2, and what they may have left behind.

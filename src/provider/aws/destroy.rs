@@ -82,7 +82,7 @@ impl Work<'_> {
             close::remove_shared(clients, &marks).await?;
         }
         // Nobody knows whether it had a token: one that may not be deleted must not be passed over.
-        parameters::delete(clients, uid, AuthMode::Token).await?;
+        parameters::delete(clients, self.found.key.as_ref(), uid, AuthMode::Token).await?;
         Ok(None)
     }
 }

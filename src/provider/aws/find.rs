@@ -101,7 +101,7 @@ pub async fn find(regions: &[String]) -> Result<Vec<FoundCluster>, EffectError> 
 /// # Errors
 /// If it cannot be read.
 pub async fn manifest(found: &FoundCluster) -> Result<Option<ClusterKeepsake>, EffectError> {
-    parameters::manifest(&*Clients::of(&found.region).await, &found.uid).await
+    parameters::manifest(&*Clients::of(&found.region).await, found.key.as_ref(), &found.uid).await
 }
 
 /// The token of a cluster's Ray.
@@ -109,7 +109,7 @@ pub async fn manifest(found: &FoundCluster) -> Result<Option<ClusterKeepsake>, E
 /// # Errors
 /// If it cannot be read.
 pub async fn ray_token(found: &FoundCluster) -> Result<Option<String>, EffectError> {
-    parameters::token(&*Clients::of(&found.region).await, &found.uid).await
+    parameters::token(&*Clients::of(&found.region).await, found.key.as_ref(), &found.uid).await
 }
 
 async fn find_in(region: &str) -> Result<Vec<FoundCluster>, EffectError> {

@@ -17,20 +17,27 @@ use crate::action::EffectError;
 use crate::api::cluster::{AuthMode, RayClusterSpec};
 use crate::api::ids::Uid;
 use crate::api::keepsake::ClusterKeepsake;
-use crate::api::meta::ObjectMeta;
+use crate::api::meta::{ObjectKey, ObjectMeta};
 use crate::provider::rejected;
 
 /// The most that a parameter holds ("AWS Systems Manager endpoints and quotas"); above half of it, it costs something.
 const LONGEST_VALUE: usize = 8192;
 
 /// Where a cluster's instances find Ray's token.
-fn token_name(uid: &Uid) -> String {
-    format!("/rayconcile/{uid}/ray-token")
+const TOKEN: &str = "ray-token";
+/// Where whoever has lost everything finds a cluster's manifest.
+const MANIFEST: &str = "manifest";
+
+/// The name of a cluster's parameter. It begins with what is known before there is a cluster: so a policy can be written
+/// that lets instances read what is their own cluster's. The uid tells it from others of that name.
+fn name(cluster: &ObjectKey, uid: &Uid, what: &str) -> String {
+    format!("/rayconcile/{}/{}/{uid}/{what}", cluster.namespace, cluster.name)
 }
 
-/// Where whoever has lost everything finds a cluster's manifest.
-fn manifest_name(uid: &Uid) -> String {
-    format!("/rayconcile/{uid}/manifest")
+/// The names that a cluster's parameter may have: without its namespace and name, as clusters had it before, too.
+fn names(cluster: Option<&ObjectKey>, uid: &Uid, what: &str) -> Vec<String> {
+    let named = cluster.map(|cluster| name(cluster, uid, what));
+    named.into_iter().chain([format!("/rayconcile/{uid}/{what}")]).collect()
 }
 
 /// Puts Ray's token where instances find it; gives the parameter's name.
@@ -39,7 +46,7 @@ pub(super) async fn put_token(
     marks: &Marks<'_>,
     token: &str,
 ) -> Result<String, EffectError> {
-    let name = token_name(marks.uid);
+    let name = name(&marks.cluster, marks.uid, TOKEN);
     put(clients, marks, &name, "Ray's token", token, ParameterType::SecureString).await?;
     Ok(name)
 }
@@ -52,7 +59,8 @@ pub(super) async fn put_manifest(
     metadata: &ObjectMeta,
     spec: &RayClusterSpec,
 ) -> Result<(), EffectError> {
-    let (name, text) = (manifest_name(marks.uid), pack(&ClusterKeepsake::of(metadata, spec)));
+    let name = name(&marks.cluster, marks.uid, MANIFEST);
+    let text = pack(&ClusterKeepsake::of(metadata, spec));
     if text.len() > LONGEST_VALUE {
         tracing::warn!(cluster = %marks.cluster, "its manifest is too long for a parameter of Systems Manager");
         return Ok(());
@@ -88,18 +96,35 @@ async fn put(
 }
 
 /// Ray's token of a cluster, if it has one.
-pub(super) async fn token(clients: &Clients, uid: &Uid) -> Result<Option<String>, EffectError> {
-    get(clients, &token_name(uid)).await
+pub(super) async fn token(
+    clients: &Clients,
+    cluster: Option<&ObjectKey>,
+    uid: &Uid,
+) -> Result<Option<String>, EffectError> {
+    Ok(first(clients, names(cluster, uid, TOKEN)).await?.map(|(_, token)| token))
 }
 
 /// The manifest of a cluster, if it is there.
-pub(super) async fn manifest(clients: &Clients, uid: &Uid) -> Result<Option<ClusterKeepsake>, EffectError> {
-    let name = manifest_name(uid);
-    let Some(text) = get(clients, &name).await? else { return Ok(None) };
+pub(super) async fn manifest(
+    clients: &Clients,
+    cluster: Option<&ObjectKey>,
+    uid: &Uid,
+) -> Result<Option<ClusterKeepsake>, EffectError> {
+    let Some((name, text)) = first(clients, names(cluster, uid, MANIFEST)).await? else { return Ok(None) };
     let unpacked = unpack(&text).map_err(|reason| {
         rejected(format!("parameter {name} is not understood, give the manifest with -f: {reason}"))
     });
     unpacked.map(Some)
+}
+
+/// The first parameter that is there, and what it says.
+async fn first(clients: &Clients, names: Vec<String>) -> Result<Option<(String, String)>, EffectError> {
+    for name in names {
+        if let Some(value) = get(clients, &name).await? {
+            return Ok(Some((name, value)));
+        }
+    }
+    Ok(None)
 }
 
 async fn get(clients: &Clients, name: &str) -> Result<Option<String>, EffectError> {
@@ -112,8 +137,13 @@ async fn get(clients: &Clients, name: &str) -> Result<Option<String>, EffectErro
 }
 
 /// Removes what a cluster has there.
-pub(super) async fn delete(clients: &Clients, uid: &Uid, mode: AuthMode) -> Result<(), EffectError> {
-    for name in [token_name(uid), manifest_name(uid)] {
+pub(super) async fn delete(
+    clients: &Clients,
+    cluster: Option<&ObjectKey>,
+    uid: &Uid,
+    mode: AuthMode,
+) -> Result<(), EffectError> {
+    for name in [TOKEN, MANIFEST].iter().flat_map(|what| names(cluster, uid, what)) {
         clients.pace(Api::PutParameter).await;
         let answer = clients.ssm.delete_parameter().name(&name).send().await;
         match answer.map_err(|error| clients.error(&format!("delete parameter {name}"), &error)) {
@@ -164,6 +194,15 @@ mod tests {
             "head": {"instance": instance},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_parameter_is_named_by_what_is_known_beforehand_and_found_by_its_old_name_too() {
+        let (cluster, uid) = (ObjectKey::new("team", "gpu"), Uid::from("u-1"));
+        assert_eq!(name(&cluster, &uid, TOKEN), "/rayconcile/team/gpu/u-1/ray-token");
+        let both = ["/rayconcile/team/gpu/u-1/manifest", "/rayconcile/u-1/manifest"];
+        assert_eq!(names(Some(&cluster), &uid, MANIFEST), both);
+        assert_eq!(names(None, &uid, MANIFEST), both[1..]);
     }
 
     #[test]
