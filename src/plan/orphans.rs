@@ -18,6 +18,8 @@ use crate::api::words::count_are;
 const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 /// How long after a launch EC2 may list its instance for the first time: mostly it is a second (SkyPilot issue 4443).
 const LISTED_LATE: SignedDuration = SignedDuration::from_secs(30);
+/// How often instances are listed.
+const LISTING: SignedDuration = SignedDuration::from_secs(5);
 
 /// Ends what is no node of the cluster.
 pub(super) fn plan(draft: &mut Draft<'_>) {
@@ -76,6 +78,7 @@ pub(super) fn obstacle(draft: &mut Draft<'_>) -> Option<String> {
     if at >= listed {
         return None;
     }
-    draft.wake(listed);
+    // A listing that shows nothing new wakes nobody.
+    draft.wake(listed.max(draft.now + LISTING));
     Some("EC2 may still list an instance that was launched lately".to_owned())
 }

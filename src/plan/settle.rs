@@ -7,7 +7,9 @@ use super::offers;
 use crate::action::{Effect, EffectError, EffectResult, ErrorKind, Intent, IntentState};
 use crate::api::event::EventType;
 use crate::api::ids::{NodeName, Uid};
-use crate::api::record::{AgentRecord, ArtifactsRecord, Incarnation, JobRecord, NodeState, digest_of};
+use crate::api::record::{
+    AgentRecord, ArtifactsRecord, Incarnation, JobRecord, NodeRecord, NodeState, digest_of,
+};
 use crate::api::units::Span;
 
 /// After a cluster could not be opened or a node not launched, the longest wait until it is tried again.
@@ -155,7 +157,7 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
         ) => {
             offers::refused(draft, offering, error.kind, &message, &intent.id, at);
             draft.cluster_event(EventType::Warning, "NoCapacity", message);
-            draft.record.nodes.remove(node);
+            abandon(draft, node, intent.attempts);
         }
         // One group's launches are no other's matter.
         (
@@ -164,7 +166,7 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
         ) => {
             instances::refuse_group(draft, group.clone(), digest_of(template), at, message.clone());
             draft.cluster_event(EventType::Warning, "CannotLaunch", message);
-            draft.record.nodes.remove(node);
+            abandon(draft, node, intent.attempts);
         }
         // What runs goes on, and what can be launched as it is known is launched.
         (Effect::OpenCluster { .. }, _) if draft.record.incarnation.is_some() => {
@@ -218,6 +220,19 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
             }
             draft.retry(intent, at, message);
         }
+    }
+}
+
+/// A node whose launch was refused. Where EC2 was asked before, and no reply came, that may come true yet: until it would
+/// be listed a worker is one that is to end. Of heads there are never two, for there is one interface.
+fn abandon(draft: &mut Draft<'_>, node: &NodeName, attempts: u32) {
+    let (now, doubted) = (draft.now, attempts > 1);
+    let worker = |record: &&mut NodeRecord| record.offering.is_some() && record.group.is_some();
+    match draft.record.nodes.get_mut(node).filter(worker) {
+        Some(record) if doubted => {
+            record.state = NodeState::Terminating { since: now, cause: "its launch was refused".to_owned() };
+        }
+        _ => _ = draft.record.nodes.remove(node),
     }
 }
 

@@ -256,6 +256,13 @@ impl Region {
                 }),
             }))),
             Effect::LaunchNode { offering, .. } => self.launch(&id, offering.unwrap()),
+            // EC2 may list it later.
+            Effect::TerminateNode { launch, since, .. }
+                if at.duration_since(since) < SignedDuration::from_mins(1)
+                    && !self.instances.values().any(|it| it.launch.as_ref() == Some(&launch)) =>
+            {
+                Err(ErrorKind::Unavailable)
+            }
             Effect::TerminateNode { launch, .. } => {
                 self.terminate(|instance| instance.launch.as_ref() == Some(&launch));
                 Ok(EffectResult::Done)

@@ -4,11 +4,11 @@
 use jiff::SignedDuration;
 use rayconcile::action::{Effect, ErrorKind};
 use rayconcile::api::aws::MarketKind;
-use rayconcile::api::ids::{InstanceId, IntentId, RayNodeId};
+use rayconcile::api::ids::{InstanceId, IntentId, NodeName, RayNodeId};
 use rayconcile::api::observed::InstancePhase;
 use rayconcile::api::record::NodeState;
 use rayconcile::api::units::Span;
-use rayconcile::plan::late_launches;
+use rayconcile::plan::{late_launches, plan};
 
 use super::cloud::{Region, SPOT, cluster, instance, spot};
 
@@ -89,6 +89,24 @@ fn a_cluster_waits_for_instances_that_ec2_may_still_list() {
     region.run(300);
     assert_eq!(region.ended, [late]);
     assert!(region.up().is_empty() && region.snapshot.record.incarnation.is_none());
+}
+
+#[test]
+fn an_older_listing_is_waited_for_with_patience() {
+    let mut region = Region::new(SPOT);
+    region.run(30);
+    region.delete();
+    while !region.snapshot.record.nodes.is_empty() {
+        region.snapshot.record.last_launch = Some(region.now());
+        region.round();
+    }
+    // What was launched last would be listed by now, but nobody has looked since.
+    let mut snapshot = region.snapshot.clone();
+    snapshot.now += SignedDuration::from_mins(1);
+    let plan = plan(&snapshot);
+    let waiting = &plan.report.cluster.waiting[0];
+    assert!(waiting.message.starts_with("EC2 may still list"), "{waiting:?}");
+    assert!(plan.wake_at.unwrap() > snapshot.now, "it is planned again and again");
 }
 
 #[test]
@@ -249,4 +267,46 @@ fn what_cannot_be_looked_up_again_is_said_and_keeps_nothing_from_going_on() {
     region.closed = None;
     region.run(60);
     assert!(region.waiting().is_empty(), "{:?}", region.waiting());
+}
+
+#[test]
+fn a_launch_that_is_refused_after_one_without_a_reply_may_still_come_true() {
+    let mut region = Region::new(&SPOT.replace("maxNodes: 4", "maxNodes: 3"));
+    region.run(60);
+    let (id, launch) = {
+        let spot = region.instances.iter().find(|(_, it)| it.market == MarketKind::Spot);
+        spot.map(|(id, it)| (id.clone(), it.launch.clone())).unwrap()
+    };
+    region.refuse = |_| Some(ErrorKind::Unavailable);
+    region.terminate(|instance| instance.launch == launch);
+    let asked = region.launches.len();
+    while region.launches.len() == asked {
+        region.round();
+    }
+    let (lost, _) = launching(&region).unwrap();
+    region.refuse = |_| Some(ErrorKind::NoCapacity);
+    while launching(&region).is_some_and(|(name, _)| name == lost) {
+        region.round();
+    }
+    // It was refused; what was asked for before comes true.
+    let node = region.snapshot.record.nodes[&lost].clone();
+    assert!(matches!(node.state, NodeState::Terminating { .. }), "{node:?}");
+    let late = InstanceId("i-late".to_owned());
+    region.instances.insert(late.clone(), instance(Some(node.launch), node.offering.as_ref().unwrap()));
+    region.refuse = |_| None;
+    for _ in 0..60 {
+        region.round();
+        let workers = region.instances.iter().filter(|(other, it)| {
+            it.market == MarketKind::Spot && it.phase != InstancePhase::Terminated && **other != id
+        });
+        assert!(workers.count() <= 3, "{:#?}", region.instances);
+    }
+    assert_eq!(region.instances[&late].phase, InstancePhase::Terminated);
+    assert_eq!((region.ready(), region.up().len()), (4, 4), "{:?}", region.waiting());
+}
+
+fn launching(region: &Region) -> Option<(NodeName, IntentId)> {
+    let mut nodes = region.snapshot.record.nodes.iter();
+    let found = nodes.find(|(_, node)| matches!(node.state, NodeState::Launching { .. }));
+    found.map(|(name, node)| (name.clone(), node.launch.clone()))
 }
