@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::draft::Draft;
+use super::guards::Guard;
 use super::held::Held;
 use crate::api::aws::{MarketKind, Offering};
 use crate::api::cost::{ClusterCosts, JobCosts, ListPrices, Tally};
@@ -102,7 +103,9 @@ fn committed(draft: &Draft<'_>, prices: &Prices<'_>) -> Result<Money, String> {
         let seen = draft.index.instance(&node.launch);
         seen.is_some_and(|(_, instance)| instance.phase == InstancePhase::Terminated)
     };
+    let every = draft.guarded(Guard::EveryLaunchCosts);
     let nodes = draft.record.nodes.values().filter(|node| !has_ended(node));
+    let nodes = nodes.filter(|node| every || seen.contains_key(&node.launch));
     let nodes = nodes.filter_map(|node| node.offering.as_ref());
     let nodes = nodes.map(|offering| (&offering.instance_type, &offering.zone, offering.market));
     let strangers = draft.strangers().into_iter().filter(|it| it.phase != InstancePhase::Terminated);

@@ -58,13 +58,19 @@ pub(super) fn absorb(draft: &mut Draft<'_>, name: &NodeName) {
 /// Whether a node's instance is known to have ended, or to be as good as that, and why. That EC2 does not list it once
 /// says nothing.
 pub(super) fn gone(draft: &Draft<'_>, record: &NodeRecord) -> Option<String> {
-    let (at, _) = draft.snapshot.seen.instances.fresh()?;
+    let instances = &draft.snapshot.seen.instances;
+    let at = match instances.fresh() {
+        Some((at, _)) => at,
+        None if draft.guarded(Guard::AbsenceIsSeen) || instances.error.is_none() => return None,
+        None => return Some("EC2 lists no instance".to_owned()),
+    };
     if at < record.state.since() && draft.guarded(Guard::AbsenceIsRecent) {
         return None;
     }
     let Some((_, instance)) = draft.index.instance(&record.launch) else {
         let since = record.missing_since?;
-        return (at >= since + UNLISTED).then(|| "EC2 does not know its instance".to_owned());
+        let lasts = at >= since + UNLISTED || !draft.guarded(Guard::AbsenceLasts);
+        return lasts.then(|| "EC2 does not know its instance".to_owned());
     };
     // What is wanted gone is gone when nothing on it can be alive; what is wanted is lost when it leaves.
     let gone = match record.state {

@@ -55,7 +55,9 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
             let message = format!("instance {id} ({instance_type}) is no node of the cluster; it is ended");
             draft.cluster_event(EventType::Warning, "OrphanFound", message);
         }
-        draft.intend(effect);
+        if draft.guarded(Guard::StraysAreEnded) {
+            draft.intend(effect);
+        }
     }
 }
 
@@ -71,7 +73,7 @@ pub(super) fn obstacle(draft: &mut Draft<'_>) -> Option<String> {
     let left =
         seen.values().filter(|instance| instance.phase != crate::api::observed::InstancePhase::Terminated);
     let left = left.count();
-    if left > 0 {
+    if left > 0 && draft.guarded(Guard::NothingIsLeft) {
         return Some(format!("{} being ended", count_are(left, "instance")));
     }
     let listed = draft.record.last_launch.map(|last| last + LISTED_LATE)?;

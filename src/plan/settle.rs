@@ -1,6 +1,7 @@
 //! What came of effects: results go into the records, failures are tried again or given up.
 
 use super::draft::{Draft, more_trouble};
+use super::guards::Guard;
 use super::instances;
 use super::nodes;
 use super::offers;
@@ -74,10 +75,11 @@ fn done(draft: &mut Draft<'_>, intent: &Intent, at: jiff::Timestamp, result: Eff
             launch_is_over(draft, node, at);
         }
         Effect::TerminateNode { node, launch, .. } => {
+            let seen = draft.guarded(Guard::EndIsSeen);
             let record = draft.record.nodes.get_mut(node).filter(|record| record.launch == *launch);
             match record {
                 // An instance takes a while to end, and what is on it may live until then.
-                Some(record) if record.offering.is_some() => record.ended = Some(at),
+                Some(record) if record.offering.is_some() && seen => record.ended = Some(at),
                 Some(_) => nodes::forget(draft, node),
                 None => {}
             }
@@ -159,6 +161,11 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
             draft.cluster_event(EventType::Warning, "NoCapacity", message);
             abandon(draft, node, intent.attempts);
         }
+        (Effect::LaunchNode { node, offering: Some(_), .. }, ErrorKind::Unavailable)
+            if !draft.guarded(Guard::LaunchIsRepeated) =>
+        {
+            draft.record.nodes.remove(node);
+        }
         // One group's launches are no other's matter.
         (
             Effect::LaunchNode { node, group: Some(group), template, offering: Some(_), .. },
@@ -226,7 +233,7 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
 /// A node whose launch was refused. Where EC2 was asked before, and no reply came, that may come true yet: until it would
 /// be listed a worker is one that is to end. Of heads there are never two, for there is one interface.
 fn abandon(draft: &mut Draft<'_>, node: &NodeName, attempts: u32) {
-    let (now, doubted) = (draft.now, attempts > 1);
+    let (now, doubted) = (draft.now, attempts > 1 && draft.guarded(Guard::RefusalIsDoubted));
     let worker = |record: &&mut NodeRecord| record.offering.is_some() && record.group.is_some();
     match draft.record.nodes.get_mut(node).filter(worker) {
         Some(record) if doubted => {

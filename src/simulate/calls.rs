@@ -9,6 +9,7 @@ use crate::api::cluster::Provider;
 use crate::api::document::Document;
 use crate::api::ids::{CheckpointId, Uid};
 use crate::api::meta::ObjectKey;
+use crate::api::object::RayCluster;
 use crate::api::record::{CheckpointRecord, Incarnation, JobRecord, LocalNetwork};
 use crate::api::wire::BlobKind;
 
@@ -17,16 +18,21 @@ pub(super) type CallId = u64;
 
 /// How long the dashboard may take to come up, within one try to submit the agent.
 const DASHBOARD_MS: Ms = 60_000;
+/// How long after a call was given up it may still be done; EC2 does soon what it is asked for.
+const LATEST_MS: Ms = 40_000;
+const LATEST_ON_EC2_MS: Ms = 15_000;
 
 /// An effect that is being done, with what was known when it was begun.
 pub(super) struct Call {
-    key: ObjectKey,
-    intent: Intent,
+    pub(super) key: ObjectKey,
+    pub(super) intent: Intent,
     /// Which life of the controller waits for it.
     epoch: u32,
     begun: Ms,
-    incarnation: Option<Incarnation>,
+    pub(super) incarnation: Option<Incarnation>,
     foreign: bool,
+    /// The cluster, if it is on EC2.
+    cloud: Option<Box<RayCluster>>,
     job: Option<JobRecord>,
     /// The agent that it was sent to, if the reply is given up before the effect takes place.
     late: Option<Option<String>>,
@@ -60,15 +66,17 @@ impl World {
         let foreign = cluster.is_some_and(|cluster| matches!(cluster.spec.provider, Provider::Existing(_)));
         let job = job_of(&intent.effect).and_then(|uid| self.store.jobs.get(uid));
         let job = job.map(|row| row.record.clone());
-        let by_agent = asks_agent(&intent.effect);
+        let cloud = cluster.filter(|cluster| cluster.spec.aws().is_some()).cloned().map(Box::new);
+        let outlives = asks_agent(&intent.effect) || (cloud.is_some() && asks_ec2(&intent.effect));
         let fate = match () {
             () if self.faulty(self.faults.lost_replies) => Fate::ReplyLost,
             () if self.faulty(self.faults.lost_calls) => Fate::Lost,
-            () if by_agent && self.faulty(self.faults.late_calls) => Fate::Late,
+            () if outlives && self.faulty(self.faults.late_calls) => Fate::Late,
             () => Fate::Done,
         };
         self.transcript
             .say(self.now, || format!("begins {} ({fate:?})", super::tell::effect(&intent.effect)));
+        let latest = if asks_ec2(&intent.effect) { LATEST_ON_EC2_MS } else { LATEST_MS };
         let slow = self.faulty(self.faults.slow_calls);
         let lands = match &intent.effect {
             _ if slow => self.random.between(3_000, 30_000),
@@ -86,6 +94,7 @@ impl World {
             begun: self.now,
             incarnation,
             foreign,
+            cloud,
             job,
             late,
             fate,
@@ -101,7 +110,7 @@ impl World {
             Fate::Late => {
                 let given_up = self.now + self.random.between(1_000, 10_000);
                 self.settles(epoch, id, given_up, unknown());
-                let at = given_up + self.random.between(10, 40_000);
+                let at = given_up + self.random.between(10, latest);
                 self.queue.push(at, Event::Lands(id));
             }
             Fate::Done | Fate::ReplyLost => self.queue.push(self.now + lands, Event::Lands(id)),
@@ -119,6 +128,15 @@ impl World {
     /// The controller that waited for these is gone. What it did itself is done or not; what it had asked an agent
     /// for may still be done.
     pub(super) fn orphan_calls(&mut self) {
+        // EC2 has got what it was asked for, or never does.
+        let asked = |call: &Call| call.cloud.is_some() && asks_ec2(&call.intent.effect);
+        let asked: Vec<CallId> =
+            self.calls.iter().filter(|(_, call)| asked(call)).map(|(id, _)| *id).collect();
+        for id in asked {
+            if let (true, Some(call)) = (self.random.chance(0.5), self.calls.remove(&id)) {
+                let _ = self.carry_out(&call);
+            }
+        }
         let random = &mut self.random;
         self.calls.retain(|_, call| asks_agent(&call.intent.effect) && !random.chance(0.5));
         for call in self.calls.values_mut() {
@@ -220,6 +238,11 @@ impl World {
     fn carry_out(&mut self, call: &Call) -> Result<(EffectResult, Ms), EffectError> {
         let key = &call.key;
         let mut at = self.now;
+        if let Some(cluster) = &call.cloud
+            && let Some(result) = self.carry_out_on_ec2(call, cluster)
+        {
+            return result.map(|result| (result, at));
+        }
         match &call.intent.effect {
             Effect::OpenCluster { incarnation } => {
                 let opened = self.open(call, incarnation)?;
@@ -273,6 +296,30 @@ impl World {
         Ok((EffectResult::Done, at))
     }
 
+    /// Does what is EC2's to do.
+    fn carry_out_on_ec2(
+        &mut self,
+        call: &Call,
+        cluster: &RayCluster,
+    ) -> Option<Result<EffectResult, EffectError>> {
+        let uid = &cluster.metadata.uid;
+        let done = match &call.intent.effect {
+            Effect::OpenCluster { incarnation } => {
+                let opened = self.open_on_ec2(cluster, incarnation);
+                return Some(opened.map(|opened| EffectResult::Opened(Box::new(opened))));
+            }
+            Effect::CloseCluster { incarnation } => {
+                self.site(&call.key).rays.retain(|name, _| name != incarnation);
+                self.close_on_ec2(uid, incarnation)
+            }
+            Effect::LaunchNode { .. } => self.launch_on_ec2(call, cluster),
+            Effect::TerminateNode { .. } => self.terminate_on_ec2(call, uid),
+            Effect::TerminateInstance { instance } => self.end_stray(&call.key, uid, instance),
+            _ => return None,
+        };
+        Some(done.map(|()| EffectResult::Done))
+    }
+
     fn open(&mut self, call: &Call, id: &str) -> Result<Incarnation, EffectError> {
         let local = LocalNetwork {
             python: "python3".to_owned(),
@@ -324,6 +371,7 @@ impl World {
             sound,
             leader: true,
             node: None,
+            life: None,
         };
         self.site(key).machines.insert(launch.clone(), machine);
         self.check_nodes(key, launch);
@@ -410,6 +458,14 @@ fn job_of(effect: &Effect) -> Option<&Uid> {
         | Effect::DropCheckpoint { job, .. } => Some(job),
         _ => None,
     }
+}
+
+/// Whether an effect on EC2 is one call, which can still be done when nobody waits for it any more.
+fn asks_ec2(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::LaunchNode { .. } | Effect::TerminateNode { .. } | Effect::TerminateInstance { .. }
+    )
 }
 
 /// Whether an effect is asked of an agent, so that it can happen long after nobody waits for it any more.

@@ -156,12 +156,13 @@ impl World {
     fn seen(&mut self, key: &ObjectKey) -> Seen {
         let mut seen = Seen::default();
         let foreign = self.sites.get(key).is_some_and(|site| site.is_foreign());
-        if self.store.clusters.contains_key(key) && !foreign {
+        if self.store.clusters.contains_key(key) && !foreign && !self.is_on_ec2(key) {
             seen.processes = self.look_at_processes(key);
         }
         if let Some(watch) = self.controller.watches.get(key) {
             seen.agent.clone_from(&watch.agent);
             seen.agent_ended.clone_from(&watch.ended);
+            seen.instances.clone_from(&watch.instances);
         }
         seen
     }
@@ -198,6 +199,7 @@ impl World {
         self.tell_plan(snapshot, plan);
         self.ledger.note_plan(snapshot, plan);
         let touched = self.store.keep(snapshot, plan, self.now);
+        self.check_removals(plan);
         self.controller.reports.insert(key.clone(), plan.report.clone());
         self.listen(key);
         self.dispatch(key);

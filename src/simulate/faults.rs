@@ -2,6 +2,7 @@
 
 use super::clock::Ms;
 use super::floor::Link;
+use super::instances::TAKEN_BACK;
 use super::ray::Ray;
 use super::world::World;
 use crate::api::ids::{IntentId, RayNodeId, Uid};
@@ -10,6 +11,8 @@ use crate::api::wire::NoticeKind;
 
 /// How long before its end a spot instance is told of it.
 const NOTICE_MS: Ms = 120_000;
+/// What EC2 says of an instance that broke.
+const BROKEN: &str = "Server.InternalError: Internal error";
 
 /// How often small things go wrong, as shares of all cases, and until when.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,10 @@ pub struct Faults {
     pub rejected_launches: f64,
     /// Machines that never join.
     pub bad_machines: f64,
+    /// Calls that EC2 does not look at, for there are too many.
+    pub throttled: f64,
+    /// Listings of instances in which one is missing.
+    pub partial: f64,
 }
 
 /// One thing that goes wrong.
@@ -71,6 +78,12 @@ pub enum Fault {
     FileSpoils,
     /// The newest durable checkpoint is not there any more.
     FileGone,
+    /// Nobody's credentials for EC2 are good for so many milliseconds.
+    CredentialsExpire(u64),
+    /// EC2 has none of some type, in some zone and on some market, for so many milliseconds.
+    NoCapacity(u64),
+    /// An instance is there that carries a cluster's mark and is no node of it.
+    StrayInstance,
 }
 
 impl World {
@@ -86,7 +99,7 @@ impl World {
             Fault::ControllerDies(down) => self.crash(down),
             Fault::NodeDies => {
                 if let Some((key, launch)) = self.some_machine(false) {
-                    self.end_machine(&key, &launch);
+                    self.end_machine_because(&key, &launch, BROKEN);
                 } else {
                     self.some_foreign_node_dies();
                 }
@@ -95,13 +108,18 @@ impl World {
                 if let Some((key, launch)) = self.some_machine(false) {
                     self.end_raylet(&key, &launch);
                     let at = self.now + self.random.between(100, 3_000);
-                    self.queue.push(at, super::world::Event::LeaderEnds(key.clone(), launch));
+                    // An instance starts Ray again.
+                    let next = match self.site(&key).is_instance(&launch) {
+                        true => super::world::Event::Joins(key.clone(), launch),
+                        false => super::world::Event::LeaderEnds(key.clone(), launch),
+                    };
+                    self.queue.push(at, next);
                     self.glance(&key);
                 }
             }
             Fault::HeadDies => {
                 if let Some((key, launch)) = self.some_machine(true) {
-                    self.end_machine(&key, &launch);
+                    self.end_machine_because(&key, &launch, BROKEN);
                 } else {
                     self.foreign_restarts();
                 }
@@ -136,6 +154,9 @@ impl World {
                 }
             }
             Fault::FileSpoils | Fault::FileGone => self.spoil_file(fault == Fault::FileGone),
+            Fault::CredentialsExpire(duration) => self.region.refuses_until = self.now + duration,
+            Fault::NoCapacity(duration) => self.run_out(duration),
+            Fault::StrayInstance => self.stray_comes(),
         }
     }
 
@@ -205,7 +226,7 @@ impl World {
         let machines = &self.site(key).machines;
         let own = machines.iter().find(|(_, machine)| machine.node.as_ref() == Some(node));
         if let Some(launch) = own.map(|(launch, _)| launch.clone()) {
-            return self.end_machine(key, &launch);
+            return self.end_machine_because(key, &launch, TAKEN_BACK);
         }
         let there = self.in_ray(key, session, |ray, env| {
             let index = ray.floor.index(node);

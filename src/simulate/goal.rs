@@ -95,6 +95,9 @@ impl World {
                 self.missing_of_cluster(key, cluster).map(|what| format!("cluster {}: {what}", key.name)),
             );
         }
+        for (key, cluster) in self.store.clusters.iter().filter(|(key, _)| !self.is_sick(key)) {
+            missing.extend(self.stray_on_ec2(key, cluster).map(|what| format!("at {}: {what}", key.name)));
+        }
         for key in self.sites.keys().filter(|key| !self.is_sick(key)) {
             missing.extend(self.stray(key).map(|what| format!("at {}: {what}", key.name)));
         }
@@ -135,10 +138,12 @@ impl World {
         if !sound && reason == Some("BackingOff") {
             return None;
         }
-        if let Some(waiting) = first {
+        // What a cluster may cost decides what its jobs can have.
+        let is_capped = cluster.is_some_and(|cluster| cluster.spec.max_hourly_cost.is_some());
+        if let Some(waiting) = first.filter(|_| !is_capped) {
             return Some(format!("it waits: {}: {}", waiting.reason, waiting.message));
         }
-        self.missing_of_running(row, report)
+        if first.is_some() { None } else { self.missing_of_running(row, report) }
     }
 
     fn missing_of_stopped(&self, row: &JobRow) -> Option<String> {
@@ -237,8 +242,16 @@ impl World {
             return (left > 0).then(|| "it is not given back".to_owned());
         }
         let report = self.controller.reports.get(key)?;
+        let waiting = &report.cluster.waiting;
+        // For what a cluster may cost there may be no more to be had, in the place of outdated nodes neither.
+        let is_capped = waiting.iter().any(|it| it.reason == "MaxHourlyCost");
         // Workers that fit on no node of the new template keep the node that they have.
-        if let Some(waiting) = report.cluster.waiting.iter().find(|waiting| waiting.reason != "Outdated") {
+        let stays = |reason| match reason {
+            "Outdated" => true,
+            "MaxHourlyCost" | "Replacing" => is_capped,
+            _ => false,
+        };
+        if let Some(waiting) = waiting.iter().find(|it| !stays(it.reason)) {
             return Some(format!("it waits: {}: {}", waiting.reason, waiting.message));
         }
         let incarnation = record.incarnation.as_ref()?;
@@ -261,7 +274,8 @@ impl World {
         for group in &cluster.spec.worker_groups {
             let count = nodes.clone().filter(|machine| machine.group.as_ref() == Some(&group.name)).count();
             let count = u32::try_from(count).unwrap_or(u32::MAX);
-            if !(group.min_nodes..=group.max_nodes).contains(&count) {
+            let least = if cluster.spec.max_hourly_cost.is_some() { 0 } else { group.min_nodes };
+            if !(least..=group.max_nodes).contains(&count) {
                 return Some(format!("group {} has {count} nodes", group.name));
             }
         }

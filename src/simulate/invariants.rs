@@ -10,9 +10,11 @@ use super::world::World;
 use crate::api::ids::{CheckpointId, GroupNumber, IntentId, Uid};
 use crate::api::job::AdaptDLJobSpec;
 use crate::api::meta::{FORCE_DELETE, ObjectKey};
+use crate::api::money::Money;
 use crate::api::object::RayCluster;
 use crate::api::record::NodeState;
 use crate::api::status::JobPhase;
+use crate::api::units::Span;
 use crate::plan::{Plan, Snapshot};
 
 /// Something that must hold.
@@ -24,9 +26,10 @@ pub enum Invariant {
     Converges,
     /// At most one group of a job trains; group numbers only grow.
     OneGroup,
-    /// Workers stay within `minReplicas` and `maxReplicas`, nodes within `maxNodes`.
+    /// Workers stay within `minReplicas` and `maxReplicas`, nodes within `maxNodes`, costs within
+    /// `maxHourlyCost`.
     WithinLimits,
-    /// Nothing runs that no record knows; nothing that is sound and used is ended.
+    /// Nothing runs that no record knows; nothing that is sound and used is ended, and nothing that is not ours.
     NothingStray,
     /// Training begins from the newest good checkpoint; that of an unfinished job is never lost.
     CheckpointsLast,
@@ -53,6 +56,11 @@ fn broken(invariant: Invariant, message: String) -> Result<(), Violation> {
     Err(Violation { invariant, message })
 }
 
+/// How long a node of a cluster may take to join.
+fn join_timeout(cluster: Option<&RayCluster>, usual: Span) -> Span {
+    cluster.and_then(|cluster| cluster.spec.aws()).map_or(usual, |aws| aws.join_timeout)
+}
+
 /// The most nodes of each worker group.
 type Limits = BTreeMap<String, u32>;
 
@@ -63,6 +71,8 @@ pub(super) struct Ledger {
     jobs: BTreeMap<Uid, Vec<(Ms, u32, u32)>>,
     /// The most nodes of each worker group that were allowed, and since when.
     clusters: BTreeMap<ObjectKey, Vec<(Ms, Limits)>>,
+    /// What each cluster was allowed to cost, and since when.
+    costs: BTreeMap<ObjectKey, Vec<(Ms, Option<Money>)>>,
     /// When each group was decided on.
     decided: BTreeMap<(Uid, GroupNumber), Ms>,
     /// The newest group of each job that began.
@@ -91,6 +101,10 @@ impl Ledger {
         if known.last().is_none_or(|(_, old)| *old != limits) {
             known.push((now, limits));
         }
+        let (known, most) = (self.costs.entry(key.clone()).or_default(), cluster.spec.max_hourly_cost);
+        if known.last().is_none_or(|(_, old)| *old != most) {
+            known.push((now, most));
+        }
     }
 
     pub(super) fn note_plan(&mut self, snapshot: &Snapshot, plan: &Plan) {
@@ -103,7 +117,8 @@ impl Ledger {
         for node in plan.record.nodes.values().filter(|node| node.group.is_none()) {
             let before = snapshot.record.nodes.values().find(|before| before.launch == node.launch);
             let since = before.filter(|before| matches!(before.state, NodeState::Launching { .. }));
-            let limit = since.map(|before| before.state.since() + snapshot.settings.join_timeout.signed());
+            let timeout = join_timeout(snapshot.cluster.as_ref(), snapshot.settings.join_timeout);
+            let limit = since.map(|before| before.state.since() + timeout.signed());
             let leaving = snapshot
                 .cluster
                 .as_ref()
@@ -127,6 +142,13 @@ impl Ledger {
         let first = known.iter().rposition(|(at, ..)| *at <= since).unwrap_or(0);
         let min = known[first..].iter().map(|(_, min, _)| *min).min()?;
         Some((min, known[first..].iter().map(|(.., max)| *max).max()?))
+    }
+
+    /// The most that a cluster was allowed to cost at any time since a moment, if that was limited.
+    pub(super) fn most(&self, key: &ObjectKey, since: Ms) -> Option<Money> {
+        let known = self.costs.get(key)?;
+        let first = known.iter().rposition(|(at, _)| *at <= since).unwrap_or(0);
+        known[first..].iter().map(|(_, most)| *most).collect::<Option<Vec<Money>>>()?.into_iter().max()
     }
 
     /// The most nodes of a group that were allowed at any time since a moment.
@@ -250,6 +272,18 @@ impl World {
         }
     }
 
+    /// A cluster with what follows from the types of its instances, as nodes are launched from it.
+    fn resolved(&self, key: &ObjectKey, cluster: &RayCluster) -> RayCluster {
+        let mut cluster = cluster.clone();
+        let record = self.store.records.get(key);
+        let network = record.and_then(|record| record.incarnation.as_ref()?.aws.as_ref());
+        if let Some(network) = network {
+            network.resolve(&mut cluster.spec.head);
+            cluster.spec.worker_groups.iter_mut().for_each(|group| network.resolve(&mut group.template));
+        }
+        cluster
+    }
+
     /// Judges whether a node may be ended: none that is sound and used, and none that is only just starting.
     pub(super) fn check_termination(&mut self, key: &ObjectKey, launch: &IntentId) {
         let Some(site) = self.sites.get(key) else { return };
@@ -262,7 +296,8 @@ impl World {
         }
         let cluster = self.store.clusters.get(key);
         let wanted = cluster.is_some_and(|cluster| !cluster.metadata.is_deleting() && !cluster.spec.suspend);
-        let unchanged = cluster.is_some_and(|cluster| match &machine.group {
+        let cluster = cluster.map(|cluster| self.resolved(key, cluster));
+        let unchanged = cluster.as_ref().is_some_and(|cluster| match &machine.group {
             None => cluster.spec.head == machine.template,
             Some(name) => cluster
                 .spec
@@ -270,11 +305,13 @@ impl World {
                 .iter()
                 .any(|group| group.name == *name && group.template == machine.template),
         });
+        let counted_on = wanted && !self.region.has_refused(launch);
         let ray_up = site.rays.get(&machine.incarnation).is_some_and(|ray| ray.up);
         let age = self.now - machine.launched;
-        let joins_in_time = age < self.options.settings.join_timeout.millis;
+        let timeout = join_timeout(cluster.as_ref(), self.options.settings.join_timeout);
+        let joins_in_time = age < timeout.millis;
         let message = match site.node_of(machine) {
-            None if machine.sound && machine.leader && joins_in_time && wanted && unchanged => {
+            None if machine.sound && machine.leader && joins_in_time && counted_on && unchanged => {
                 let head_lives = machine.head || ray_up;
                 head_lives.then(|| format!("node {} is ended while it starts", machine.name))
             }
@@ -291,7 +328,9 @@ impl World {
                         "node {} is ended while group {} of {} trains on it",
                         machine.name, worker.group, slot.job
                     )),
-                    _ if machine.head && wanted => Some("the head is ended though it is sound".to_owned()),
+                    _ if machine.head && counted_on => {
+                        Some("the head is ended though it is sound".to_owned())
+                    }
                     _ => None,
                 }
             }

@@ -1,20 +1,25 @@
-//! A virtual world for the planner: clusters, agents, bridges, workers and people, under a virtual clock.
+//! A virtual world for the planner: clusters here, on EC2 and elsewhere, agents, bridges, workers and people, under a
+//! virtual clock.
 //!
 //! The planner in it is the real one, everything around it a model of what is around it in truth: `controller/`,
-//! `agent.py`, `bridge.py` and `slot.py`. The same seed gives the same history. Whatever goes wrong, the
-//! invariants of `invariants` are checked at every step by somebody who sees everything.
+//! `provider/aws/`, `agent.py`, `bridge.py`, `slot.py` and `boot.sh`. The same seed gives the same history. Whatever
+//! goes wrong, the invariants of `invariants` are checked at every step by somebody who sees everything.
 
 mod bridge;
 mod calls;
 mod clock;
+mod cloud;
 mod controller;
 mod env;
 mod faults;
 mod floor;
 mod goal;
+mod instances;
 mod invariants;
+mod leaks;
 mod program;
 mod ray;
+mod region;
 mod site;
 mod store;
 mod tell;
@@ -90,6 +95,11 @@ impl Simulation {
     /// No node of a cluster, beside its head, can be launched from now on, or they can again.
     pub fn exhaust(&mut self, cluster: &ObjectKey, hopeless: bool) {
         self.world.site(cluster).hopeless = hopeless;
+    }
+
+    /// Somebody else has an instance in the same account on EC2, with the mark of a cluster that has this uid.
+    pub fn somebody_launches(&mut self, uid: &str) {
+        self.world.somebody_launches(uid);
     }
 
     /// Nothing in a cluster can be reached from now on, ever.

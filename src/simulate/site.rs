@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::clock::Ms;
 use super::floor::{Link, Node};
+use super::instances::Life;
 use super::ray::Ray;
 use crate::api::cluster::NodeTemplate;
 use crate::api::ids::{IntentId, NodeName, RayNodeId};
@@ -24,7 +25,7 @@ pub(super) struct Site {
     /// Until when the agent does not answer, though it runs.
     pub(super) agent_hangs_until: Ms,
     /// Since when the controller has not been heard there.
-    pub(super) away_since: Option<Ms>,
+    away_since: Option<Ms>,
     /// Whether no node can ever be launched.
     pub(super) hopeless: bool,
     /// How many CPUs a node has that Ray's autoscaler starts, if there is one.
@@ -46,6 +47,8 @@ pub(super) struct Machine {
     pub(super) leader: bool,
     /// Its node, once it has joined.
     pub(super) node: Option<RayNodeId>,
+    /// What it knows of those who need it, if it is an instance of EC2.
+    pub(super) life: Option<Life>,
 }
 
 impl Site {
@@ -115,6 +118,12 @@ impl Site {
         RayNodeId(format!("ray{:04}", self.made))
     }
 
+    /// Notes whether the controller is heard there; for how long it has not been.
+    pub(super) fn hear(&mut self, heard: bool, now: Ms) -> Ms {
+        self.away_since = self.away_since.or(Some(now)).filter(|_| !heard);
+        self.away_since.map_or(0, |since| now - since)
+    }
+
     /// The Ray cluster that is found where that of an incarnation is or was.
     pub(super) fn session<'a>(&'a self, incarnation: &'a str) -> &'a str {
         self.foreign.as_deref().unwrap_or(incarnation)
@@ -155,11 +164,16 @@ impl Site {
         } else if let Some(ray) = self.rays.get_mut(&machine.incarnation).filter(|ray| ray.up) {
             ray.join(node);
         } else {
-            machine.leader = false; // It finds no head.
+            machine.leader = machine.life.is_some(); // It finds no head. An instance goes on looking.
             return false;
         }
         machine.node = Some(id);
         true
+    }
+
+    /// Whether a machine is an instance of EC2.
+    pub(super) fn is_instance(&self, launch: &IntentId) -> bool {
+        self.machines.get(launch).is_some_and(|machine| machine.life.is_some())
     }
 
     /// The node of a machine, if it has joined.

@@ -3,7 +3,7 @@
 use super::clock::{Ms, timestamp};
 use super::world::{Event, World};
 use crate::api::meta::ObjectKey;
-use crate::api::observed::Observed;
+use crate::api::observed::{Instances, Observed};
 use crate::api::wire::AgentState;
 
 /// With nothing new, how soon it is heard how far training is.
@@ -15,7 +15,7 @@ pub(super) struct Watch {
     /// The incarnation, and the agent's Ray job.
     subject: (String, Option<String>),
     /// Which watch it is: what another asked for is not for it.
-    serial: u64,
+    pub(super) serial: u64,
     pub(super) agent: Observed<AgentState>,
     /// What of that is more than progress.
     essence: Option<AgentState>,
@@ -26,6 +26,10 @@ pub(super) struct Watch {
     arrives: Ms,
     /// When it is asked for progress.
     progress: Ms,
+    /// The cluster's instances, if it is on EC2.
+    pub(super) instances: Observed<Instances>,
+    /// How long it is until they are listed again.
+    pub(super) pause: Ms,
 }
 
 /// What arrives.
@@ -54,6 +58,9 @@ impl World {
         let serial = self.random.seed();
         let watch = Watch { subject, serial, asking: silent, ..Watch::default() };
         self.controller.watches.insert(key.clone(), watch);
+        if self.is_on_ec2(key) {
+            self.queue.push(self.now, Event::Lists(key.clone(), serial));
+        }
         if !silent {
             self.news(key);
         }

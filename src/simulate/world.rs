@@ -7,18 +7,21 @@ use super::clock::{Ms, Queue, Random};
 use super::controller::Controller;
 use super::env::{Env, Fact, RayEvent, Saves};
 use super::faults::{Fault, Faults};
+use super::instances::ENDED_ITSELF;
 use super::invariants::{Ledger, Violation};
 use super::program::Workload;
 use super::ray::Ray;
+use super::region::Region;
 use super::site::Site;
 use super::store::Store;
 use super::transcript::Transcript;
 use super::watch::News;
 use super::{Options, Probe};
 use crate::action::IntentState;
-use crate::api::ids::{IntentId, RayNodeId, Uid};
+use crate::api::ids::{InstanceId, IntentId, RayNodeId, Uid};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
+use crate::api::observed::Instances;
 use crate::plan::{Plan, Snapshot};
 
 /// Something that will happen.
@@ -27,6 +30,14 @@ pub(super) enum Event {
     Ray(ObjectKey, String, RayEvent),
     /// A machine that was launched joins.
     Joins(ObjectKey, IntentId),
+    /// An instance that was told to end has ended.
+    InstanceEnds(InstanceId),
+    /// An instance looks whether anybody needs it.
+    LooksAround(ObjectKey, IntentId),
+    /// EC2 is asked which instances there are.
+    Lists(ObjectKey, u64),
+    /// It answers what it was asked then, or does not.
+    Listed(ObjectKey, u64, Ms, Option<Instances>),
     /// A node that this was announced for is taken away.
     NodeTaken(ObjectKey, String, RayNodeId),
     /// A machine's main process ends.
@@ -81,6 +92,7 @@ pub(super) struct World {
     pub(super) controller: Controller,
     pub(super) calls: BTreeMap<CallId, Call>,
     pub(super) sites: BTreeMap<ObjectKey, Site>,
+    pub(super) region: Region,
     pub(super) files: BTreeMap<String, File>,
     pub(super) saves: Saves,
     pub(super) workloads: BTreeMap<ObjectKey, Workload>,
@@ -103,6 +115,7 @@ impl World {
             controller: Controller::default(),
             calls: BTreeMap::new(),
             sites: BTreeMap::new(),
+            region: Region::default(),
             files: BTreeMap::new(),
             saves: Saves::default(),
             workloads: BTreeMap::new(),
@@ -136,11 +149,18 @@ impl World {
             Event::Joins(key, launch) => self.join(&key, &launch),
             Event::NodeTaken(key, session, node) => self.take_node(&key, &session, &node),
             Event::LeaderEnds(key, launch) => {
+                if self.site(&key).is_instance(&launch) {
+                    return self.end_machine_because(&key, &launch, ENDED_ITSELF);
+                }
                 if let Some(machine) = self.site(&key).machines.get_mut(&launch) {
                     machine.leader = false;
                 }
                 self.glance(&key);
             }
+            Event::InstanceEnds(id) => self.instance_ends(&id),
+            Event::LooksAround(key, launch) => self.look_around(&key, &launch),
+            Event::Lists(key, watch) => self.list(&key, watch),
+            Event::Listed(key, watch, asked, listed) => self.listed(&key, watch, asked, listed),
             Event::Plan(key) => self.plan_if_due(key),
             Event::Read(epoch, key, in_flight) => self.read_and_plan(epoch, key, in_flight),
             Event::Keep(epoch, made) => self.keep(epoch, &made.0, &made.1),
@@ -201,8 +221,7 @@ impl World {
         let listens = self.controller.listens(key);
         let site = self.sites.get_mut(key)?;
         let heard = listens && self.now >= site.cut_until.max(site.agent_hangs_until);
-        site.away_since = site.away_since.or(Some(self.now)).filter(|_| !heard);
-        let away = site.away_since.map_or(0, |since| self.now - since);
+        let away = site.hear(heard, self.now);
         let ray = site.rays.get_mut(session)?;
         let mut env = Env {
             now: self.now,
@@ -232,7 +251,15 @@ impl World {
             machine.leader = false;
         }
         self.end_raylet(key, launch);
-        self.glance(key);
+        if !self.site(key).is_instance(launch) {
+            self.glance(key); // Instances are listed.
+        }
+    }
+
+    /// The same, and what EC2 says of that if it is an instance.
+    pub(super) fn end_machine_because(&mut self, key: &ObjectKey, launch: &IntentId, why: &str) {
+        self.end_machine(key, launch);
+        self.note_end(launch, why);
     }
 
     /// Ends a machine's raylet and what runs under it.
@@ -259,9 +286,11 @@ impl World {
     }
 
     fn join(&mut self, key: &ObjectKey, launch: &IntentId) {
-        if self.site(key).join(launch) {
+        let joined = self.site(key).join(launch);
+        if joined {
             self.transcript.say(self.now, || format!("world: the node of launch {launch} has joined"));
         }
+        self.has_joined(key, launch, joined);
         self.news(key);
         self.glance(key);
     }

@@ -11,19 +11,24 @@ use rayconcile::simulate::{
 };
 use serde_json::json;
 
-use super::{cluster, hints, job, key};
+use super::{clouds, cluster, hints, job, key};
 
 const MINUTE: u64 = 60_000;
 
-/// The names under which there may be clusters: two of our own, somebody else's, and the built-in one.
+/// The names under which there may be clusters: two of our own, somebody else's, one on EC2, and the built-in one.
 const OWN: [&str; 2] = ["gpu", "spot"];
 const FOREIGN: &str = "lent";
+/// One on EC2.
+pub(super) const CLOUD: &str = "cloud";
 const JOBS: [&str; 3] = ["ada", "bob", "cy"];
 
 /// Puts a history into a world; says when its troubles are over.
 pub(crate) fn plot(seed: u64, world: &mut Simulation) -> u64 {
     let mut plot = Plot::new(seed);
-    let end = plot.random.u64(2..=9) * MINUTE;
+    let mut end = plot.random.u64(2..=9) * MINUTE;
+    if let Some(random) = &mut plot.clouds {
+        end += random.u64(0..=10) * MINUTE; // Instances take their time.
+    }
     plot.begin(world);
     for _ in 0..plot.random.u32(0..=7) {
         plot.edit(world, end);
@@ -32,13 +37,21 @@ pub(crate) fn plot(seed: u64, world: &mut Simulation) -> u64 {
         let (at, fault) = (plot.random.u64(0..end), plot.fault());
         world.strike_at(at, fault);
     }
-    world.suffer(plot.small_faults(end));
+    let mut faults = plot.small_faults(end);
+    if let Some(random) = &mut plot.clouds {
+        let spec = plot.clusters.iter_mut().find(|(name, _)| *name == CLOUD).map(|(_, spec)| spec).unwrap();
+        clouds::gather(random, world, &mut faults, end);
+        clouds::edit(random, world, end, spec);
+    }
+    world.suffer(faults);
     plot.mend(world, end);
     end
 }
 
 struct Plot {
     random: Rng,
+    /// What decides on clusters on EC2, if there are any.
+    clouds: Option<Rng>,
     clusters: Vec<(&'static str, RayClusterSpec)>,
     jobs: Vec<(&'static str, AdaptDLJobSpec)>,
 }
@@ -58,12 +71,19 @@ impl Plot {
         for name in &OWN[..own] {
             clusters.push((name, own_cluster(&mut random)));
         }
+        let mut clouds = clouds::over(seed);
+        if let Some(random) = &mut clouds {
+            clusters.push((CLOUD, clouds::cluster(random)));
+        }
         let mut names: Vec<&'static str> = clusters.iter().map(|(name, _)| *name).collect();
         if built_in || names.is_empty() {
             names.push("local");
         }
+        if clouds.is_some() {
+            names.extend([CLOUD; 4]); // Most jobs are there.
+        }
         let jobs = JOBS[..random.usize(1..=3)].iter().map(|name| (*name, some_job(&mut random, &names)));
-        Self { jobs: jobs.collect(), clusters, random }
+        Self { jobs: jobs.collect(), clusters, clouds, random }
     }
 
     fn begin(&mut self, world: &mut Simulation) {
@@ -156,6 +176,7 @@ impl Plot {
             match random.u32(0..3) {
                 0 => group.max_nodes = random.u32(group.min_nodes.max(1)..=3),
                 1 => group.min_nodes = random.u32(0..=group.max_nodes),
+                _ if *name == CLOUD => group.template = clouds::template(random),
                 _ => group.template = template(random.u32(1..=4)),
             }
         }
@@ -202,6 +223,7 @@ impl Plot {
             stale: share(0.3),
             rejected_launches: share(0.3),
             bad_machines: share(0.3),
+            ..Faults::default()
         }
     }
 
@@ -222,7 +244,7 @@ impl Plot {
 
 // --- What there is -----------------------------------------------------------------------------------------------
 
-fn spec(json: serde_json::Value) -> RayClusterSpec {
+pub(super) fn spec(json: serde_json::Value) -> RayClusterSpec {
     let mut spec: RayClusterSpec = serde_json::from_value(json).unwrap();
     spec.fill_defaults();
     spec

@@ -5,10 +5,10 @@ use rayconcile::api::object::Kind;
 use rayconcile::simulate::{BROKEN_ENVIRONMENT, Simulation};
 use serde_json::{Value, json};
 
+use super::histories::PATIENCE_MS;
 use super::{chance, cluster, job, key, options};
 
 const HISTORIES: u64 = 60;
-const HOUR_MS: u64 = 3_600_000;
 
 /// One of the clusters of a history has no nodes to give, from its beginning to its end.
 #[test]
@@ -18,7 +18,7 @@ fn of_a_cluster_without_capacity() {
         world.exhaust(&key("spot"), true);
         let end = chance::plot(seed, &mut world);
         world.run_until(end + 1);
-        world.converge(HOUR_MS);
+        world.converge(PATIENCE_MS);
         assert_eq!(world.violation(), None, "seed {seed}");
     }
 }
@@ -42,7 +42,7 @@ fn of_what_cannot_be_reached_or_started() {
         world.delete(Kind::RayCluster, &key("spot"));
         world.run_until(120_000);
         world.apply(job("ada", fixed("gpu", 2)));
-        world.converge(HOUR_MS);
+        world.converge(PATIENCE_MS);
         assert_eq!(world.violation(), None, "seed {seed}");
         assert_eq!(world.training(&key("ada")).len(), 2, "seed {seed}");
         assert!(world.job(&key("bob")).is_some(), "what cannot be ended is not forgotten");

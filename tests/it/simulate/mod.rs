@@ -14,6 +14,7 @@ use rayconcile::simulate::Options;
 use serde_json::json;
 
 pub(crate) mod chance;
+mod clouds;
 mod guards;
 mod histories;
 mod honest;
