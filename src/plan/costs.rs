@@ -105,7 +105,7 @@ fn committed(draft: &Draft<'_>, prices: &Prices<'_>) -> Result<Money, String> {
     };
     let every = draft.guarded(Guard::EveryLaunchCosts);
     let nodes = draft.record.nodes.values().filter(|node| !has_ended(node));
-    let nodes = nodes.filter(|node| every || seen.contains_key(&node.launch));
+    let nodes = nodes.filter(|node| every || draft.index.instance(&node.launch).is_some());
     let nodes = nodes.filter_map(|node| node.offering.as_ref());
     let nodes = nodes.map(|offering| (&offering.instance_type, &offering.zone, offering.market));
     let strangers = draft.strangers().into_iter().filter(|it| it.phase != InstancePhase::Terminated);

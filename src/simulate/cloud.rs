@@ -79,10 +79,12 @@ impl World {
             head_address: "10.0.0.5".to_owned(),
             token_parameter: None,
             images: BTreeMap::new(),
+            root_devices: BTreeMap::new(),
             types: types.into(),
             settings: aws.digest(),
             at: timestamp(self.now),
             spot_prices: BTreeMap::new(),
+            list_prices: None,
             published: Some(digest_of(spec)),
         };
         Ok(Incarnation {

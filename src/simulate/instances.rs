@@ -222,5 +222,6 @@ fn offering() -> Offering {
         market: MarketKind::OnDemand,
         max_price: None,
         image: "ami-1".to_owned(),
+        root_device: None,
     }
 }
