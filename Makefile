@@ -49,6 +49,10 @@ bench-plan: ## Measure how long a plan takes for a cluster of 5,000 nodes (NODES
 bench-calls: python ## Count how often EC2 is asked for a steady cluster of 1,000 nodes, in a region on this machine (NODES=)
 	cargo bench --profile dev --bench calls
 
+.PHONY: bench-controller
+bench-controller: ## Measure a controller with 2,000 manifests in a directory, in an optimised build (MANIFESTS=, CLUSTERS=)
+	cargo bench --no-default-features --bench controller
+
 .PHONY: chaos
 chaos: python ## Throw random faults at two jobs, and see that nothing is lost (SEED=, MINUTES=, FAULTS=)
 	cargo bench --profile dev --bench chaos

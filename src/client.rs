@@ -14,7 +14,7 @@ use crate::api::ids::{CheckpointId, Digest, GroupNumber};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::api::record::CheckpointRecord;
-use crate::api::source::SourceStatus;
+use crate::api::source::{SourceRequest, SourceStatus};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -378,7 +378,17 @@ impl Client {
         self.send(self.request(Method::PUT, &url).body(body).timeout(UPLOAD_TIMEOUT)).await.map(|_| ())
     }
 
-    /// The directories that the controller watches.
+    /// Asks something of a source, and says how it is afterwards.
+    ///
+    /// # Errors
+    /// If it refuses.
+    pub async fn ask_source(&self, request: &SourceRequest) -> Result<SourceStatus, ClientError> {
+        let post = self.request(Method::POST, "/apis/rayconcile.dev/v1/sources").json(request);
+        // A large repository takes a while to be fetched.
+        self.json(post.timeout(UPLOAD_TIMEOUT)).await
+    }
+
+    /// The directories and repositories that objects come from.
     ///
     /// # Errors
     /// If it does not answer.

@@ -6,7 +6,7 @@
 //! - What is said: [`api`] has the words, [`action`] every effect, [`goodput`] AdaptDL's performance model,
 //!   [`cost`] what EC2 asks for an hour.
 //! - What is wanted: [`manifest`] reads what people write, [`convert`] what they wrote for `ray up`; [`store`]
-//!   remembers it, with all that came of it.
+//!   remembers it, with all that came of it; [`gitops`] keeps it as directories and repositories have it.
 //! - What is decided: [`plan`], a pure function, which [`simulate`] tries out in a world of its own.
 //! - What is done: [`controller`] observes, plans, keeps and does, by way of [`provider`].
 //! - Who asks: [`server`] is the API, [`client`] its other side, [`cli`] the verbs.
@@ -18,6 +18,7 @@ pub mod client;
 pub mod controller;
 pub mod convert;
 pub mod cost;
+pub mod gitops;
 pub mod goodput;
 pub mod manifest;
 pub mod plan;

@@ -11,12 +11,15 @@ use super::ids::Uid;
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// Annotation: the directory that a watched object comes from.
+/// Annotation: the directory or repository that a watched object comes from.
 pub const SOURCE: &str = "rayconcile.dev/source";
 /// Annotation: the file, relative to its source, that a watched object comes from.
 pub const SOURCE_FILE: &str = "rayconcile.dev/source-file";
 /// Annotation: what is wrong with the file that a watched object comes from; the object is its last good state.
 pub const SOURCE_ERROR: &str = "rayconcile.dev/source-error";
+/// Annotation: what the file said that a watched object was last made from, in short: another one is a change of the
+/// file, and the same one with another object a change by hand.
+pub const SOURCE_DIGEST: &str = "rayconcile.dev/source-digest";
 /// Annotation: `"false"` keeps an object whose file has gone.
 pub const PRUNE: &str = "rayconcile.dev/prune";
 /// Annotation: whatever cannot be reached is given up when the object is deleted.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::input::{Files, admit, read, send_packages};
+use super::sync::warn_of_source;
 use super::target::name;
 use super::{Context, ExitStatus};
 use crate::client::{Client, ClientError};
@@ -53,10 +54,13 @@ pub(super) async fn run(context: &Context, args: ApplyArgs) -> Result<ExitStatus
     for object in &objects {
         let dry_run = args.dry_run.is_some();
         let word = client.apply(object, dry_run).await;
-        let (word, _) =
+        let (word, stored) =
             word.with_context(|| format!("{} was not applied", name(object.kind(), &object.key())))?;
         let note = if dry_run { " (server dry run)" } else { "" };
         context.printer.data(&format!("{} {word}{note}", name(object.kind(), &object.key())));
+        if word == "configured" && !dry_run {
+            warn_of_source(context, &stored, "its manifest there");
+        }
     }
     Ok(ExitStatus::Success)
 }

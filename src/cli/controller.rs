@@ -1,20 +1,24 @@
 //! `controller`: run the controller.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, ExitStatus, wrong};
 use crate::api::units::{Bytes, Span};
 use crate::controller::Controller;
+use crate::gitops::{self, Source};
 use crate::plan::snapshot::{Machine, Settings};
 use crate::server::Server;
 use crate::store::Store;
+
+mod sources;
+
+use sources::SourceArgs;
 
 /// How long a slot lives without its bridge: long enough for a busy machine, short enough to wait for.
 pub(super) const LEASE: Span = Span::from_secs(20);
@@ -23,9 +27,8 @@ const JOIN_TIMEOUT: Span = Span::from_secs(120);
 
 #[derive(Debug, Args)]
 pub(super) struct ControllerArgs {
-    /// Keep the objects of a directory as its manifests have them (may be given several times)
-    #[arg(long, value_name = "DIR")]
-    watch: Vec<PathBuf>,
+    #[command(flatten)]
+    sources: SourceArgs,
     /// Where to serve the API; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value_t = loopback())]
     listen: SocketAddr,
@@ -51,7 +54,8 @@ impl Running {
     pub(super) async fn start(
         state: &Path,
         listen: SocketAddr,
-        watched: &[PathBuf],
+        sources: Vec<Source>,
+        keeping: gitops::Settings,
         built_in_idle: Span,
     ) -> Result<Self> {
         if !listen.ip().is_loopback() {
@@ -59,25 +63,21 @@ impl Running {
                 "the API is not served at {listen}: it speaks plain HTTP, so only a loopback address is allowed"
             )));
         }
-        let directories = watched.iter().map(|path| directory(path)).collect::<Result<Vec<_>>>()?;
         let store = Store::open(state)?;
         let settings =
             Settings { lease: LEASE, built_in_idle, join_timeout: JOIN_TIMEOUT, machine: machine() };
         let controller = Controller::new(store.clone(), state.to_owned(), settings)?;
-        let (statuses, sources) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
+        let (sources, mut tasks) = gitops::start(sources, keeping, &store, state, stop.clone())?;
         let server = Server::listen(listen, store, state, sources, stop.clone()).await?;
         let url = server.endpoint().url.clone();
-        let mut tasks = vec![tokio::spawn(async move {
+        tasks.push(tokio::spawn(async move {
             if let Err(error) = server.serve().await {
                 tracing::error!(%error, "the API is not served any more");
             }
-        })];
+        }));
         let running = controller.clone();
         tasks.push(tokio::spawn(async move { running.run().await }));
-        for directory in directories {
-            tasks.push(tokio::spawn(controller.clone().watch_directory(directory, statuses.clone())));
-        }
         Ok(Self { controller, url, stop, tasks })
     }
 
@@ -93,14 +93,18 @@ impl Running {
 
 pub(super) async fn run(context: &Context, args: ControllerArgs) -> Result<ExitStatus> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let running = Running::start(&context.state_dir, args.listen, &args.watch, args.idle_timeout).await?;
+    let sources = args.sources.sources(context)?;
+    let keeping = args.sources.settings()?;
+    let names: Vec<String> = sources.iter().map(Source::name).collect();
+    let running =
+        Running::start(&context.state_dir, args.listen, sources, keeping, args.idle_timeout).await?;
     context.printer.talk(&format!(
         "controller: state in {}, API at {}",
         context.state_dir.display(),
         running.url
     ));
-    for directory in &args.watch {
-        context.printer.talk(&format!("controller: watching {}", directory.display()));
+    for name in names {
+        context.printer.talk(&format!("controller: watching {name}"));
     }
     tokio::select! {
         _ = terminate.recv() => {}
@@ -109,13 +113,6 @@ pub(super) async fn run(context: &Context, args: ControllerArgs) -> Result<ExitS
     context.printer.talk("controller: stopping; clusters and jobs go on without it");
     running.stop().await;
     Ok(ExitStatus::Success)
-}
-
-/// A directory that is to be watched, wherever this process goes.
-fn directory(path: &Path) -> Result<PathBuf> {
-    let found = path.canonicalize().with_context(|| format!("cannot watch {}", path.display()))?;
-    ensure!(found.is_dir(), "cannot watch {}: it is no directory", path.display());
-    Ok(found)
 }
 
 /// What this machine has, as far as it can be told without asking its GPUs.

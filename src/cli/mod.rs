@@ -17,6 +17,7 @@ mod run;
 mod schema;
 mod status;
 mod suspend;
+mod sync;
 mod target;
 mod text;
 mod validate;
@@ -117,6 +118,9 @@ enum Verb {
     Suspend(suspend::SuspendArgs),
     /// Let a suspended job or cluster go on
     Resume(suspend::SuspendArgs),
+    /// Show, pause, resume or confirm what comes from watched directories and repositories
+    #[command(after_help = sync::EXAMPLES)]
+    Sync(sync::SyncArgs),
     /// Say what is wrong with manifests, changing nothing
     Validate(validate::ValidateArgs),
     /// Print the JSON Schemas of manifests
@@ -243,6 +247,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
         Verb::Wait(args) => wait::run(context, args).await,
         Verb::Suspend(args) => suspend::run(context, args, true).await,
         Verb::Resume(args) => suspend::run(context, args, false).await,
+        Verb::Sync(args) => sync::run(context, args).await,
         Verb::Validate(args) => validate::run(context, &args),
         Verb::Schema(args) => schema::run(context, &args),
         Verb::Convert(args) => convert::run(context, &args),

@@ -7,14 +7,21 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use clap::Args;
 
+use super::sync::source_page;
 use super::text::{age, maybe_age, millis, table};
 use super::{Context, ExitStatus};
 use crate::api::condition::Truth;
 use crate::api::money::Money;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
-use crate::api::source::SourceStatus;
 use crate::api::status::{AdaptDLJobStatus, GroupStatus, InstanceStatus, NodeStatus};
 use crate::api::words::count;
+
+/// Writing into a string does not fail.
+macro_rules! put {
+    ($page:expr, $($arguments:tt)*) => {{
+        let _ = writeln!($page, $($arguments)*);
+    }};
+}
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -38,7 +45,8 @@ pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<ExitStatu
     let wanted = |object: &&AnyObject| args.jobs.is_empty() || args.jobs.contains(&object.metadata().name);
     jobs.iter().filter(wanted).for_each(|object| page.push_str(&object_page(object)));
     if args.jobs.is_empty() {
-        sources.iter().for_each(|source| page.push_str(&source_page(source)));
+        let pages = sources.iter().map(source_page);
+        pages.for_each(|source| put!(page, "{source}"));
     }
     if page.is_empty() {
         context.printer.talk("there are no clusters and no jobs");
@@ -54,13 +62,6 @@ pub(super) fn object_page(object: &AnyObject) -> String {
         AnyObject::Cluster(cluster) => cluster_page(cluster),
         AnyObject::Job(job) => job_page(job),
     }
-}
-
-/// Writing into a string does not fail.
-macro_rules! put {
-    ($page:expr, $($arguments:tt)*) => {{
-        let _ = writeln!($page, $($arguments)*);
-    }};
 }
 
 fn cluster_page(cluster: &RayCluster) -> String {
@@ -224,15 +225,4 @@ pub(super) fn change(group: &GroupStatus) -> String {
         text.push_str(&format!(", {} lost{seen}", count(lost, "step")));
     }
     format!("{text}; {}: {}", group.reason, group.message)
-}
-
-fn source_page(source: &SourceStatus) -> String {
-    let mut page = String::new();
-    let objects = count(source.objects, "object");
-    put!(page, "directory {}   {objects}, looked at {} ago", source.directory, age(source.at));
-    for error in &source.errors {
-        put!(page, "  {}", error.message);
-    }
-    page.push('\n');
-    page
 }

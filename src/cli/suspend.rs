@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
+use super::sync::warn_of_source;
 use super::target::{name, objects};
 use super::{Context, ExitStatus};
 use crate::api::meta::DEFAULT_NAMESPACE;
@@ -21,9 +22,10 @@ pub(super) struct SuspendArgs {
 pub(super) async fn run(context: &Context, args: SuspendArgs, suspend: bool) -> Result<ExitStatus> {
     let client = context.client()?;
     for (kind, key) in objects(&args.objects, &args.namespace)? {
-        client.patch(kind, &key, &json!({"spec": {"suspend": suspend}})).await?;
+        let object = client.patch(kind, &key, &json!({"spec": {"suspend": suspend}})).await?;
         let word = if suspend { "is being suspended" } else { "goes on" };
         context.printer.data(&format!("{} {word}", name(kind, &key)));
+        warn_of_source(context, &object, "spec.suspend there");
     }
     Ok(ExitStatus::Success)
 }

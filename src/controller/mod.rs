@@ -11,7 +11,6 @@ mod pull;
 mod queue;
 mod reconcile;
 pub mod status;
-pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -30,6 +29,7 @@ use crate::api::ids::{IntentId, Uid};
 use crate::api::meta::{ObjectKey, directory_name};
 use crate::plan::snapshot::Settings;
 use crate::provider::Directories;
+use crate::store::feed::Change;
 use crate::store::places::Place;
 use crate::store::{Store, StoreError};
 use observe::Watch;
@@ -171,11 +171,9 @@ impl Controller {
         self.wake_all().await;
         while changes.changed().await.is_ok() {
             let newest = *changes.borrow_and_update();
-            match self.inner.store.feed().since(seen) {
-                Ok(new) => {
-                    let changed = new.into_iter().filter(|change| !change.status_only);
-                    changed.flat_map(|change| change.clusters).for_each(|key| self.inner.queue.wake(key));
-                }
+            let clusters = |change: &Change| (!change.status_only).then(|| change.clusters.clone());
+            match self.inner.store.feed().pick(seen, clusters) {
+                Ok(new) => new.into_iter().flatten().for_each(|key| self.inner.queue.wake(key)),
                 Err(crate::store::feed::Gone) => self.wake_all().await,
             }
             seen = newest;

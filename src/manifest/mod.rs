@@ -7,7 +7,7 @@
 //!
 //! Reading knows the text alone, and finds all problems of all documents at once, each with its place.
 //! Admitting is what depends on the machine: relative paths, the requirements file, and the working
-//! directory, which is packed. Watching a directory lives in `controller/watch`.
+//! directory, which is packed. Watching a directory lives in `gitops`.
 //!
 //! Architecture invariant: only here is YAML read. Everything else has JSON and types.
 
@@ -47,11 +47,11 @@ mod words;
 mod yaml;
 
 pub use foreign::{Foreign, Part};
-pub use package::{PackError, Package, pack};
+pub use package::{PackError, Package, Survey, pack, survey};
 pub use path::Path;
 pub use problem::{Look, Position, Problem};
 pub use schema::schemas;
-pub use source::{Source, collect};
+pub use source::{Source, collect, is_manifest, load};
 pub use yaml::to_yaml;
 
 /// More problems than this of one source are only counted: they have one cause, or the source is no manifest.
@@ -147,6 +147,13 @@ impl Manifest {
     /// The line of the source that it begins on, if it was read from a text.
     pub fn line(&self) -> Option<usize> {
         self.origin.places.as_ref().map(|places| places.line(&self.origin.source))
+    }
+
+    /// The directory that is packed when it is admitted, if one is.
+    pub fn packed_directory(&self) -> Option<PathBuf> {
+        let AnyObject::Job(job) = &self.object else { return None };
+        let directory = job.spec.working_dir.as_ref().filter(|_| job.spec.working_dir_digest.is_none())?;
+        Some(self.origin.base()?.join(directory))
     }
 
     /// What is wrong with the files that it names, as far as can be seen without packing them.

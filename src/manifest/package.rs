@@ -5,11 +5,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ignore::{DirEntry, WalkBuilder};
+use ignore::{DirEntry, Walk, WalkBuilder};
 use sha2::{Digest as _, Sha256};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, System, ZipWriter};
@@ -167,15 +167,7 @@ pub(super) fn list(directory: &Path) -> Result<Vec<Entry>, PackError> {
     let unreadable = |source| PackError::Unreadable { path: PathBuf::from("."), source };
     let root = fs::canonicalize(directory).map_err(unreadable)?;
     let mut entries = Vec::new();
-    let walk = WalkBuilder::new(&root)
-        .standard_filters(false)
-        .git_ignore(true)
-        .require_git(false)
-        .add_custom_ignore_filename(".rayignore")
-        .follow_links(true)
-        .filter_entry(|entry| entry.depth() == 0 || !LEFT_OUT.iter().any(|name| entry.file_name() == *name))
-        .build();
-    for item in walk {
+    for item in walk(&root) {
         match item {
             Ok(found) => entries.extend(entry(&found, &root)?),
             Err(error) => failed(error, &root)?,
@@ -183,6 +175,50 @@ pub(super) fn list(directory: &Path) -> Result<Vec<Entry>, PackError> {
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+fn walk(root: &Path) -> Walk {
+    WalkBuilder::new(root)
+        .standard_filters(false)
+        .git_ignore(true)
+        .require_git(false)
+        .add_custom_ignore_filename(".rayignore")
+        .follow_links(true)
+        .filter_entry(|entry| entry.depth() == 0 || !LEFT_OUT.iter().any(|name| entry.file_name() == *name))
+        .build()
+}
+
+/// What can be seen of a working directory without reading a file of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// Another one if a file of its package may be another.
+    pub fingerprint: Digest,
+    /// Where its files are.
+    pub directories: Vec<PathBuf>,
+}
+
+/// Looks at a working directory without reading its files. What cannot be looked at is left out: packing tells of it.
+pub fn survey(directory: &Path) -> Survey {
+    let mut hash = Sha256::new();
+    let mut directories = Vec::new();
+    let root = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    let mut found: Vec<DirEntry> = walk(&root).flatten().collect();
+    found.sort_by(|a, b| a.path().cmp(b.path()));
+    for entry in found {
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        if metadata.is_dir() {
+            directories.push(entry.path().to_owned());
+            continue;
+        }
+        let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+        let numbers = [metadata.dev(), metadata.ino(), metadata.len()];
+        hash.update(entry.path().as_os_str().as_encoded_bytes());
+        hash.update([0]);
+        times.iter().for_each(|number| hash.update(number.to_le_bytes()));
+        numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
+    }
+    let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Survey { fingerprint: Digest(fingerprint), directories }
 }
 
 /// What is packed for something that was found, if anything is.

@@ -57,6 +57,19 @@ pub fn collect(paths: &[PathBuf], recursive: bool) -> (Vec<Source>, Vec<Problem>
     (collection.sources, collection.problems)
 }
 
+/// Reads one file of a watched directory, under the name that people shall see.
+///
+/// # Errors
+/// If it is not there, or holds no text.
+pub fn load(name: &str, path: &Path) -> Result<Source, Box<Problem>> {
+    let opened = fs::File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+    let (file, metadata) = opened.map_err(|error| Box::new(unreadable(name.to_owned(), path, &error)))?;
+    let text = read(file, metadata.is_file().then_some(metadata.len()))
+        .map_err(|Refused { message, help }| Box::new(Problem::of_file(name, message).help_if(help)))?;
+    let (path, base) = (Some(path.to_owned()), base_of(path, &metadata));
+    Ok(Source { name: name.to_owned(), path, base, text, named: false })
+}
+
 /// What was collected so far.
 #[derive(Default)]
 struct Collection {
@@ -154,7 +167,8 @@ impl Collection {
     }
 }
 
-fn is_manifest(path: &Path) -> bool {
+/// Whether a file of a directory is a manifest, by its name.
+pub fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 

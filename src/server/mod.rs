@@ -8,6 +8,7 @@ mod events;
 mod logs;
 mod objects;
 mod selector;
+mod sources;
 
 use std::fs;
 use std::io::Write as _;
@@ -25,11 +26,10 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, put};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::api::source::SourceStatus;
+use crate::gitops::Sources;
 use crate::store::Store;
 use error::{ApiError, as_status};
 
@@ -59,7 +59,7 @@ struct Api {
     store: Store,
     state: Arc<PathBuf>,
     token: Arc<String>,
-    sources: watch::Receiver<Vec<SourceStatus>>,
+    sources: Sources,
     stop: CancellationToken,
 }
 
@@ -100,7 +100,7 @@ impl Server {
         address: SocketAddr,
         store: Store,
         state: &Path,
-        sources: watch::Receiver<Vec<SourceStatus>>,
+        sources: Sources,
         stop: CancellationToken,
     ) -> Result<Self, ServeError> {
         let listen = |source| ServeError::Listen { address, source };
@@ -160,7 +160,7 @@ fn router(api: Api) -> Router {
                 .get(checkpoints::has_package)
                 .layer(DefaultBodyLimit::max(MAX_PACKAGE)),
         )
-        .route("/sources", get(objects::sources));
+        .route("/sources", get(sources::list).post(sources::ask));
     Router::new()
         .nest("/apis/rayconcile.dev/v1", group)
         .route("/api/v1/events", get(events::list_all))

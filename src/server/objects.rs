@@ -431,9 +431,3 @@ pub(super) async fn delete(
     let object = deleted?.ok_or_else(|| missing(kind, &key))?;
     Ok(Json(object.to_json()).into_response())
 }
-
-/// The directories that are watched, and how they are.
-pub(super) async fn sources(State(api): State<Api>) -> Response {
-    let sources = api.sources.borrow().clone();
-    Json(json!({"items": sources})).into_response()
-}

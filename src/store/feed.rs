@@ -91,10 +91,19 @@ impl Feed {
     /// # Errors
     /// If some of them are no longer here.
     pub fn since(&self, version: u64) -> Result<Vec<Change>, Gone> {
+        self.pick(version, |change| Some(change.clone()))
+    }
+
+    /// What somebody wants to know of the changes after a version: they are large, and many are of no interest.
+    ///
+    /// # Errors
+    /// If some of them are no longer here.
+    pub fn pick<T>(&self, version: u64, wanted: impl FnMut(&Change) -> Option<T>) -> Result<Vec<T>, Gone> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         if version < *self.before.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(Gone);
         }
-        Ok(changes.iter().filter(|change| change.version > version).cloned().collect())
+        let first = changes.partition_point(|change| change.version <= version);
+        Ok(changes.range(first..).filter_map(wanted).collect())
     }
 }

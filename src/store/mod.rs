@@ -8,6 +8,7 @@ mod events;
 pub mod feed;
 pub mod logs;
 mod objects;
+mod origins;
 pub mod places;
 mod records;
 mod schema;
@@ -24,6 +25,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use feed::{Change, Feed};
 pub use objects::Applied;
+pub use origins::Origin;
 pub use records::{DomainRows, JobRow, ObservationRow};
 
 /// The database's file in the state directory.

@@ -61,12 +61,24 @@ impl Tx<'_> {
         self.many(sql, params![cluster.to_string()])
     }
 
-    /// Makes an object what `wanted` says: its spec, labels and annotations. With `expected`, only if its
-    /// resource version is still that one.
+    /// Makes an object what `wanted` says: its spec, labels and annotations; not where it comes from. With
+    /// `expected`, only if its resource version is still that one.
     ///
     /// # Errors
     /// `Conflict` or `Vanished`, or if the database fails.
     pub fn apply(
+        &self,
+        mut wanted: AnyObject,
+        expected: Option<u64>,
+        new_uid: Uid,
+        now: Timestamp,
+    ) -> Result<(Applied, AnyObject), StoreError> {
+        let stored = self.get(wanted.kind(), &wanted.key())?;
+        Self::keep_origin(&mut wanted, stored.as_ref());
+        self.apply_whole(wanted, expected, new_uid, now)
+    }
+
+    pub(super) fn apply_whole(
         &self,
         wanted: AnyObject,
         expected: Option<u64>,

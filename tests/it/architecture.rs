@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const RULES: [(&str, &[&str]); 14] = [
+const RULES: [(&str, &[&str]); 15] = [
     ("api", &[]),
     ("action", &["api"]),
     ("goodput", &["api"]),
@@ -13,10 +13,11 @@ const RULES: [(&str, &[&str]); 14] = [
     ("manifest", &["api"]),
     ("convert", &["api", "manifest"]),
     ("store", &["api", "action"]),
+    ("gitops", &["api", "manifest", "store"]),
     ("plan", &["api", "action", "goodput", "cost"]),
     ("provider", &["api", "action"]),
     ("controller", &["api", "action", "goodput", "cost", "manifest", "store", "plan", "provider"]),
-    ("server", &["api", "manifest", "store"]),
+    ("server", &["api", "gitops", "manifest", "store"]),
     ("client", &["api"]),
     ("cli", &["api", "client", "convert", "manifest", "plan", "store"]),
     ("simulate", &["api", "action", "goodput", "plan"]),
@@ -25,7 +26,7 @@ const RULES: [(&str, &[&str]); 14] = [
 /// The verbs that embed a controller, or do without one, and what they may use beside the rest of their room.
 const EMBEDDING: [(&str, &[&str]); 3] = [
     ("cli/run", &["controller", "server"]),
-    ("cli/controller", &["controller", "server"]),
+    ("cli/controller", &["controller", "gitops", "server"]),
     ("cli/clusters", &["controller", "provider"]),
 ];
 

@@ -1,5 +1,11 @@
 //! Watched directories: what their manifests say is what is wanted, whatever becomes of the files.
 
+mod drift;
+mod layouts;
+mod pruning;
+mod repositories;
+mod storm;
+
 use std::fs;
 
 use serde_json::Value;
@@ -22,13 +28,43 @@ fn job(name: &str, rest: &str) -> String {
 
 /// A world whose controller watches these directories.
 fn watching(directories: &[&str]) -> World {
+    watching_with(directories, &[])
+}
+
+/// The same, with other options too.
+fn watching_with(directories: &[&str], options: &[&str]) -> World {
     let world = World::new();
     for directory in directories {
         fs::create_dir(world.path(directory)).unwrap();
     }
-    let arguments: Vec<&str> = directories.iter().flat_map(|directory| ["--watch", directory]).collect();
+    let mut arguments: Vec<&str> = directories.iter().flat_map(|directory| ["--watch", directory]).collect();
+    arguments.extend(options);
     world.start(&arguments);
     world
+}
+
+/// How a source is, by the end of its name; null if it is not told of yet.
+fn source(world: &World, name: &str) -> Value {
+    let said = world.run(&["sync", "status", "-o", "json"]);
+    let list: Value = serde_json::from_str(&said.out).unwrap_or_default();
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    let found = |item: &Value| item["directory"].as_str().is_some_and(|directory| directory.ends_with(name));
+    items.into_iter().find(found).unwrap_or_default()
+}
+
+/// Waits until a source is as it should be.
+fn see_source(world: &World, name: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value {
+    world.wait(&format!("source {name} {what}"), || Some(source(world, name)).filter(&so))
+}
+
+fn state<'a>(source: &'a Value) -> &'a str {
+    source["state"].as_str().unwrap_or("")
+}
+
+/// What was told of an object.
+fn told(world: &World, object: &str, reason: &str) -> String {
+    let events = world.ok(&["events", "--for", object]);
+    events.lines().filter(|line| line.contains(reason)).collect::<Vec<_>>().join("\n")
 }
 
 fn generation(object: &Value) -> u64 {
@@ -51,6 +87,10 @@ fn finish(world: World, directories: &[&str]) {
     for directory in directories {
         fs::remove_dir_all(world.path(directory)).unwrap();
         fs::create_dir(world.path(directory)).unwrap();
+        // Until it was seen to be empty, what is deleted by hand is made again.
+        see_source(&world, directory, "is empty", |source| {
+            source["objects"] == 0 && state(source) != "Failed"
+        });
     }
     world.finish();
 }
@@ -222,13 +262,23 @@ fn an_object_belongs_to_one_directory() {
     world.write("one/lab.yaml", &cluster("lab", ""));
     see(&world, "cluster", "lab", "is there", |cluster| generation(cluster) == 1);
     world.write("two/mine.yaml", &cluster("lab", "  head: {labels: {a: b}}\n"));
+    let one = world.path("one");
     let claim =
-        format!("mine.yaml: RayCluster default/lab already comes from {}", world.path("one").display());
+        format!("mine.yaml:1: RayCluster default/lab already comes from {} (lab.yaml)", one.display());
     world.wait_page(&["status"], &[&claim]);
     assert_eq!(generation(&world.get("cluster", "lab")), 1);
     // Within one directory, the second of two is a mistake.
     world.write("one/again.yaml", &cluster("lab", ""));
-    world.wait_page(&["status"], &["the RayCluster default/lab is here twice"]);
+    let twice = "again.yaml:1: the RayCluster default/lab is here twice: lab.yaml:1 has it too";
+    world.wait_page(&["status"], &[twice]);
+    // Moved from one directory to the other, it stays the same object, and is what the other says.
+    let uid = world.get("cluster", "lab")["metadata"]["uid"].clone();
+    fs::remove_file(world.path("one/again.yaml")).unwrap();
+    fs::remove_file(world.path("one/lab.yaml")).unwrap();
+    let moved = see(&world, "cluster", "lab", "is the other's", |cluster| generation(cluster) == 2);
+    assert_eq!(moved["metadata"]["uid"], uid);
+    let annotations = &moved["metadata"]["annotations"];
+    assert_eq!(annotations["rayconcile.dev/source"], world.path("two").display().to_string().as_str());
     finish(world, &["one", "two"]);
 }
 

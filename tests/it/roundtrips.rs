@@ -23,7 +23,9 @@ use rayconcile::api::meta::{ObjectKey, ObjectMeta};
 use rayconcile::api::money::Money;
 use rayconcile::api::record::*;
 use rayconcile::api::shared::Shared;
-use rayconcile::api::source::{SourceError, SourceStatus};
+use rayconcile::api::source::{
+    FetchStatus, OutOfSync, PendingPrune, SourceError, SourceRevision, SourceStatus, SyncState,
+};
 use rayconcile::api::status::*;
 use rayconcile::api::units::{Bytes, MilliCpu, Span};
 use rayconcile::api::wire::{NoticeKind, ResourceBundles};
@@ -520,6 +522,21 @@ proptest! {
     #[test]
     fn sources(directory in text(), at in when(), objects: u32, errors in vec((text(), text()), 0..3)) {
         let errors = errors.into_iter().map(|(file, message)| SourceError { file, message }).collect();
-        is_read_back(&SourceStatus { directory, at, objects, errors })?;
+        let out_of_sync = vec![OutOfSync { object: directory.clone(), message: directory.clone() }];
+        let known = objects.is_multiple_of(2).then(|| directory.clone());
+        let commit = directory.clone();
+        let revision = SourceRevision { commit, branch: known.clone(), subject: known.clone(), dirty: Some(true) };
+        let fetch = FetchStatus { at: Some(at), next: known.as_ref().map(|_| at), error: known.clone(), note: known };
+        let pending = PendingPrune { reason: directory.clone(), objects: vec![directory.clone()], of: objects, digest: directory.clone() };
+        is_read_back(&SourceStatus {
+            state: SyncState::OutOfSync,
+            noticed_by: directory.clone(),
+            self_heal: objects.is_multiple_of(2),
+            revision: Some(revision),
+            fetch: Some(fetch),
+            out_of_sync,
+            pending_prune: Some(pending),
+            directory, at, objects, errors,
+        })?;
     }
 }

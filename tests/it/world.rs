@@ -98,9 +98,15 @@ impl World {
 
     /// Starts the controller, with its log in a file, and waits until it answers.
     pub(crate) fn start(&self, arguments: &[&str]) {
+        self.start_with(arguments, &[]);
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn start_with(&self, arguments: &[&str], environment: &[(&str, &str)]) {
         assert!(self.controller.borrow().is_none());
         let log = fs::File::options().create(true).append(true).open(self.path("controller.log")).unwrap();
         let mut command = self.command(&["controller", "--idle-timeout", "1s"]);
+        command.envs(environment.iter().copied());
         let child = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         *self.controller.borrow_mut() = Some(child);
         self.wait("the controller answers", || {

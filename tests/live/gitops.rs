@@ -46,7 +46,10 @@ fn a_watched_directory_is_followed() {
     world.wait("the job is gone", || world.job("kept").is_null().then_some(()));
     let kept = world.ok(&["checkpoint", "ls", "kept"]);
     assert_eq!(kept.lines().count(), 3, "one at the rescale, one at the end:\n{kept}");
+    // The last object of a directory goes when somebody says that this is meant.
     std::fs::remove_file(world.path("watched/cluster.yaml")).unwrap();
+    world.wait("it is asked", || world.ok(&["sync", "status"]).contains("sync confirm").then_some(()));
+    world.ok(&["sync", "confirm"]);
     world.wait("the cluster is gone", || world.get("cluster", "c").is_null().then_some(()));
     world.finish();
 }

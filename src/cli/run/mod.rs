@@ -66,11 +66,14 @@ pub(super) struct RunArgs {
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitStatus> {
     let packages = tempfile::tempdir().context("cannot make a temporary directory")?;
     let (objects, job) = wanted(&args, packages.path())?;
-    let embedded = match Running::start(&context.state_dir, loopback(), &[], BUILT_IN_IDLE).await {
-        Ok(running) => Some(running),
-        Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => None,
-        Err(error) => return Err(error),
-    };
+    let embedded =
+        match Running::start(&context.state_dir, loopback(), Vec::new(), Default::default(), BUILT_IN_IDLE)
+            .await
+        {
+            Ok(running) => Some(running),
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => None,
+            Err(error) => return Err(error),
+        };
     let client = context.client()?;
     let run = Run {
         printer: context.printer.persistent(),

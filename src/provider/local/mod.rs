@@ -187,6 +187,8 @@ impl Local {
         // Ray's processes give themselves titles, which by default are written over their environment, and with it
         // over the mark (setproctitle's documentation).
         command.env("SPT_NOENV", "1");
+        // What repositories are fetched with is nothing to jobs.
+        command.env_remove("RAYCONCILE_GIT_PASSWORD").env_remove("RAYCONCILE_GIT_TOKEN");
     }
 
     fn terminate_now(&self, cluster: &ObjectKey, ended: &EndedNode) -> Result<(), EffectError> {

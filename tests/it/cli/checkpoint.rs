@@ -48,7 +48,7 @@ impl Training {
         store.write_now(|tx| tx.apply(job, None, Uid("u".to_owned()), Timestamp::now())).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (_, sources) = tokio::sync::watch::channel(Vec::new());
+        let sources = rayconcile::gitops::Sources::default();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listening = Server::listen(address, store.clone(), &state, sources, CancellationToken::new());
         runtime.spawn(runtime.block_on(listening).unwrap().serve());

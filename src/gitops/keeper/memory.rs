@@ -1,0 +1,50 @@
+//! What a source's keeper remembers over restarts.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::super::decide::Id;
+use crate::store::{StoreError, Tx};
+
+/// What is remembered of a source.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Memory {
+    /// Whether nothing of it is applied.
+    pub(super) paused: bool,
+    /// The file system it was on when it last had objects.
+    pub(super) device: Option<u64>,
+    /// Objects that may go.
+    pub(super) condemned: BTreeSet<Id>,
+    /// Whether it is to be written down.
+    #[serde(skip)]
+    pub(super) changed: bool,
+}
+
+impl Memory {
+    pub(super) fn load(tx: &Tx<'_>, source: &str) -> Result<Self, StoreError> {
+        let memory = tx.source_memory(source)?.map(serde_json::from_value).transpose();
+        let malformed = |source| StoreError::Malformed { what: "memory of a source", source };
+        Ok(memory.map_err(malformed)?.unwrap_or_default())
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// Lets objects go.
+    pub(super) fn condemn(&mut self, ids: impl Iterator<Item = Id>) {
+        let before = self.condemned.len();
+        self.condemned.extend(ids);
+        self.changed |= self.condemned.len() != before;
+    }
+
+    /// Forgets that other objects than these may go.
+    pub(super) fn forget(&mut self, keep: impl Fn(&Id) -> bool) {
+        let before = self.condemned.len();
+        self.condemned.retain(|id| keep(id));
+        self.changed |= self.condemned.len() != before;
+    }
+}

@@ -1,0 +1,235 @@
+//! From what a look has found to the store: decided as a whole, done some objects at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::decide::{Decision, Facts, Id, Place, Wanted, claims, decide, name};
+use super::super::keep;
+use super::fetching::Fetching;
+use super::{CONFIRMATION, Keeper};
+use crate::api::source::{OutOfSync, SourceError};
+use crate::store::{Origin, StoreError, Tx};
+
+/// What goes within this time counts as going at once.
+const AT_ONCE: Duration = Duration::from_secs(60);
+/// So many objects are changed in one transaction: others want to write too.
+const BATCH: usize = 100;
+
+/// One change of the store.
+enum Task {
+    Apply(Id, Wanted, bool),
+    Inspect(Id, Wanted),
+    Hold(Id, String),
+    Release(Id),
+    Delete(Id),
+}
+
+impl Keeper {
+    /// Brings the store to what was found.
+    pub(super) async fn sync(&mut self) {
+        if self.memory.paused {
+            return;
+        }
+        self.failing = match self.try_sync().await {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(source = self.name, %error, "what a source wants could not be kept");
+                self.touched = None;
+                true
+            }
+        };
+    }
+
+    async fn try_sync(&mut self) -> Result<(), StoreError> {
+        let never = self.fetching.as_ref().is_some_and(Fetching::is_empty) && self.looked.files.is_empty();
+        if never && self.place == Place::There {
+            return Ok(());
+        }
+        let touched = self.touched.replace(BTreeSet::new());
+        let origins = self.shared.store.read(|tx| tx.origins()).await?;
+        let (wanted, doubles) = claims(&self.looked.files, &origins, &self.name);
+        self.note_wants(&wanted);
+        self.objects = wanted.len();
+        let decision = self.decide(&wanted, &origins, touched.as_ref());
+        let since = |id: &Id| self.missing.get(id).copied().unwrap_or(self.last_look);
+        self.missing = decision.missing.iter().map(|id| (id.clone(), since(id))).collect();
+        self.doubtful = self.missing.values().any(|since| !self.is_believed(*since));
+        if !decision.condemn.is_empty() {
+            self.recent.push_back((Instant::now(), decision.condemn.len()));
+            self.memory.condemn(decision.condemn.iter().cloned());
+        }
+        self.memory.forget(|id| origins.contains_key(id) && !wanted.contains_key(id));
+        self.remember().await?;
+        self.tell_blocked(&decision).await?;
+        self.refused = doubles.into_iter().chain(decision.refused.iter().cloned()).collect();
+        self.differing.retain(|id, _| wanted.contains_key(id));
+        let differ = |id: &Id, message: &str| OutOfSync { object: name(id), message: message.to_owned() };
+        self.absent = decision.absent.iter().map(|id| differ(id, "deleted by hand")).collect();
+        let again = "being deleted; it is made again when it has gone";
+        self.absent.extend(decision.going.iter().map(|id| differ(id, again)));
+        let released = !decision.release.is_empty();
+        self.carry_out(decision, &wanted).await?;
+        if released {
+            self.shared.tell_others(&self.name);
+        }
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        wanted: &BTreeMap<Id, Wanted>,
+        origins: &BTreeMap<Id, Origin>,
+        touched: Option<&BTreeSet<Id>>,
+    ) -> Decision {
+        while self.recent.front().is_some_and(|(at, _)| at.elapsed() > AT_ONCE) {
+            self.recent.pop_front();
+        }
+        let mut unclear = self.looked.errors.clone();
+        if self.place != Place::Vanished
+            && let Some(trouble) = &self.trouble
+        {
+            // The empty path is above every file.
+            unclear.push(SourceError { file: String::new(), message: trouble.clone() });
+        }
+        let missing = self.missing.iter().filter(|(_, since)| self.is_believed(**since));
+        let believed = missing.map(|(id, _)| id.clone()).collect();
+        decide(&Facts {
+            source: &self.name,
+            sources: &self.shared.names,
+            place: self.place,
+            wanted,
+            unclear: &unclear,
+            elsewhere: &self.shared.wanted_elsewhere(&self.name),
+            origins,
+            touched,
+            kept: &self.kept,
+            self_heal: self.shared.settings.self_heal,
+            believed: &believed,
+            condemned: &self.memory.condemned,
+            recent: self.recent.iter().map(|(_, number)| number).sum(),
+            max_prune: self.shared.settings.max_prune,
+        })
+    }
+
+    /// Whether what has been missing since then is: a later look has not found it either.
+    fn is_believed(&self, since: Instant) -> bool {
+        self.last_look.duration_since(since) >= CONFIRMATION
+    }
+
+    /// Lets the other sources know what this one wants.
+    fn note_wants(&self, wanted: &BTreeMap<Id, Wanted>) {
+        let ids: BTreeSet<Id> = wanted.keys().cloned().collect();
+        let mut wants = self.shared.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        wants.insert(self.name.clone(), ids);
+    }
+
+    pub(super) async fn remember(&mut self) -> Result<(), StoreError> {
+        if self.memory.changed {
+            let (name, memory) = (self.name.clone(), self.memory.to_json());
+            self.shared.store.write(move |tx| tx.put_source_memory(&name, &memory)).await?;
+            self.memory.changed = false;
+        }
+        Ok(())
+    }
+
+    /// Keeps what waits to be confirmed, and tells its objects when that is news.
+    async fn tell_blocked(&mut self, decision: &Decision) -> Result<(), StoreError> {
+        let Some(pending) = &decision.blocked else {
+            self.blocked = None;
+            return Ok(());
+        };
+        let known = self.blocked.as_ref().is_some_and(|(known, _)| known.digest == pending.digest);
+        let named = |id: &&Id| pending.objects.contains(&name(id));
+        let ids: BTreeSet<Id> = decision.missing.iter().filter(named).cloned().collect();
+        self.blocked = Some((pending.clone(), ids.clone()));
+        if known {
+            return Ok(());
+        }
+        tracing::warn!(source = self.name, reason = pending.reason, objects = ?pending.objects, "nothing is deleted before it is confirmed");
+        let (source, pending) = (self.name.clone(), pending.clone());
+        let ids: Vec<Id> = ids.into_iter().collect();
+        self.shared.store.write(move |tx| keep::tell_pending(tx, &source, &ids, &pending)).await
+    }
+
+    /// Does what was decided, some objects at a time.
+    async fn carry_out(
+        &mut self,
+        decision: Decision,
+        wanted: &BTreeMap<Id, Wanted>,
+    ) -> Result<(), StoreError> {
+        let with = |id: Id| wanted.get(&id).cloned().map(|wanted| (id, wanted));
+        let kept = &self.kept;
+        let apply = decision.apply.into_iter().filter_map(with).map(|(id, wanted)| {
+            let was_there = kept.contains(&id);
+            Task::Apply(id, wanted, was_there)
+        });
+        let inspect =
+            decision.inspect.into_iter().filter_map(with).map(|(id, wanted)| Task::Inspect(id, wanted));
+        let hold = decision.hold.into_iter().map(|(id, error)| Task::Hold(id, error));
+        let release = decision.release.into_iter().map(Task::Release);
+        let delete = decision.delete.into_iter().map(Task::Delete);
+        let mut tasks =
+            apply.chain(inspect).chain(hold).chain(release).chain(delete).collect::<Vec<_>>().into_iter();
+        loop {
+            let batch: Vec<Task> = tasks.by_ref().take(BATCH).collect();
+            if batch.is_empty() || self.shared.stop.is_cancelled() {
+                return Ok(());
+            }
+            let (source, heal) = (self.name.clone(), self.shared.settings.self_heal);
+            let done = self.shared.store.write(move |tx| {
+                batch.iter().map(|task| task.carry_out(tx, &source, heal)).collect::<Result<Vec<_>, _>>()
+            });
+            for (id, kept) in done.await?.into_iter().flatten() {
+                self.note(id, kept);
+            }
+        }
+    }
+
+    fn note(&mut self, id: Id, kept: keep::Kept) {
+        match kept {
+            keep::Kept::Synced(version) => {
+                self.differing.remove(&id);
+                self.written.insert(id.clone(), version);
+                self.kept.insert(id);
+            }
+            keep::Kept::Refused(error) => self.refused.push(error),
+            keep::Kept::Differs(difference) => drop(self.differing.insert(id, difference)),
+            keep::Kept::Gone => {
+                self.kept.remove(&id);
+                self.written.remove(&id);
+                self.missing.remove(&id);
+            }
+            keep::Kept::Moved => drop(self.touched.as_mut().map(|touched| touched.insert(id))),
+        }
+    }
+}
+
+impl Task {
+    fn carry_out(
+        &self,
+        tx: &Tx<'_>,
+        source: &str,
+        heal: bool,
+    ) -> Result<Option<(Id, keep::Kept)>, StoreError> {
+        Ok(match self {
+            Self::Apply(id, wanted, was_there) => {
+                Some((id.clone(), keep::apply(tx, source, id, wanted, *was_there)?))
+            }
+            Self::Inspect(id, wanted) => Some((id.clone(), keep::inspect(tx, source, id, wanted, heal)?)),
+            Self::Hold(id, error) => {
+                keep::hold(tx, id, error)?.map(|version| (id.clone(), keep::Kept::Synced(version)))
+            }
+            Self::Release(id) => {
+                tx.disown(id.0, &id.1)?;
+                Some((id.clone(), keep::Kept::Gone))
+            }
+            Self::Delete(id) => {
+                keep::delete(tx, source, id)?;
+                Some((id.clone(), keep::Kept::Gone))
+            }
+        })
+    }
+}

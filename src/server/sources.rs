@@ -1,0 +1,28 @@
+//! Where objects come from: how those directories and repositories are, and what can be asked of them.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+
+use super::Api;
+use super::error::ApiError;
+use crate::api::source::SourceRequest;
+use crate::gitops::Refusal;
+
+/// The sources, and how they are.
+pub(super) async fn list(State(api): State<Api>) -> Response {
+    Json(json!({"items": api.sources.statuses()})).into_response()
+}
+
+/// Asks something of a source: to pause, to go on, to look now, to let objects go. Says how it is afterwards.
+pub(super) async fn ask(
+    State(api): State<Api>,
+    Json(request): Json<SourceRequest>,
+) -> Result<Response, ApiError> {
+    let status = api.sources.ask(request).await.map_err(|refusal| match refusal {
+        Refusal::Unknown(_) => ApiError::not_found(refusal.to_string()),
+        Refusal::Conflict(message) => ApiError::conflict(message),
+    })?;
+    Ok(Json(status).into_response())
+}

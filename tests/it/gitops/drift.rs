@@ -1,0 +1,127 @@
+//! What is changed by hand under a directory, and sources that are paused.
+
+use std::fs;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{cluster, finish, generation, job, see, see_source, state, told, watching, watching_with};
+use crate::world::{World, address};
+
+fn patch(world: &World, plural: &str, name: &str, patch: &Value) {
+    let answer = world.api().put(Method::PATCH, &address(plural, name), patch);
+    assert_eq!(answer.code, 200, "{answer:?}");
+}
+
+#[test]
+fn what_is_changed_by_hand_is_set_back() {
+    let world = watching(&["watched"]);
+    world.write("watched/one.yaml", &job("one", "  command: [a]\n"));
+    world.write("watched/lab.yaml", &cluster("lab", ""));
+    see(&world, "cluster", "lab", "is there", |cluster| generation(cluster) == 1);
+    let first = see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    patch(
+        &world,
+        "adaptdljobs",
+        "one",
+        &json!({"spec": {"command": ["b"]}, "metadata": {"labels": {"x": "y"}}}),
+    );
+    let back = see(&world, "job", "one", "is set back", |job| generation(job) == 3);
+    assert_eq!((&back["spec"]["command"][0], &back["metadata"]["labels"]), (&json!("a"), &Value::Null));
+    let event = told(&world, "job/one", "DriftCorrected");
+    assert!(event.contains("in one.yaml: spec.command, metadata.labels.x"), "{event}");
+
+    // Nobody takes an object from its directory.
+    patch(
+        &world,
+        "adaptdljobs",
+        "one",
+        &json!({"metadata": {"annotations": {"rayconcile.dev/source": null, "rayconcile.dev/source-file": "other"}}}),
+    );
+    assert_eq!(world.get("job", "one")["metadata"]["annotations"], first["metadata"]["annotations"]);
+
+    // By the verbs, whoever does it is told.
+    world.write("mine.yaml", &job("one", "  command: [c]\n"));
+    let said = world.run(&["apply", "-f", "mine.yaml"]);
+    let warning =
+        format!("warning: adaptdljob/one comes from {} (one.yaml)", world.path("watched").display());
+    assert!(said.code == 0 && said.err.starts_with(&warning), "{said:?}");
+    see(&world, "job", "one", "is set back", |job| generation(job) == 5);
+    let said = world.run(&["suspend", "one"]);
+    assert!(said.code == 0 && said.err.contains("spec.suspend there"), "{said:?}");
+    see(&world, "job", "one", "goes on", |job| generation(job) == 7 && job["spec"]["suspend"] != true);
+
+    // Deleted, it is made again.
+    world.ok(&["delete", "--no-wait", "job/one"]);
+    let again = see(&world, "job", "one", "is there again", |job| generation(job) == 1);
+    assert_ne!(again["metadata"]["uid"], first["metadata"]["uid"]);
+    let event = told(&world, "job/one", "DriftCorrected");
+    assert!(event.contains("it was deleted by hand"), "{event}");
+    see_source(&world, "watched", "is well", |source| state(source) == "Synced");
+    finish(world, &["watched"]);
+}
+
+#[test]
+fn what_is_changed_by_hand_can_be_left_so() {
+    let options = ["--self-heal=false"];
+    let world = watching_with(&["watched"], &options);
+    world.write("watched/one.yaml", &job("one", "  command: [a]\n"));
+    world.write("watched/lab.yaml", &cluster("lab", ""));
+    see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    patch(&world, "adaptdljobs", "one", &json!({"spec": {"command": ["b"]}}));
+    let differs = |source: &Value| {
+        let expected =
+            json!([{"object": "adaptdljob/default/one", "message": "changed by hand: spec.command"}]);
+        state(source) == "OutOfSync" && source["outOfSync"] == expected
+    };
+    see_source(&world, "watched", "differs", differs);
+    assert!(told(&world, "job/one", "OutOfSync").contains("changed by hand: spec.command"));
+    // Another controller sees it too, and leaves it.
+    world.kill();
+    world.start(&["--watch", "watched", "--self-heal=false"]);
+    see_source(&world, "watched", "differs", differs);
+    assert_eq!(generation(&world.get("job", "one")), 2);
+    // The file's next word is the last one.
+    world.write("watched/one.yaml", &job("one", "  command: [a]\n  minReplicas: 1\n"));
+    world.write("watched/one.yaml", &job("one", "  command: [c]\n"));
+    see(&world, "job", "one", "is as its file says", |job| job["spec"]["command"][0] == "c");
+    see_source(&world, "watched", "is well", |source| state(source) == "Synced");
+    world.ok(&["delete", "job/one"]);
+    see_source(&world, "watched", "knows", |source| {
+        state(source) == "OutOfSync" && source["outOfSync"][0]["message"] == "deleted by hand"
+    });
+    assert_eq!(world.get("job", "one"), Value::Null);
+    finish(world, &["watched"]);
+}
+
+#[test]
+fn a_paused_source_changes_nothing() {
+    let world = watching(&["watched", "other"]);
+    world.write("watched/one.yaml", &job("one", "  command: [a]\n"));
+    world.write("watched/two.yaml", &job("two", "  command: [a]\n"));
+    see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    see(&world, "job", "two", "is there", |job| generation(job) == 1);
+    let said = world.ok(&["sync", "pause", "watched"]);
+    assert_eq!(
+        said,
+        format!("{} is paused: its objects stay as they are\n", world.path("watched").display())
+    );
+    world.write("watched/one.yaml", &job("one", "  command: [b]\n"));
+    fs::remove_file(world.path("watched/two.yaml")).unwrap();
+    world.kill();
+    world.start(&["--watch", "watched", "--watch", "other"]);
+    // The other one goes on.
+    world.write("other/lab.yaml", &cluster("lab", ""));
+    see(&world, "cluster", "lab", "is there", |cluster| generation(cluster) == 1);
+    see_source(&world, "watched", "is paused", |source| state(source) == "Paused");
+    assert_eq!((generation(&world.get("job", "one")), generation(&world.get("job", "two"))), (1, 1));
+    let said = world.run(&["sync", "now", "watched"]);
+    assert!(said.code == 1 && said.err.contains("is paused"), "{said:?}");
+    let said = world.run(&["sync", "resume"]);
+    assert!(said.code == 2 && said.err.contains("say which source"), "{said:?}");
+
+    world.ok(&["sync", "resume", "watched"]);
+    see(&world, "job", "one", "is as its file says", |job| generation(job) == 2);
+    see(&world, "job", "two", "is gone", Value::is_null);
+    finish(world, &["watched", "other"]);
+}
