@@ -19,6 +19,8 @@ pub mod money;
 pub mod object;
 pub mod observed;
 pub mod record;
+
+pub mod review;
 pub mod shared;
 pub mod source;
 pub mod status;
