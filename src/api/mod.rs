@@ -19,7 +19,6 @@ pub mod money;
 pub mod object;
 pub mod observed;
 pub mod record;
-
 pub mod review;
 pub mod shared;
 pub mod source;

@@ -1,4 +1,5 @@
-//! From a configuration of Ray's cluster launcher (`ray up`) to the manifest of a `RayCluster`. What both can say is
+//! From a configuration of Ray's cluster launcher (`ray up`) to the manifest of a `RayCluster`, and from an AdaptDLJob
+//! of AdaptDL's own operator to one of ours (`old.rs`). What both can say is
 //! said again; what only the other one can say stands in comments, in its own words, where a reader looks for it.
 //!
 //! ```text
@@ -28,6 +29,7 @@ mod instance;
 mod lost;
 mod network;
 mod node;
+mod old;
 mod provider;
 mod render;
 mod resources;
@@ -54,11 +56,15 @@ pub struct Conversion {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn convert(source: Source, name: Option<&str>) -> Result<Conversion, Vec<Problem>> {
+    let name_of_source = source.name.clone();
     let title = format!(
         "From {}, a configuration of `ray up`. What has no equivalent stands in comments, with the reason.",
         source.name
     );
     let configuration = Foreign::read(source)?;
+    if let Some(ours) = configuration.ours(name) {
+        return Ok(old::written(&configuration.root(), ours?, &name_of_source));
+    }
     let defaults = Foreign::read(Source::new("what `ray up` has by default", types::DEFAULTS, None))?;
     let root = configuration.root();
     let mut findings = Findings::default();

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::MAX_PROBLEMS;
+use super::finding::Finding;
+use super::object;
+use super::old::{self, Translated};
 use super::path::{Path, Step};
-use super::place::{Inner, Place};
+use super::place::{Inner, Origin, Place};
 use super::problem::Problem;
 use super::source::Source;
 use super::words::found;
 use super::yaml::{self, Document};
+use crate::api::meta::DEFAULT_NAMESPACE;
 
 /// A document of a format that is not ours.
 #[derive(Debug)]
@@ -57,6 +61,55 @@ impl Foreign {
     /// All of it.
     pub fn root(&self) -> Part<'_> {
         Part { document: self, value: &self.value, place: &self.places, own: true, path: Path::default() }
+    }
+}
+
+/// What an old manifest says in our words.
+#[derive(Debug)]
+pub struct Ours<'a> {
+    /// The object.
+    pub value: Value,
+    /// What has no meaning here, and why.
+    pub lost: Vec<(Part<'a>, String)>,
+    /// What could be meant in another way than it was understood.
+    pub remarks: Vec<Problem>,
+}
+
+impl Foreign {
+    /// What it says in our words, if it is a manifest of AdaptDL's own operator. A name that the operator would have made
+    /// up is what it would have begun with, unless another is wanted.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn ours(&self, name: Option<&str>) -> Option<Result<Ours<'_>, Vec<Problem>>> {
+        old::is_old(&self.value).then(|| self.translate(name))
+    }
+
+    fn translate(&self, name: Option<&str>) -> Result<Ours<'_>, Vec<Problem>> {
+        let origin = Origin { source: Arc::clone(&self.source), places: Some(self.places.clone()) };
+        let problems = |findings: Vec<Finding>| origin.problems(findings, MAX_PROBLEMS);
+        let translated = old::translate(&self.value).map_err(problems)?;
+        let mut value = translated.value.clone();
+        let made = translated.prefix.as_deref().map(|prefix| prefix.trim_end_matches(['-', '.']));
+        if let Some(name) = name.or(made) {
+            value["metadata"]["name"] = name.into();
+        }
+        object::read(value.clone(), DEFAULT_NAMESPACE)
+            .map_err(|findings| problems(translated.of_old(findings)))?;
+        let Translated { warnings, remarks, .. } = translated;
+        let lost = warnings.into_iter().map(|warning| (self.at(&warning.path), warning.message)).collect();
+        Ok(Ours { value, lost, remarks: problems(remarks) })
+    }
+
+    /// The value that a path leads to, or the last on the way that there is.
+    fn at(&self, path: &Path) -> Part<'_> {
+        path.steps().iter().fold(self.root(), |part, step| {
+            let inner = match step {
+                Step::Key(name) => part.get(name),
+                Step::Item(index) => part.items().into_iter().nth(*index),
+            };
+            inner.unwrap_or(part)
+        })
     }
 }
 

@@ -33,6 +33,7 @@ mod foreign;
 mod job;
 mod names;
 mod object;
+mod old;
 mod package;
 mod path;
 mod place;
@@ -46,12 +47,13 @@ mod syntax;
 mod words;
 mod yaml;
 
-pub use foreign::{Foreign, Part};
+pub use foreign::{Foreign, Ours, Part};
 pub use package::{PackError, Package, Survey, pack, survey};
 pub use path::Path;
 pub use problem::{Look, Position, Problem};
 pub use schema::schemas;
 pub use source::{Source, collect, is_manifest, load};
+pub use suggest::closest;
 pub use yaml::to_yaml;
 
 /// More problems than this of one source are only counted: they have one cause, or the source is no manifest.
@@ -63,6 +65,10 @@ pub struct Manifest {
     /// The object, with its defaults. What only the store can give it, it does not have.
     pub object: AnyObject,
     origin: Origin,
+    /// What it says that has no meaning here.
+    warnings: Vec<Finding>,
+    /// Whether its name was made up when it was read.
+    nameless: bool,
 }
 
 /// What came of reading sources.
@@ -87,9 +93,14 @@ pub fn read(sources: Vec<Source>, namespace: &str) -> Loaded {
         }
         let mut left_out = 0;
         for Document { value, origin } in documents.into_iter().flat_map(objects) {
-            let object = value.and_then(|value| object::read(value, namespace));
-            match object.and_then(|object| first(object, &origin, &mut seen)) {
-                Ok(object) => loaded.manifests.push(Manifest { object, origin }),
+            let read = value.and_then(|value| understand(value, namespace));
+            let read = read.and_then(|(object, warnings, nameless)| {
+                Ok((first(object, &origin, &mut seen)?, warnings, nameless))
+            });
+            match read {
+                Ok((object, warnings, nameless)) => {
+                    loaded.manifests.push(Manifest { object, origin, warnings, nameless });
+                }
                 Err(findings) => {
                     let room = MAX_PROBLEMS.saturating_sub(problems.len());
                     left_out += findings.len().saturating_sub(room);
@@ -104,6 +115,28 @@ pub fn read(sources: Vec<Source>, namespace: &str) -> Loaded {
         loaded.problems.append(&mut problems);
     }
     loaded
+}
+
+/// Reads an object in our words, or in those of AdaptDL's own operator; with what it says that has no meaning here, and
+/// whether its name was made up.
+fn understand(value: Value, namespace: &str) -> Result<(AnyObject, Vec<Finding>, bool), Vec<Finding>> {
+    if !old::is_old(&value) {
+        return Ok((object::read(value, namespace)?, Vec::new(), false));
+    }
+    let mut translated = old::translate(&value)?;
+    let mut value = translated.value.take();
+    if let Some(prefix) = &translated.prefix {
+        value["metadata"]["name"] = format!("{prefix}{}", suffix()).into();
+    }
+    let object = object::read(value, namespace).map_err(|findings| translated.of_old(findings))?;
+    translated.warnings.append(&mut translated.remarks);
+    Ok((object, translated.warnings, translated.prefix.is_some()))
+}
+
+/// What tells a name that is made up from others: as in Kubernetes, no word comes of it.
+fn suffix() -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    (0..5).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect()
 }
 
 /// An object, if none of its kind, namespace and name was seen before.
@@ -133,7 +166,7 @@ fn first(
 pub fn read_json(value: Value, namespace: &str, base: Option<PathBuf>) -> Result<Manifest, Vec<Problem>> {
     let origin = Origin { source: Arc::new(Source::new("", "", base)), places: None };
     match object::read(value, namespace) {
-        Ok(object) => Ok(Manifest { object, origin }),
+        Ok(object) => Ok(Manifest { object, origin, warnings: Vec::new(), nameless: false }),
         Err(findings) => Err(origin.problems(findings, MAX_PROBLEMS)),
     }
 }
@@ -154,6 +187,11 @@ impl Manifest {
         let AnyObject::Job(job) = &self.object else { return None };
         let directory = job.spec.working_dir.as_ref().filter(|_| job.spec.working_dir_digest.is_none())?;
         Some(self.origin.base()?.join(directory))
+    }
+
+    /// What it says that has no meaning here.
+    pub fn warnings(&self) -> Vec<Problem> {
+        self.origin.problems(self.warnings.clone(), MAX_PROBLEMS)
     }
 
     /// What is wrong with the files that it names, as far as can be seen without packing them.
@@ -182,6 +220,11 @@ impl Manifest {
     /// # Errors
     /// Everything that is wrong with the files that it names, or the package.
     pub fn accept(&self, packages: &FilePath) -> Result<AnyObject, Vec<Problem>> {
+        if self.nameless {
+            let help = "write metadata.name: what is read again and again needs a name that stays";
+            let finding = Finding::new(Path::of("metadata.generateName"), "must not be here").at_key();
+            return Err(self.origin.problems(vec![finding.help(help)], MAX_PROBLEMS));
+        }
         let object = self.admit(packages)?;
         match missing_package(&object, packages) {
             Some(finding) => Err(self.origin.problems(vec![finding], MAX_PROBLEMS)),

@@ -13,7 +13,7 @@ use crate::api::meta::ObjectMeta;
 use crate::api::object::{AnyObject, Kind};
 
 /// What the store gives an object. `get -o yaml` shows it; in a manifest it means nothing.
-const SERVER_SET: [&str; 10] = [
+pub(super) const SERVER_SET: [&str; 10] = [
     "uid",
     "generation",
     "resourceVersion",
@@ -119,6 +119,8 @@ fn version(version: Option<&Value>, findings: &mut Vec<Finding>) -> bool {
         finding.help("this Rayconcile knows no other version of its kinds")
     } else if suggest::closest(text, [API_VERSION]).is_some() {
         finding.help(format!("did you mean {API_VERSION}?"))
+    } else if text.starts_with("adaptdl.petuum.com/") {
+        finding.help(format!("of AdaptDL's own, AdaptDLJobs of {} are read as well", super::old::VERSION))
     } else {
         finding.help("Rayconcile reads its own kinds only")
     });

@@ -5,7 +5,7 @@ use crate::api::units::{Bytes, Span};
 
 /// The candidate that a word was probably meant to be: the same but for case, `-` and `_`, or but for a few
 /// letters.
-pub(super) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = plain(word);
     candidates
         .into_iter()

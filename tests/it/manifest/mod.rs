@@ -9,6 +9,7 @@ mod admission;
 mod bad;
 mod good;
 mod hostile;
+mod old;
 mod packages;
 mod properties;
 mod schemas;
