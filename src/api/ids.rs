@@ -87,9 +87,9 @@ impl Digest {
 pub struct GroupNumber(pub u64);
 
 impl GroupNumber {
-    /// The number after this one.
+    /// The number after this one; a cluster may have named any.
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

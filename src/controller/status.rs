@@ -190,8 +190,10 @@ impl<'a> View<'a> {
     }
 
     fn progress(&self, before: Option<&Progress>) -> Option<Progress> {
-        let made: u64 = self.record.groups.iter().map(|group| group.steps).sum();
-        let lost: u64 = self.record.groups.iter().filter_map(|group| group.lost_steps).sum();
+        // A cluster may have named any number.
+        let sum = |steps: &mut dyn Iterator<Item = u64>| steps.fold(0, u64::saturating_add);
+        let made = sum(&mut self.record.groups.iter().map(|group| group.steps));
+        let lost = sum(&mut self.record.groups.iter().filter_map(|group| group.lost_steps));
         let steps = made.saturating_sub(lost);
         let last_step_time = self.record.groups.iter().rev().find_map(|group| group.last_step);
         if steps == 0 && before.is_none() {

@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use super::words::quoted;
+
+/// A longer key is not shown in full.
+const LONGEST: usize = 60;
+
 /// The way from the root of an object to one of its values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path(Vec<Step>);
@@ -54,7 +59,9 @@ impl fmt::Display for Path {
         for (position, step) in self.0.iter().enumerate() {
             match step {
                 Step::Item(index) => write!(f, "[{index}]")?,
-                Step::Key(name) if !is_plain(name) => write!(f, "[{name:?}]")?,
+                Step::Key(name) if !is_plain(name) || name.len() > LONGEST => {
+                    write!(f, "[{}]", quoted(name))?
+                }
                 Step::Key(name) if position == 0 => f.write_str(name)?,
                 Step::Key(name) => write!(f, ".{name}")?,
             }

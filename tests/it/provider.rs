@@ -59,6 +59,30 @@ async fn a_blob_that_does_not_arrive_whole_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_says_more_than_it_may_is_not_read_to_its_end() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let sent = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        let chunk = [&b"100000\r\n"[..], &[b'['; 1 << 20], b"\r\n"].concat();
+        let mut sent = 0u64;
+        // Until nobody reads any more: a gigabyte, if they go on.
+        while sent < 1 << 30 && stream.write_all(&chunk).await.is_ok() {
+            sent += 1 << 20;
+        }
+        sent
+    });
+    let agent = AgentClient::new(&address, "token".to_owned()).unwrap();
+    let error = agent.state(-1, std::time::Duration::from_secs(1)).await.unwrap_err();
+    assert!(error.to_string().contains("longer than"), "{error}");
+    assert!(sent.await.unwrap() < 200 << 20);
+}
+
+#[tokio::test]
 async fn a_checkpoint_of_ours_that_is_cut_short_spoilt_or_gone_is_unreadable() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.tar");

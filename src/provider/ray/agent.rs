@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::{Clients, RayError, send, unavailable};
+use super::{Clients, RayError, bounded, send, unavailable};
 use crate::action::{EffectError, ErrorKind};
 use crate::api::ids::{Digest, GroupNumber, RayNodeId, Uid};
 use crate::api::keepsake::Keepsakes;
@@ -62,12 +62,7 @@ impl AgentClient {
         let request = self.request(Method::GET, "/v1/state").query(&query).timeout(wait + TIMEOUT);
         let response = send(request).await?;
         let url = response.url().to_string();
-        let text = response.text().await.map_err(|error| unavailable(&url, &error))?;
-        let state: AgentState = serde_json::from_str(&text).map_err(|error| RayError::Rejected {
-            url: url.clone(),
-            status: 200,
-            reason: error.to_string(),
-        })?;
+        let state: AgentState = bounded::json(response, bounded::STATE).await?;
         if state.protocol != crate::api::wire::PROTOCOL {
             let reason = format!("it speaks protocol {}, not {}", state.protocol, crate::api::wire::PROTOCOL);
             return Err(RayError::Rejected { url, status: 200, reason });
@@ -86,8 +81,7 @@ impl AgentClient {
             controller_s: Option<f64>,
         }
         let response = send(self.request(Method::GET, "/v1/life").timeout(TIMEOUT)).await?;
-        let url = response.url().to_string();
-        let life: Life = response.json().await.map_err(|error| unavailable(&url, &error))?;
+        let life: Life = bounded::json(response, bounded::SHORT).await?;
         Ok(life.controller_s.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))))
     }
 
@@ -97,8 +91,7 @@ impl AgentClient {
     /// If it cannot be asked for.
     pub async fn keepsakes(&self) -> Result<Keepsakes, RayError> {
         let response = send(self.request(Method::GET, "/v1/keepsakes").timeout(TIMEOUT)).await?;
-        let url = response.url().to_string();
-        response.json().await.map_err(|error| unavailable(&url, &error))
+        bounded::json(response, bounded::STATE).await
     }
 
     /// A package that Ray has.
@@ -107,8 +100,7 @@ impl AgentClient {
     /// If it is not there, or cannot be asked for.
     pub async fn package(&self, name: &str) -> Result<Vec<u8>, RayError> {
         let response = send(self.request(Method::GET, &format!("/v1/packages/{name}"))).await?;
-        let url = response.url().to_string();
-        Ok(response.bytes().await.map_err(|error| unavailable(&url, &error))?.to_vec())
+        bounded::bytes(response, bounded::PACKAGE).await
     }
 
     /// Tells a job's bridge what is wanted, making the bridge if need be.
@@ -146,10 +138,9 @@ impl AgentClient {
         let request =
             self.request(Method::GET, &format!("/v1/jobs/{uid}/log")).query(&query).timeout(TIMEOUT);
         let response = send(request).await?;
-        let url = response.url().to_string();
         let header = response.headers().get("X-Log-Position").and_then(|value| value.to_str().ok());
         let position = header.and_then(|text| text.parse().ok()).unwrap_or(offset);
-        let bytes = response.bytes().await.map_err(|error| unavailable(&url, &error))?.to_vec();
+        let bytes = bounded::bytes(response, bounded::STATE).await?;
         Ok(LogPiece { position, bytes })
     }
 

@@ -1,6 +1,7 @@
 //! Ray, as it is reached from outside: its dashboard's REST interface, and our agent's.
 
 pub mod agent;
+mod bounded;
 pub mod dashboard;
 pub mod document;
 pub mod package;
@@ -111,7 +112,7 @@ async fn send(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Ray
         return Ok(response);
     }
     let code = status.as_u16();
-    let reason = essence(&response.text().await.unwrap_or_default());
+    let reason = essence(&bounded::beginning(response).await);
     Err(match code {
         401 | 403 if !reason.contains("head is not drained") => RayError::Unauthorized { url, status: code },
         404 => RayError::NotFound { url },

@@ -56,6 +56,31 @@ fn alias_bombs_do_not_go_off() {
 }
 
 #[test]
+fn enormous_keys_and_numbers_are_told_of_in_short() {
+    let job = "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {name: x}\nspec:\n";
+    let old = "apiVersion: adaptdl.petuum.com/v1\nkind: AdaptDLJob\nmetadata: {name: x}\nspec:\n";
+    let long = 1 << 20;
+    for text in [
+        format!("{job}  {}: 1\n", "k".repeat(long)),
+        format!("{job}  ? {}\n  : 1\n", "k".repeat(long)),
+        format!("{job}  maxReplicas: {}\n", "9".repeat(long)),
+        format!("{job}  scaling: {{minEfficiency: 0.{}e-{}}}\n", "9".repeat(1000), "9".repeat(1000)),
+        format!("{job}  activeDeadline: {}d\n", "9".repeat(long)),
+        format!("{job}  resources: {{memory: {}Ei}}\n", "9".repeat(1000)),
+        format!("{old}  maxReplicas: {}\n  template: {{}}\n", "9".repeat(long)),
+        format!("{old}  {}: 1\n  template: {{spec: {{containers: []}}}}\n", "k".repeat(long)),
+        format!("{old}  template: {{spec: {{containers: [{}]}}}}\n", "{name: x}, ".repeat(20_000)),
+        format!(
+            "{old}  template: {{spec: {{containers: [{{command: [x], env: [{}]}}]}}}}\n",
+            "{valueFrom: {}}, ".repeat(20_000)
+        ),
+    ] {
+        let told = told(&text);
+        assert!(!told.is_empty() && told.len() < 200_000, "{} bytes of {}", told.len(), &text[..120]);
+    }
+}
+
+#[test]
 fn large_files_are_read_in_time_and_told_of_in_short() {
     let many = |line: fn(usize) -> String| (0..20_000).map(line).collect::<String>();
     let job = "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {name: x}\nspec:\n";

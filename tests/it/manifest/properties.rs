@@ -94,12 +94,37 @@ fn ec2_cluster() -> Value {
     })
 }
 
+/// A job of AdaptDL's own operator with all that its translation looks into.
+fn old_job() -> Value {
+    json!({
+        "apiVersion": "adaptdl.petuum.com/v1",
+        "kind": "AdaptDLJob",
+        "metadata": {"name": "x", "generateName": "x-", "labels": {"a": "b"}, "annotations": {"c": "d"}},
+        "spec": {"minReplicas": 1, "maxReplicas": 4, "preemptible": false, "template": {
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {
+                "nodeSelector": {"a": "b"},
+                "volumes": [{"name": "data", "hostPath": {"path": "/mnt"}}],
+                "containers": [{
+                    "name": "main", "image": "x", "workingDir": "/root", "command": ["python3", "-u", "/root/main.py"],
+                    "args": ["--a"],
+                    "env": [{"name": "A", "value": "b"}, {"name": "C", "valueFrom": {"secretKeyRef": {"optional": true}}}],
+                    "envFrom": [],
+                    "resources": {"limits": {"nvidia.com/gpu": 1, "cpu": 2}, "requests": {"memory": "1Gi", "x/y": 1}},
+                    "volumeMounts": [{"name": "data", "mountPath": "/mnt"}],
+                }],
+            },
+        }},
+    })
+}
+
 /// All places in a value.
 fn walk(value: &Value, at: &str, places: &mut Vec<String>) {
     places.push(at.to_owned());
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(name, value)| walk(value, &format!("{at}/{name}"), places));
+            let step = |name: &str| format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+            fields.iter().for_each(|(name, value)| walk(value, &step(name), places));
         }
         Value::Array(items) => {
             items.iter().enumerate().for_each(|(index, value)| walk(value, &format!("{at}/{index}"), places));
@@ -202,5 +227,32 @@ proptest! {
         *object.pointer_mut(&places[pick.index(places.len())]).unwrap() = text.map_or(value, Value::from);
         survives(&manifest::to_yaml(&object).unwrap());
         let _ = manifest::read_json(object, "default", None);
+    }
+
+    #[test]
+    fn any_value_in_any_place_of_an_old_job_is_survived(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), value(), option::of(tricky())), 1..4),
+    ) {
+        let mut object = old_job();
+        for (pick, value, text) in changes {
+            let mut places = Vec::new();
+            walk(&object, "", &mut places);
+            *object.pointer_mut(&places[pick.index(places.len())]).unwrap() = text.map_or(value, Value::from);
+        }
+        let text = manifest::to_yaml(&object).unwrap();
+        survives(&text);
+        for manifest in read(&text).manifests {
+            manifest.warnings().iter().for_each(|warning| assert!(warning.position.is_some(), "{warning}"));
+        }
+        let _ = rayconcile::convert::convert(manifest::Source::new("old.yaml", text, None), None);
+    }
+
+    #[test]
+    fn nul_and_other_control_characters_are_refused_or_kept(text in "[a-z: \n\\x00-\\x1f\u{7f}\u{85}\u{2028}\u{feff}]{0,60}") {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &text).unwrap();
+        let (sources, _) = manifest::collect(&[file.path().to_owned()], false);
+        sources.iter().for_each(|source| survives(&source.text));
+        survives(&text);
     }
 }

@@ -9,4 +9,5 @@ mod review;
 mod rollout;
 mod storage;
 mod stories;
+mod untrusted;
 mod wishes;

@@ -11,6 +11,7 @@ use crate::world::{suspended_cluster, waiting_job};
 mod archive;
 mod changes;
 mod crashes;
+mod damaged;
 mod disk;
 mod logs;
 mod opening;
