@@ -14,6 +14,7 @@ use crate::api::ids::{CheckpointId, Digest, GroupNumber};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::api::record::CheckpointRecord;
+use crate::api::review::{Proposal, Review};
 use crate::api::source::{SourceRequest, SourceStatus};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -205,6 +206,19 @@ impl Client {
         self.send(self.request(Method::GET, "/healthz").timeout(TIMEOUT)).await.map(|_| ())
     }
 
+    /// The controller's version.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn version(&self) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: String,
+        }
+        let Version { version } = self.json(self.request(Method::GET, "/version")).await?;
+        Ok(version)
+    }
+
     /// The objects of a kind, in one namespace or in all, with these labels.
     ///
     /// # Errors
@@ -376,6 +390,16 @@ impl Client {
         }
         let body = std::fs::read(path).map_err(|source| ClientError::Io { path: path.to_owned(), source })?;
         self.send(self.request(Method::PUT, &url).body(body).timeout(UPLOAD_TIMEOUT)).await.map(|_| ())
+    }
+
+    /// What would come of a change. Nothing is changed.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn review(&self, proposal: &Proposal) -> Result<Review, ClientError> {
+        let request = self.request(Method::POST, "/apis/rayconcile.dev/v1/plan").json(proposal);
+        let response = self.send(request.timeout(UPLOAD_TIMEOUT)).await?;
+        response.json().await.map_err(|error| ClientError::Broken(error.to_string()))
     }
 
     /// Asks something of a source, and says how it is afterwards.

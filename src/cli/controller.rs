@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, ExitStatus, wrong};
@@ -13,7 +14,7 @@ use crate::api::units::{Bytes, Span};
 use crate::controller::Controller;
 use crate::gitops::{self, Source};
 use crate::plan::snapshot::{Machine, Settings};
-use crate::server::Server;
+use crate::server::{Question, Server};
 use crate::store::Store;
 
 mod sources;
@@ -70,12 +71,15 @@ impl Running {
         let stop = CancellationToken::new();
         let (sources, mut tasks) = gitops::start(sources, keeping, &store, state, stop.clone())?;
         let server = Server::listen(listen, store, state, sources, stop.clone()).await?;
+        let (planner, questions) = mpsc::channel(1);
+        let server = server.with_planner(planner);
         let url = server.endpoint().url.clone();
         tasks.push(tokio::spawn(async move {
             if let Err(error) = server.serve().await {
                 tracing::error!(%error, "the API is not served any more");
             }
         }));
+        tasks.push(tokio::spawn(answer(controller.clone(), questions, stop.clone())));
         let running = controller.clone();
         tasks.push(tokio::spawn(async move { running.run().await }));
         Ok(Self { controller, url, stop, tasks })
@@ -88,6 +92,21 @@ impl Running {
         for task in self.tasks {
             let _ = task.await;
         }
+    }
+}
+
+/// Answers whoever asks what a change would come to, one at a time.
+async fn answer(controller: Controller, mut questions: mpsc::Receiver<Question>, stop: CancellationToken) {
+    while let Some(Some(Question { objects, deletions, answer })) =
+        stop.run_until_cancelled(questions.recv()).await
+    {
+        let controller = controller.clone();
+        let work = async move {
+            // Who has left in the meantime does not want to know.
+            let _ = answer.send(controller.review(objects, deletions).await);
+        };
+        // A defect of the planner costs this one answer.
+        let _ = stop.run_until_cancelled(tokio::spawn(work)).await;
     }
 }
 

@@ -10,6 +10,7 @@ mod observe;
 mod pull;
 mod queue;
 mod reconcile;
+mod review;
 pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -25,7 +25,7 @@ use crate::plan::snapshot::{JobView, Seen};
 use crate::plan::{Plan, Snapshot, late_launches, plan};
 use crate::provider::local::Local;
 use crate::provider::{for_cluster, unavailable};
-use crate::store::{DomainRows, ObservationRow, StoreError, Tx};
+use crate::store::{DomainRows, JobRow, ObservationRow, StoreError, Tx};
 
 impl Controller {
     /// Plans a cluster with its jobs and begins what is to be done; says when to plan it again at the latest.
@@ -55,28 +55,38 @@ impl Controller {
         self.inner.store.read(move |tx| tx.domain(&key)).await
     }
 
-    async fn snapshot(&self, key: &ObjectKey, rows: DomainRows, in_flight: BTreeSet<IntentId>) -> Snapshot {
+    pub(super) async fn snapshot(
+        &self,
+        key: &ObjectKey,
+        rows: DomainRows,
+        in_flight: BTreeSet<IntentId>,
+    ) -> Snapshot {
         let mut seen = self.observe(key, &rows).await;
         seen.archives = self.archiving(rows.jobs.iter().map(|row| &row.job.metadata.uid));
         let (seed, _) = Uuid::new_v4().as_u64_pair();
-        let jobs = rows.jobs.into_iter().map(|row| JobView {
-            logs_behind: self.logs_behind(&row.job.metadata.uid),
-            job: row.job,
-            record: row.record,
-        });
         Snapshot {
             now: Timestamp::now(),
             seed,
             key: key.clone(),
             cluster: rows.cluster,
             record: rows.record,
-            jobs: jobs.collect(),
+            jobs: self.views(rows.jobs),
             intents: rows.intents,
             in_flight,
             seen,
             settings: self.inner.settings,
             guards: Guards::default(),
         }
+    }
+
+    /// Jobs as plans see them.
+    pub(super) fn views(&self, rows: Vec<JobRow>) -> Vec<JobView> {
+        let views = rows.into_iter().map(|row| JobView {
+            logs_behind: self.logs_behind(&row.job.metadata.uid),
+            job: row.job,
+            record: row.record,
+        });
+        views.collect()
     }
 
     async fn observe(&self, key: &ObjectKey, rows: &DomainRows) -> Seen {

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod logs;
 mod objects;
+mod plan;
 mod selector;
 mod sources;
 
@@ -23,20 +24,24 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::gitops::Sources;
 use crate::store::Store;
 use error::{ApiError, as_status};
+pub use plan::Question;
 
 /// A package of the largest size that Ray takes.
 const MAX_PACKAGE: usize = 100 << 20;
 /// An object, as large as Kubernetes takes one.
 const MAX_OBJECT: usize = 3 << 20;
+/// A change of many objects.
+const MAX_PLAN: usize = 64 << 20;
 /// How long clients may take to leave when the server is to stop.
 const LEAVE: Duration = Duration::from_secs(2);
 /// The file in the state directory that says where the API is.
@@ -60,6 +65,8 @@ struct Api {
     state: Arc<PathBuf>,
     token: Arc<String>,
     sources: Sources,
+    /// Whoever says what a change would come to.
+    planner: Option<mpsc::Sender<Question>>,
     stop: CancellationToken,
 }
 
@@ -110,8 +117,22 @@ impl Server {
         let endpoint = Endpoint { url: format!("http://{address}"), pid: std::process::id() };
         let text = serde_json::to_string(&endpoint).unwrap_or_default();
         replace(&state.join(ENDPOINT), &text)?;
-        let api = Api { store, state: Arc::new(state.to_owned()), token: Arc::new(token), sources, stop };
+        let api = Api {
+            store,
+            state: Arc::new(state.to_owned()),
+            token: Arc::new(token),
+            sources,
+            planner: None,
+            stop,
+        };
         Ok(Self { listener, api, endpoint })
+    }
+
+    /// The same, with somebody to ask what a change would come to.
+    #[must_use]
+    pub fn with_planner(mut self, planner: mpsc::Sender<Question>) -> Self {
+        self.api.planner = Some(planner);
+        self
     }
 
     /// Where the API is.
@@ -160,6 +181,7 @@ fn router(api: Api) -> Router {
                 .get(checkpoints::has_package)
                 .layer(DefaultBodyLimit::max(MAX_PACKAGE)),
         )
+        .route("/plan", post(plan::plan).layer(DefaultBodyLimit::max(MAX_PLAN)))
         .route("/sources", get(sources::list).post(sources::ask));
     Router::new()
         .nest("/apis/rayconcile.dev/v1", group)
