@@ -66,6 +66,10 @@ lint: ## Formatting and lints, as CI wants them
 schemas: build ## Write the JSON Schemas anew
 	$(RAYCONCILE) schema --write schemas
 
+.PHONY: man
+man: build ## Write the manual pages into target/man
+	$(RAYCONCILE) man --write target/man
+
 .PHONY: build
 build: ## Build the program
 	cargo build

@@ -1,5 +1,8 @@
 //! `apply`: make objects what manifests say.
 
+pub(super) mod prune;
+mod settled;
+
 use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,11 +10,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::input::{Files, admit, read, send_packages};
+use super::input::{Files, admit, read, send_packages, warn};
 use super::sync::warn_of_source;
 use super::target::name;
-use super::{Context, ExitStatus};
+use super::{Context, ExitStatus, wrong};
+use crate::api::units::Span;
 use crate::client::{Client, ClientError};
+use prune::{Prune, surplus};
 
 /// How long a controller may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(15);
@@ -23,6 +28,14 @@ pub(super) struct ApplyArgs {
     /// Say what would be done, and change nothing
     #[arg(long, value_enum, value_name = "WHERE", num_args = 0..=1, default_missing_value = "client")]
     dry_run: Option<DryRun>,
+    #[command(flatten)]
+    prune: Prune,
+    /// Wait until jobs run and clusters are as wanted
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "10m", requires = "wait")]
+    timeout: Span,
     /// Start a controller in the background if none is running
     #[arg(long)]
     start_controller: bool,
@@ -34,13 +47,21 @@ enum DryRun {
     Client,
     /// Have the controller check them
     Server,
+    /// Do it
+    None,
 }
 
 pub(super) async fn run(context: &Context, args: ApplyArgs) -> Result<ExitStatus> {
+    args.prune.check()?;
+    let dry_run = args.dry_run.filter(|wanted| *wanted != DryRun::None);
+    if args.wait && dry_run.is_some() {
+        return Err(wrong("--wait has nothing to wait for where nothing is changed"));
+    }
     let manifests = read(&args.files.files, args.files.recursive, &args.files.namespace)?;
+    warn(context, &manifests);
     let packages = tempfile::tempdir().context("cannot make a temporary directory")?;
     let objects = admit(&manifests, packages.path())?;
-    if args.dry_run == Some(DryRun::Client) {
+    if dry_run == Some(DryRun::Client) {
         for object in &objects {
             context.printer.data(&format!("{} checked (dry run)", name(object.kind(), &object.key())));
         }
@@ -52,15 +73,32 @@ pub(super) async fn run(context: &Context, args: ApplyArgs) -> Result<ExitStatus
     };
     send_packages(&client, &objects, packages.path()).await?;
     for object in &objects {
-        let dry_run = args.dry_run.is_some();
-        let word = client.apply(object, dry_run).await;
+        let word = client.apply(object, dry_run.is_some()).await;
         let (word, stored) =
             word.with_context(|| format!("{} was not applied", name(object.kind(), &object.key())))?;
-        let note = if dry_run { " (server dry run)" } else { "" };
+        let note = if dry_run.is_some() { " (server dry run)" } else { "" };
         context.printer.data(&format!("{} {word}{note}", name(object.kind(), &object.key())));
-        if word == "configured" && !dry_run {
+        if word == "configured" && dry_run.is_none() {
             warn_of_source(context, &stored, "its manifest there");
         }
+    }
+    for object in surplus(&client, &args.prune, &objects, &args.files.namespace).await? {
+        let title = name(object.kind(), &object.key());
+        if dry_run.is_some() {
+            context.printer.data(&format!("{title} pruned (server dry run)"));
+            continue;
+        }
+        match client.delete(object.kind(), &object.key(), false).await {
+            // It has gone by itself.
+            Err(error) if error.is_not_found() => {}
+            deleted => {
+                deleted.with_context(|| format!("{title} was not pruned"))?;
+                context.printer.data(&format!("{title} pruned"));
+            }
+        }
+    }
+    if args.wait {
+        return settled::wait(context, &client, &objects, args.timeout).await;
     }
     Ok(ExitStatus::Success)
 }

@@ -1,9 +1,13 @@
-//! `completion`: print a shell's completion script.
+//! `completion`: print what makes a shell ask this program for completions.
 
-use anyhow::Result;
-use clap::{Args, CommandFactory as _};
+use anyhow::{Context as _, Result};
+use clap::Args;
+use clap_complete::env::{Bash, Elvish, EnvCompleter, Fish, Powershell, Zsh};
 
-use super::{Cli, Context, ExitStatus};
+use super::{Context, ExitStatus};
+
+/// The variable by which a shell says that it asks for completions.
+const VARIABLE: &str = "COMPLETE";
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionArgs {
@@ -12,8 +16,17 @@ pub(super) struct CompletionArgs {
 }
 
 pub(super) fn run(context: &Context, args: &CompletionArgs) -> Result<ExitStatus> {
+    let shell: &dyn EnvCompleter = match args.shell {
+        clap_complete::Shell::Bash => &Bash,
+        clap_complete::Shell::Elvish => &Elvish,
+        clap_complete::Shell::Fish => &Fish,
+        clap_complete::Shell::PowerShell => &Powershell,
+        _ => &Zsh,
+    };
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "rayconcile", &mut script);
+    shell
+        .write_registration(VARIABLE, "rayconcile", "rayconcile", "rayconcile", &mut script)
+        .context("cannot write the script")?;
     context.printer.raw(&String::from_utf8_lossy(&script));
     Ok(ExitStatus::Success)
 }

@@ -1,4 +1,4 @@
-//! `convert`: make a manifest of a `ray up` configuration.
+//! `convert`: make a manifest of a `ray up` configuration, or of a job of AdaptDL's own operator.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,14 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   rayconcile convert cluster.yaml                     to look at it
   rayconcile convert cluster.yaml -o gpu.yaml         into a file
-  rayconcile convert - --name gpu <cluster.yaml       from standard input, with another name";
+  rayconcile convert - --name gpu <cluster.yaml       from standard input, with another name
+  rayconcile convert adaptdljob.yaml                  an AdaptDLJob of adaptdl.petuum.com/v1";
 
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
-    /// The configuration, for AWS, or - for standard input
+    /// The configuration, for AWS, or the old AdaptDLJob; - for standard input
     file: PathBuf,
-    /// The cluster's name; by default the configuration's
+    /// The cluster's or job's name; by default the one that it has
     #[arg(long)]
     name: Option<String>,
     /// The file to write the manifest to; by default standard output

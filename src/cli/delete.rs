@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 
 use super::target::{name, objects};
-use super::{Context, ExitStatus, Scope, input, wrong};
+use super::{Context, ExitStatus, Scope, complete, input, wrong};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::api::status::{ClusterPhase, JobPhase};
@@ -15,6 +16,7 @@ use crate::client::{Client, ClientError};
 #[derive(Debug, Args)]
 pub(super) struct DeleteArgs {
     /// The objects: KIND NAME..., or KIND/NAME...
+    #[arg(add = ArgValueCandidates::new(complete::objects))]
     objects: Vec<String>,
     /// The objects of these manifests
     #[arg(short, long = "filename", value_name = "FILE", conflicts_with = "objects")]

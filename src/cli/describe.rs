@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 
-use super::target::{name, object};
+use super::complete;
+use super::target::{found, name, object};
 use super::text::{age, table};
 use super::{Context, ExitStatus, events, status};
 use crate::api::condition::Condition;
@@ -18,7 +20,7 @@ use crate::manifest::to_yaml;
 #[derive(Debug, Args)]
 pub(super) struct DescribeArgs {
     /// The object: KIND NAME, KIND/NAME, or a job's name
-    #[arg(required = true)]
+    #[arg(required = true, add = ArgValueCandidates::new(complete::objects))]
     object: Vec<String>,
     /// The namespace
     #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
@@ -28,7 +30,7 @@ pub(super) struct DescribeArgs {
 pub(super) async fn run(context: &Context, args: DescribeArgs) -> Result<ExitStatus> {
     let (kind, key) = object(&args.object, &args.namespace)?;
     let client = context.client()?;
-    let object = client.get(kind, &key).await?;
+    let object = found(&client, kind, &key).await?;
     let selector = format!("involvedObject.uid={}", object.uid());
     let events = client.events(Some(&key.namespace), &selector).await?;
     let mut page = String::new();

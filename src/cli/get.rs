@@ -1,11 +1,14 @@
 //! `get`: show objects.
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap_complete::ArgValueCandidates;
 use futures_util::{StreamExt as _, pin_mut};
 use serde_json::json;
 
-use super::target::{kind, name};
+use super::complete;
+use super::target::{found, kind, name};
+use super::template::{self, Path, Template};
 use super::text::{age, maybe_age, table};
 use super::{Context, ExitStatus, Scope};
 use crate::api::API_VERSION;
@@ -17,34 +20,66 @@ use crate::manifest::to_yaml;
 #[derive(Debug, Args)]
 pub(super) struct GetArgs {
     /// The kind: jobs or clusters (also as KIND/NAME)
+    #[arg(add = ArgValueCandidates::new(complete::kinds))]
     kind: String,
     /// Only these
+    #[arg(add = ArgValueCandidates::new(complete::objects))]
     names: Vec<String>,
     #[command(flatten)]
     scope: Scope,
     /// Only objects with these labels
     #[arg(short = 'l', long, value_name = "NAME=VALUE")]
     selector: Option<String>,
-    /// How to print them
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
+    /// How to print them: table, wide, json, yaml, name, jsonpath=TEMPLATE or custom-columns=NAME:.path,...
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = output)]
     output: Output,
+    /// In the order of what a path leads to
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    sort_by: Option<Path>,
+    /// Tables without their first line
+    #[arg(long)]
+    no_headers: bool,
+    /// Tables with a column of labels
+    #[arg(long)]
+    show_labels: bool,
     /// Go on printing objects as they change
     #[arg(short, long)]
     watch: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug)]
 enum Output {
-    /// A table
     Table,
-    /// A table with more columns
     Wide,
-    /// JSON
     Json,
-    /// YAML
     Yaml,
-    /// KIND/NAME
     Name,
+    Template(Template),
+    Columns(Vec<(String, Path)>),
+}
+
+fn output(text: &str) -> Result<Output, String> {
+    let custom = |error: anyhow::Error| error.to_string();
+    match text.split_once('=') {
+        Some(("jsonpath", template)) => Template::parse(template).map(Output::Template).map_err(custom),
+        Some(("custom-columns", columns)) => template::columns(columns).map(Output::Columns).map_err(custom),
+        _ => Ok(match text {
+            "table" => Output::Table,
+            "wide" => Output::Wide,
+            "json" => Output::Json,
+            "yaml" => Output::Yaml,
+            "name" => Output::Name,
+            _ => {
+                let known =
+                    "table, wide, json, yaml, name, jsonpath=TEMPLATE or custom-columns=NAME:.path,...";
+                return Err(format!("it is one of {known}"));
+            }
+        }),
+    }
+}
+
+fn path(text: &str) -> Result<Path, String> {
+    Path::parse(text).map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> {
@@ -59,16 +94,29 @@ pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> 
         objects = client.list(kind, args.scope.namespace(), args.selector.as_deref()).await?;
     } else {
         for name in &names {
-            objects.push(client.get(kind, &ObjectKey::new(&args.scope.namespace, name)).await?);
+            objects.push(found(&client, kind, &ObjectKey::new(&args.scope.namespace, name)).await?);
         }
     }
-    let view = View { output: args.output, all_namespaces: args.scope.all_namespaces, one: names.len() == 1 };
-    if objects.is_empty() && !args.watch && matches!(args.output, Output::Table | Output::Wide) {
+    if let Some(path) = &args.sort_by {
+        objects.sort_by(|one, other| template::compare(path, &one.to_json(), &other.to_json()));
+    }
+    let tables = matches!(args.output, Output::Table | Output::Wide | Output::Columns(_));
+    let view = View {
+        output: args.output,
+        all_namespaces: args.scope.all_namespaces,
+        one: names.len() == 1,
+        labels: args.show_labels,
+    };
+    let print = |text: &str| match tables {
+        true => context.printer.table(text),
+        false => context.printer.data(text),
+    };
+    if objects.is_empty() && !args.watch && tables {
         context.printer.talk(&format!("no {} found", kind.plural()));
         return Ok(ExitStatus::Success);
     }
     if !objects.is_empty() {
-        context.printer.data(&view.render(kind, &objects, true)?);
+        print(&view.render(kind, &objects, !args.no_headers)?);
     }
     if !args.watch {
         return Ok(ExitStatus::Success);
@@ -83,7 +131,8 @@ pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> 
         // The watch begins with what has been printed already.
         let seen = (object.key(), object.metadata().resource_version);
         if wanted && !shown.contains(&seen) {
-            context.printer.data(&view.render(kind, std::slice::from_ref(&object), shown.is_empty())?);
+            let header = shown.is_empty() && !args.no_headers;
+            print(&view.render(kind, std::slice::from_ref(&object), header)?);
             shown.push(seen);
         }
     }
@@ -94,6 +143,8 @@ struct View {
     output: Output,
     all_namespaces: bool,
     one: bool,
+    /// Whether labels are shown.
+    labels: bool,
 }
 
 impl View {
@@ -105,18 +156,20 @@ impl View {
                 json!({"apiVersion": API_VERSION, "kind": format!("{}List", kind.name()), "items": items})
             }
         };
-        Ok(match self.output {
+        Ok(match &self.output {
             Output::Json => serde_json::to_string_pretty(&list())?,
             Output::Yaml => to_yaml(&list())?,
             Output::Name => {
                 objects.iter().map(|object| name(kind, &object.key())).collect::<Vec<_>>().join("\n")
             }
+            Output::Template(template) => template.render(&list()),
+            Output::Columns(columns) => custom(columns, objects, header),
             Output::Table | Output::Wide => self.table(kind, objects, header),
         })
     }
 
     fn table(&self, kind: Kind, objects: &[AnyObject], header: bool) -> String {
-        let wide = self.output == Output::Wide;
+        let wide = matches!(self.output, Output::Wide);
         let mut columns = match kind {
             Kind::AdaptDLJob => vec!["NAME", "PHASE", "WORKERS", "STEP", "EPOCH", "CHECKPOINT", "AGE"],
             Kind::RayCluster => vec!["NAME", "PHASE", "NODES", "AGE"],
@@ -130,6 +183,7 @@ impl View {
         if self.all_namespaces {
             columns.insert(0, "NAMESPACE");
         }
+        columns.extend(self.labels.then_some("LABELS"));
         let rows: Vec<Vec<String>> = objects
             .iter()
             .map(|object| {
@@ -140,12 +194,31 @@ impl View {
                 if self.all_namespaces {
                     row.insert(0, object.metadata().namespace.clone());
                 }
+                row.extend(self.labels.then(|| labels(object)));
                 row
             })
             .collect();
-        let text = table("", &columns, &rows);
-        if header { text } else { text.lines().skip(1).collect::<Vec<_>>().join("\n") }
+        headed(table("", &columns, &rows), header)
     }
+}
+
+fn headed(table: String, header: bool) -> String {
+    if header { table } else { table.lines().skip(1).collect::<Vec<_>>().join("\n") }
+}
+
+/// The columns that somebody named.
+fn custom(columns: &[(String, Path)], objects: &[AnyObject], header: bool) -> String {
+    let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+    let row = |object: &AnyObject| {
+        let value = object.to_json();
+        columns.iter().map(|(_, path)| path.cell(&value)).collect::<Vec<_>>()
+    };
+    headed(table("", &names, &objects.iter().map(row).collect::<Vec<_>>()), header)
+}
+
+fn labels(object: &AnyObject) -> String {
+    let labels = object.metadata().labels.iter().map(|(name, value)| format!("{name}={value}"));
+    labels.collect::<Vec<_>>().join(",")
 }
 
 fn job_row(job: &AdaptDLJob, wide: bool) -> Vec<String> {

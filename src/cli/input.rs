@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 
+use super::Context;
 use crate::api::object::{AnyObject, Kind};
 use crate::client::Client;
 use crate::manifest::{self, Manifest, Problem};
@@ -37,6 +38,12 @@ pub(super) fn read(files: &[PathBuf], recursive: bool, namespace: &str) -> Resul
     let loaded = manifest::read(sources, namespace);
     problems.extend(loaded.problems);
     if problems.is_empty() { Ok(loaded.manifests) } else { Err(InvalidManifests { problems }.into()) }
+}
+
+/// Warns of what manifests say that has no meaning here.
+pub(super) fn warn(context: &Context, manifests: &[Manifest]) {
+    let warnings = manifests.iter().flat_map(Manifest::warnings);
+    warnings.for_each(|warning| context.printer.warn(&warning.to_string()));
 }
 
 /// Makes manifests into objects that can be stored, packing working directories into `packages`. Clusters come

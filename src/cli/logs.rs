@@ -2,15 +2,19 @@
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use futures_util::{StreamExt as _, pin_mut};
 
-use super::{Context, ExitStatus};
+use super::target::missing;
+use super::{Context, ExitStatus, complete};
 use crate::api::ids::GroupNumber;
 use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
+use crate::api::object::Kind;
 
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// The job
+    #[arg(add = ArgValueCandidates::new(complete::jobs))]
     job: String,
     /// The namespace
     #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
@@ -35,7 +39,13 @@ pub(super) async fn run(context: &Context, args: LogsArgs) -> Result<ExitStatus>
     let mut query = vec![("rank", args.rank.to_string()), ("follow", args.follow.to_string())];
     query.extend(args.group.map(|group| ("group", group.to_string())));
     query.extend(args.tail.map(|lines| ("tailLines", lines.to_string())));
-    let pieces = client.logs(&ObjectKey::new(&args.namespace, job), &query).await?;
+    let key = ObjectKey::new(&args.namespace, job);
+    let pieces = match client.logs(&key, &query).await {
+        Err(error) if error.is_not_found() => {
+            return Err(missing(&client, Kind::AdaptDLJob, &key, error).await);
+        }
+        other => other?,
+    };
     pin_mut!(pieces);
     let mut current: Option<GroupNumber> = None;
     let mut noted = false;

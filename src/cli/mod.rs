@@ -3,15 +3,20 @@
 mod apply;
 mod checkpoint;
 mod clusters;
+mod complete;
 mod completion;
 mod controller;
 mod convert;
 mod delete;
 mod describe;
+mod diff;
 mod events;
+mod examples;
+mod explain;
 mod get;
 mod input;
 mod logs;
+mod man;
 mod printer;
 mod run;
 mod schema;
@@ -19,14 +24,16 @@ mod status;
 mod suspend;
 mod sync;
 mod target;
+mod template;
 mod text;
 mod validate;
+mod version;
 mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::api::meta::DEFAULT_NAMESPACE;
 use crate::client::{Client, ClientError};
@@ -39,6 +46,8 @@ pub enum ExitStatus {
     Success,
     /// It could not, or the job failed (1).
     Failure,
+    /// `diff` found differences (1).
+    Differs,
     /// The arguments or manifests are wrong (2).
     Usage,
     /// No controller is running (3).
@@ -53,7 +62,7 @@ impl From<ExitStatus> for ExitCode {
     fn from(status: ExitStatus) -> Self {
         Self::from(match status {
             ExitStatus::Success => 0,
-            ExitStatus::Failure => 1,
+            ExitStatus::Failure | ExitStatus::Differs => 1,
             ExitStatus::Usage => 2,
             ExitStatus::NoController => 3,
             ExitStatus::TimedOut => 124,
@@ -100,6 +109,9 @@ enum Verb {
     Controller(controller::ControllerArgs),
     /// Make objects what manifests say
     Apply(apply::ApplyArgs),
+    /// Show what manifests would change, and what would be done about it
+    #[command(after_help = diff::EXAMPLES)]
+    Diff(diff::DiffArgs),
     /// Show objects
     Get(get::GetArgs),
     /// Show everything of an object: state, history, events
@@ -123,9 +135,11 @@ enum Verb {
     Sync(sync::SyncArgs),
     /// Say what is wrong with manifests, changing nothing
     Validate(validate::ValidateArgs),
+    /// Say what a field of a manifest means
+    Explain(explain::ExplainArgs),
     /// Print the JSON Schemas of manifests
     Schema(schema::SchemaArgs),
-    /// Make a manifest of a `ray up` configuration
+    /// Make a manifest of a `ray up` configuration, or of an old AdaptDLJob
     #[command(after_help = convert::EXAMPLES)]
     Convert(convert::ConvertArgs),
     /// List a job's checkpoints, fetch one, or have one made now
@@ -135,6 +149,10 @@ enum Verb {
     Clusters(clusters::ClustersArgs),
     /// Print a shell's completion script
     Completion(completion::CompletionArgs),
+    /// Print the manual page
+    Man(man::ManArgs),
+    /// Print the versions of this program and of the running controller
+    Version(version::VersionArgs),
 }
 
 /// In which namespaces to look.
@@ -194,9 +212,20 @@ fn default_state_dir() -> PathBuf {
     state.or_else(home).unwrap_or_else(std::env::temp_dir).join("rayconcile")
 }
 
+/// The command line, with everything that is said of it.
+fn command() -> Command {
+    examples::add(Cli::command())
+}
+
+fn parse() -> Cli {
+    let matches = command().get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command()).exit())
+}
+
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    clap_complete::CompleteEnv::with_factory(command).complete();
+    let cli = parse();
     let printer = Printer::new();
     start_tracing(cli.globals.verbose, matches!(cli.verb, Verb::Controller(_)));
     let state_dir = std::path::absolute(&cli.globals.state_dir).unwrap_or(cli.globals.state_dir);
@@ -238,6 +267,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
         Verb::Run(args) => run::run(context, args).await,
         Verb::Controller(args) => controller::run(context, args).await,
         Verb::Apply(args) => apply::run(context, args).await,
+        Verb::Diff(args) => diff::run(context, args).await,
         Verb::Get(args) => get::run(context, args).await,
         Verb::Describe(args) => describe::run(context, args).await,
         Verb::Status(args) => status::run(context, args).await,
@@ -254,6 +284,9 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
         Verb::Checkpoint(args) => checkpoint::run(context, args).await,
         Verb::Clusters(args) => clusters::run(context, args).await,
         Verb::Completion(args) => completion::run(context, &args),
+        Verb::Explain(args) => explain::run(context, &args),
+        Verb::Man(args) => man::run(context, &args),
+        Verb::Version(args) => version::run(context, args).await,
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Printer {
     persistent: bool,
     talk_terminal: bool,
     colour: bool,
+    /// Whether data has colours.
+    data_colour: bool,
 }
 
 impl Printer {
@@ -23,7 +25,16 @@ impl Printer {
         // https://no-color.org: set and not empty means none.
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let terminal = std::io::stdout().is_terminal();
-        Self { terminal, persistent: false, talk_terminal, colour: colour && talk_terminal }
+        // https://bixense.com/clicolors: where it is wanted, also into a pipe.
+        let forced =
+            std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0");
+        Self {
+            terminal,
+            persistent: false,
+            talk_terminal,
+            colour: colour && (talk_terminal || forced),
+            data_colour: colour && (terminal || forced),
+        }
     }
 
     /// The same, for what goes on when nobody reads any more.
@@ -34,6 +45,19 @@ impl Printer {
     /// Data, with a line break. When nobody reads any more that is the end, not an error.
     pub(super) fn data(&self, text: &str) {
         self.raw(&format!("{}\n", text.trim_end_matches('\n')));
+    }
+
+    /// A table: on a terminal no line is longer than the screen, for wrapped lines are no table.
+    pub(super) fn table(&self, text: &str) {
+        if !self.terminal {
+            return self.data(text);
+        }
+        let width = self.data_width();
+        let cut = |line: &str| match line.char_indices().nth(width) {
+            None => line.to_owned(),
+            Some(_) => line.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
+        };
+        self.data(&text.lines().map(cut).collect::<Vec<_>>().join("\n"));
     }
 
     /// Data as it is.
@@ -98,9 +122,24 @@ impl Printer {
         terminal.map_or(100, |(width, _)| usize::from(width.0)).clamp(40, 120)
     }
 
-    fn paint(&self, style: &str, text: &str) -> String {
-        if self.colour { format!("\u{1b}[{style}m{text}\u{1b}[0m") } else { text.to_owned() }
+    /// How wide lines of data may be.
+    pub(super) fn data_width(self) -> usize {
+        let terminal = terminal_size::terminal_size_of(std::io::stdout()).filter(|_| self.terminal);
+        terminal.map_or(100, |(width, _)| usize::from(width.0)).clamp(40, 120)
     }
+
+    fn paint(&self, style: &str, text: &str) -> String {
+        styled(self.colour, style, text)
+    }
+
+    /// A piece of data in a colour, if it may have any.
+    pub(super) fn tint(&self, style: &str, text: &str) -> String {
+        styled(self.data_colour, style, text)
+    }
+}
+
+fn styled(colour: bool, style: &str, text: &str) -> String {
+    if colour { format!("\u{1b}[{style}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 fn is_utf8() -> bool {
@@ -126,6 +165,11 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             return Some(format!(
                 "start one with `rayconcile controller`, or use `apply --start-controller` or `run`{kept}"
             ));
+        }
+        if let Some(ClientError::Refused { code: 401 | 403, .. }) = cause.downcast_ref() {
+            let how =
+                "the token is read from `api-token` in the state directory; is --state-dir the controller's?";
+            return Some(how.to_owned());
         }
         if let Some(StoreError::Locked { .. }) = cause.downcast_ref() {
             return Some("use that controller (`rayconcile status`), or another --state-dir".to_owned());

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 
 use super::sync::source_page;
 use super::text::{age, maybe_age, millis, table};
-use super::{Context, ExitStatus};
+use super::{Context, ExitStatus, complete};
 use crate::api::condition::Truth;
 use crate::api::money::Money;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
@@ -26,6 +27,7 @@ macro_rules! put {
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// Only these jobs
+    #[arg(add = ArgValueCandidates::new(complete::jobs))]
     jobs: Vec<String>,
     /// Only this namespace; by default all
     #[arg(short, long, value_name = "NAME")]

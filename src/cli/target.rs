@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 
-use super::wrong;
+use super::{ExitStatus, Hinted, wrong};
 use crate::api::meta::ObjectKey;
-use crate::api::object::Kind;
+use crate::api::object::{AnyObject, Kind};
+use crate::client::{Client, ClientError};
+use crate::manifest::closest;
 
 /// The kind that a word means.
 pub(super) fn kind(word: &str) -> Result<Kind> {
@@ -44,4 +46,32 @@ pub(super) fn object(words: &[String], namespace: &str) -> Result<(Kind, ObjectK
 /// An object's name as `-o name` prints it.
 pub(super) fn name(kind: Kind, key: &ObjectKey) -> String {
     format!("{}/{}", kind.singular(), key.name)
+}
+
+/// An object; if it is not there, with the one that was probably meant.
+pub(super) async fn found(client: &Client, kind: Kind, key: &ObjectKey) -> Result<AnyObject> {
+    match client.get(kind, key).await {
+        Err(error) if error.is_not_found() => Err(missing(client, kind, key, error).await),
+        other => Ok(other?),
+    }
+}
+
+/// The error that an object is not there, with what was probably meant instead.
+pub(super) async fn missing(
+    client: &Client,
+    kind: Kind,
+    key: &ObjectKey,
+    error: ClientError,
+) -> anyhow::Error {
+    let all = client.list(kind, None, None).await.unwrap_or_default();
+    let keys: Vec<ObjectKey> = all.iter().map(AnyObject::key).collect();
+    let elsewhere = keys.iter().find(|known| known.name == key.name).map(|known| known.namespace.clone());
+    let here = keys.iter().filter(|known| known.namespace == key.namespace);
+    let near = closest(&key.name, here.map(|known| known.name.as_str()));
+    let hint = match (near, elsewhere) {
+        (_, Some(namespace)) => format!("there is one in namespace {namespace}: -n {namespace}"),
+        (Some(name), None) => format!("did you mean {name}?"),
+        (None, None) => return error.into(),
+    };
+    Hinted { message: error.to_string(), hint, status: ExitStatus::Failure }.into()
 }

@@ -60,6 +60,16 @@ pub(super) fn wrapped(title: &str, parts: &[String], width: usize) -> String {
     if empty { String::new() } else { format!("{text}{line}\n") }
 }
 
+/// A text with a title, on as many lines as it takes: each of its own lines begins anew, as far to the right.
+pub(super) fn paragraph(title: &str, text: &str, width: usize) -> String {
+    let margin = " ".repeat(title.chars().count());
+    let lines = text.lines().enumerate().map(|(number, line)| {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        wrapped(if number == 0 { title } else { &margin }, &words, width)
+    });
+    lines.collect()
+}
+
 /// Rows as a table with aligned columns. An empty cell is a dash.
 pub(super) fn table<R: AsRef<[String]>>(indent: &str, header: &[&str], rows: &[R]) -> String {
     let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(3);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::input::{Files, InvalidManifests, read};
+use super::input::{Files, InvalidManifests, read, warn};
 use super::target::name;
 use super::{Context, ExitStatus};
 
@@ -15,6 +15,7 @@ pub(super) struct ValidateArgs {
 
 pub(super) fn run(context: &Context, args: &ValidateArgs) -> Result<ExitStatus> {
     let manifests = read(&args.files.files, args.files.recursive, &args.files.namespace)?;
+    warn(context, &manifests);
     let problems: Vec<_> = manifests.iter().flat_map(crate::manifest::Manifest::validate).collect();
     if !problems.is_empty() {
         return Err(InvalidManifests { problems }.into());

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
+use super::complete;
 use super::target::{name, object};
 use super::{Context, ExitStatus, wrong};
 use crate::api::condition::{Condition, Truth};
@@ -21,7 +23,7 @@ const POLL: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
     /// The object: KIND NAME, KIND/NAME, or a job's name
-    #[arg(required = true)]
+    #[arg(required = true, add = ArgValueCandidates::new(complete::objects))]
     object: Vec<String>,
     /// The namespace
     #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]

@@ -65,7 +65,7 @@ pub(super) struct RunArgs {
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitStatus> {
     let packages = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let (objects, job) = wanted(&args, packages.path())?;
+    let (objects, job) = wanted(context, &args, packages.path())?;
     let embedded =
         match Running::start(&context.state_dir, loopback(), Vec::new(), Default::default(), BUILT_IN_IDLE)
             .await
@@ -91,7 +91,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitStatus> 
 }
 
 /// The objects of the manifest, or of the script, and the one job among them.
-fn wanted(args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)> {
+fn wanted(context: &Context, args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)> {
     let manifests = if script::is_script(&args.what) {
         script::manifests(args)?
     } else {
@@ -102,6 +102,7 @@ fn wanted(args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)
         }
         input::read(std::slice::from_ref(&args.what), false, &args.namespace)?
     };
+    input::warn(context, &manifests);
     let objects = input::admit(&manifests, packages)?;
     let jobs: Vec<ObjectKey> =
         objects.iter().filter(|object| object.kind() == Kind::AdaptDLJob).map(AnyObject::key).collect();

@@ -4,6 +4,8 @@ use crate::world::{Said, World};
 
 mod checkpoint;
 mod convert;
+mod diff;
+mod finish;
 mod help;
 mod manifests;
 mod objects;

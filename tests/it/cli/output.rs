@@ -72,7 +72,14 @@ fn a_terminal_gets_colour_unless_it_wants_none_and_lines_that_fit() {
     assert!(plain.starts_with("error: no controller") && !plain.contains('\u{1b}'), "{plain:?}");
     let bad = on_terminal(&world, 100, &[("NO_COLOR", "1")], "validate -f bad.yaml");
     assert!(bad.contains("Bad_Name") && !bad.contains('\u{1b}'), "{bad:?}");
-    for (width, arguments) in [(50, "validate -f bad.yaml"), (60, "--help"), (60, "get --help")] {
+    for (width, arguments) in [
+        (50, "validate -f bad.yaml"),
+        (60, "--help"),
+        (80, "get --help"),
+        (80, "diff --help"),
+        (60, "explain job.spec.checkpoint"),
+        (80, "explain cluster.spec"),
+    ] {
         let page = on_terminal(&world, width, &[("NO_COLOR", "1")], arguments);
         // Words, such as long options, are not cut.
         let wide =
@@ -80,6 +87,8 @@ fn a_terminal_gets_colour_unless_it_wants_none_and_lines_that_fit() {
         let wide: Vec<&str> = wide.filter(|line| !line.contains(world.path("").to_str().unwrap())).collect();
         assert!(wide.is_empty() && page.lines().count() > 5, "{arguments} at {width}: {wide:#?}\n{page}");
     }
+    let forced = world.command(&["status"]).env("CLICOLOR_FORCE", "1").output().unwrap();
+    assert!(String::from_utf8_lossy(&forced.stderr).contains("\u{1b}[1;31merror:"), "{forced:?}");
     // Into a pipe it writes without colour and without anything that is for terminals.
     let piped = world.run(&["validate", "-f", "bad.yaml"]);
     assert!(piped.code == 2 && piped.err.is_ascii() && !piped.err.contains('\u{1b}'), "{}", piped.err);
