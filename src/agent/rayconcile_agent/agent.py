@@ -23,6 +23,7 @@ dies it is submitted again, and finds the bridges where they were.
 """
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import hmac
@@ -424,6 +425,9 @@ async def main():
     await runner.setup()
     address = ray.util.get_node_ip_address()
     await listen(runner, address, settings["port"])
+    # A dashboard is at loopback alone, unless told otherwise; who reaches it there looks for this beside it.
+    with contextlib.suppress(OSError):
+        await web.TCPSite(runner, "127.0.0.1", settings["port"]).start()
     print(f"agent {agent.instance} serves http://{address}:{settings['port']}", flush=True)
     await nodes  # Until another agent takes over, or the cluster is out of reach.
 
