@@ -9,6 +9,7 @@
 //!   remembers it, with all that came of it; [`gitops`] keeps it as directories and repositories have it.
 //! - What is decided: [`plan`], a pure function, which [`simulate`] tries out in a world of its own.
 //! - What is done: [`controller`] observes, plans, keeps and does, by way of [`provider`].
+//! - Where that is done, if only a dashboard can be reached: [`launcher`] brings this program to the head.
 //! - Who asks: [`server`] is the API, [`client`] its other side, [`cli`] the verbs.
 
 pub mod action;
@@ -20,6 +21,7 @@ pub mod convert;
 pub mod cost;
 pub mod gitops;
 pub mod goodput;
+pub mod launcher;
 pub mod manifest;
 pub mod plan;
 pub mod provider;

@@ -274,7 +274,7 @@ fn idle_timeout() -> Span {
 }
 
 /// Beside the dashboard's 8265, and free of Ray's own defaults.
-pub(super) fn agent_port() -> u16 {
+pub fn agent_port() -> u16 {
     8267
 }
 

@@ -58,10 +58,15 @@ impl Dashboard {
         Ok(format!("http://{host}:{port}"))
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.endless(method, path).timeout(TIMEOUT)
+    }
+
+    /// A request whose answer may come as slowly as it likes.
+    pub(super) fn endless(&self, method: Method, path: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         url.set_path(path);
-        let request = self.clients.patient.request(method, url).timeout(TIMEOUT);
+        let request = self.clients.patient.request(method, url);
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

@@ -4,6 +4,7 @@ pub mod agent;
 mod bounded;
 pub mod dashboard;
 pub mod document;
+pub mod jobs;
 pub mod package;
 pub mod tokens;
 
@@ -122,6 +123,17 @@ async fn send(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Ray
         409 | 502..=504 => RayError::Unavailable { url, reason },
         _ => RayError::Rejected { url, status: code, reason },
     })
+}
+
+/// What is answered at an address, if anything is within this time.
+///
+/// # Errors
+/// If nothing is, or it is no good answer.
+pub async fn ask(url: &str, patience: Duration) -> Result<String, RayError> {
+    let clients = Clients::get()
+        .map_err(|error| RayError::Unavailable { url: url.to_owned(), reason: error.message })?;
+    let response = send(clients.steady.get(url).timeout(patience)).await?;
+    response.text().await.map_err(|error| unavailable(url, &error))
 }
 
 /// What an answer says: of a traceback, which may hold others, the last line; of anything else the beginning.
