@@ -1,6 +1,9 @@
 //! The command line: one file for each verb. Data goes to standard output, talk to standard error.
 
+mod adaptdl_on_ray_aws;
 mod apply;
+mod attach;
+mod attend;
 mod checkpoint;
 mod clusters;
 mod complete;
@@ -14,6 +17,7 @@ mod events;
 mod examples;
 mod explain;
 mod get;
+mod hosted;
 mod input;
 mod logs;
 mod man;
@@ -21,6 +25,7 @@ mod printer;
 mod run;
 mod schema;
 mod status;
+mod submission;
 mod suspend;
 mod sync;
 mod target;
@@ -28,6 +33,7 @@ mod template;
 mod text;
 mod validate;
 mod version;
+mod voice;
 mod wait;
 
 use std::path::PathBuf;
@@ -147,6 +153,9 @@ enum Verb {
     /// Find clusters on EC2 by their tags, adopt one, or destroy one
     #[command(after_help = clusters::EXAMPLES)]
     Clusters(clusters::ClustersArgs),
+    /// Follow a job whose controller runs inside its Ray cluster, or list such jobs
+    #[command(after_help = attach::EXAMPLES)]
+    Attach(attach::AttachArgs),
     /// Print a shell's completion script
     Completion(completion::CompletionArgs),
     /// Print the manual page
@@ -222,14 +231,25 @@ fn parse() -> Cli {
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command()).exit())
 }
 
-/// Runs the command line to its end.
+/// Runs the command line to its end: the one that belongs to the name under which this program was started.
 pub fn main() -> ExitCode {
+    let invoked = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    match invoked.file_stem().and_then(|name| name.to_str()) {
+        Some(adaptdl_on_ray_aws::NAME) => return adaptdl_on_ray_aws::main(),
+        Some(hosted::NAME) => return hosted::main(),
+        _ => {}
+    }
     clap_complete::CompleteEnv::with_factory(command).complete();
     let cli = parse();
     let printer = Printer::new();
     start_tracing(cli.globals.verbose, matches!(cli.verb, Verb::Controller(_)));
     let state_dir = std::path::absolute(&cli.globals.state_dir).unwrap_or(cli.globals.state_dir);
     let context = Context { state_dir, printer };
+    conclude(&context, dispatch(&context, cli.verb))
+}
+
+/// Does something to its end, and tells what went wrong.
+fn conclude(context: &Context, work: impl Future<Output = anyhow::Result<ExitStatus>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -237,7 +257,7 @@ pub fn main() -> ExitCode {
             return ExitStatus::Failure.into();
         }
     };
-    let outcome = runtime.block_on(dispatch(&context, cli.verb));
+    let outcome = runtime.block_on(work);
     // What still runs on threads, such as a look at a slow disk, is not waited for.
     runtime.shutdown_background();
     let status = outcome.unwrap_or_else(|error| {
@@ -283,6 +303,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
         Verb::Convert(args) => convert::run(context, &args),
         Verb::Checkpoint(args) => checkpoint::run(context, args).await,
         Verb::Clusters(args) => clusters::run(context, args).await,
+        Verb::Attach(args) => attach::run(context, args).await,
         Verb::Completion(args) => completion::run(context, &args),
         Verb::Explain(args) => explain::run(context, &args),
         Verb::Man(args) => man::run(context, &args),

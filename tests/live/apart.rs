@@ -52,12 +52,12 @@ fn worker(job: &Value) -> u32 {
 }
 
 /// The network namespace of a process, if it lives.
-fn network(pid: u32) -> Option<PathBuf> {
+pub(crate) fn network(pid: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
 
 /// The command lines of the processes in these network namespaces.
-fn living(networks: &BTreeSet<PathBuf>) -> Vec<String> {
+pub(crate) fn living(networks: &BTreeSet<PathBuf>) -> Vec<String> {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let inside = pids.filter(|pid| network(*pid).is_some_and(|network| networks.contains(&network)));

@@ -1,9 +1,9 @@
 """Run a command in a network namespace of its own, which can reach a few ports outside and cannot be reached.
 
-    enclosed.py ADDRESS PORT[,PORT...] -- COMMAND [ARGUMENT...]
+    enclosed.py ADDRESS PORT[=PORT][,PORT...] -- COMMAND [ARGUMENT...]
 
 Inside, there is nothing but a loopback interface. What connects to one of the ports on 127.0.0.1 there is
-connected to the same port of ADDRESS out here, as through `ssh -L`. Nobody out here can connect to anything in
+connected to the same port of ADDRESS out here, or to the one after the `=`, as through `ssh -L`. Nobody out here can connect to anything in
 there. The command replaces the process that made the namespace, whose pid is printed; when it ends this ends.
 """
 
@@ -25,7 +25,7 @@ listeners = []
 for port in ports:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", int(port)))
+    listener.bind(("127.0.0.1", int(port.partition("=")[0])))
     listener.listen(64)
     listeners.append(listener)
 with socket.socket(fileno=int(os.environ.pop("PASS"))) as passing:
@@ -76,7 +76,8 @@ def main():
         rights.frombytes(data[: len(data) - len(data) % rights.itemsize])
     for descriptor, port in zip(rights, ports.split(","), strict=True):
         listener = socket.socket(fileno=descriptor)
-        threading.Thread(target=forward, args=(listener, address, int(port)), daemon=True).start()
+        outer = int(port.rpartition("=")[2])
+        threading.Thread(target=forward, args=(listener, address, outer), daemon=True).start()
     print(child.pid, flush=True)
     sys.exit(child.wait())
 

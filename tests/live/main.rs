@@ -20,6 +20,7 @@ mod enclosed;
 mod faults;
 mod gitops;
 mod goodput;
+mod launcher;
 mod life;
 mod logs;
 mod machines;
