@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Certificate, Method, RequestBuilder, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::api::ids::{CheckpointId, Digest, GroupNumber};
@@ -16,11 +16,13 @@ use crate::api::object::{AnyObject, Kind};
 use crate::api::record::CheckpointRecord;
 use crate::api::review::{Proposal, Review};
 use crate::api::source::{SourceRequest, SourceStatus};
+use crate::api::token::{NewToken, Role, TokenView};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A package of the largest size, to a disk that is busy.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+const TOKENS: &str = "/apis/rayconcile.dev/v1/tokens";
 
 /// Why a call did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +131,9 @@ pub enum WatchEvent {
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    secure_url: String,
     token: String,
+    ca: Option<String>,
     state: PathBuf,
 }
 
@@ -153,19 +157,50 @@ impl Client {
         #[derive(Deserialize)]
         struct Endpoint {
             url: String,
+            #[serde(default)]
+            secure_url: String,
+            ca: Option<PathBuf>,
         }
         let none = || ClientError::NoController { state: state.to_owned() };
         let text = std::fs::read_to_string(state.join("api.json")).map_err(|_| none())?;
         let endpoint: Endpoint = serde_json::from_str(&text).map_err(|_| none())?;
         let token = std::fs::read_to_string(state.join("api-token")).map_err(|_| none())?;
-        let http = reqwest::Client::builder()
+        let broken = |error: reqwest::Error| ClientError::Broken(error.to_string());
+        let ca = endpoint
+            .ca
+            .as_ref()
+            .map(|ca| std::fs::read_to_string(state.join(ca)).map_err(|_| none()))
+            .transpose()?;
+        let plain = endpoint.url.starts_with("http://");
+        let authority = ca.as_ref().filter(|_| !plain);
+        let authority =
+            authority.map(|ca| Certificate::from_pem(ca.as_bytes())).transpose().map_err(broken)?;
+        let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy()
-            // It is on this machine, and reading the machine's certificates takes longer than any answer.
-            .tls_certs_only([])
-            .build()
-            .map_err(|error| ClientError::Broken(error.to_string()))?;
-        Ok(Self { http, base: endpoint.url, token, state: state.to_owned() })
+            .user_agent(concat!("rayconcile/", env!("CARGO_PKG_VERSION")))
+            .no_proxy();
+        // Reading the machine's certificates takes longer than any answer of a controller that is on it.
+        if authority.is_some() || plain {
+            http = http.tls_certs_only(authority);
+        }
+        let http = http.build().map_err(broken)?;
+        let Endpoint { url: base, secure_url, .. } = endpoint;
+        Ok(Self { http, base, secure_url, token, ca, state: state.to_owned() })
+    }
+
+    /// The API's address with TLS.
+    pub fn secure_url(&self) -> &str {
+        &self.secure_url
+    }
+
+    /// The token that it is asked with.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The authority that signed the API's certificate, in PEM, if it is the controller's own.
+    pub fn authority(&self) -> Option<&str> {
+        self.ca.as_deref()
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -392,6 +427,32 @@ impl Client {
         self.send(self.request(Method::PUT, &url).body(body).timeout(UPLOAD_TIMEOUT)).await.map(|_| ())
     }
 
+    /// Makes a token for somebody. It is told this once.
+    ///
+    /// # Errors
+    /// If the name is taken, or none.
+    pub async fn create_token(&self, name: &str, role: Role) -> Result<NewToken, ClientError> {
+        self.json(self.request(Method::POST, TOKENS).json(&json!({"name": name, "role": role}))).await
+    }
+
+    /// What is known of the tokens that were made.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub async fn tokens(&self) -> Result<Vec<TokenView>, ClientError> {
+        let items: Items<TokenView> = self.json(self.request(Method::GET, TOKENS)).await?;
+        Ok(items.items)
+    }
+
+    /// Takes a token back.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub async fn revoke_token(&self, name: &str) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &format!("{TOKENS}/{name}"));
+        self.send(request.timeout(TIMEOUT)).await.map(|_| ())
+    }
+
     /// What would come of a change. Nothing is changed.
     ///
     /// # Errors
@@ -441,7 +502,11 @@ fn events(namespace: Option<&str>) -> String {
     )
 }
 
-fn object(value: Value) -> Result<AnyObject, ClientError> {
+fn object(mut value: Value) -> Result<AnyObject, ClientError> {
+    // Who has set which fields is for server-side apply, and for nobody to read.
+    if let Some(metadata) = value["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
     AnyObject::from_json(value).map_err(|error| ClientError::Broken(error.to_string()))
 }
 

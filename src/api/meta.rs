@@ -90,6 +90,37 @@ pub struct ObjectMeta {
     /// What must happen before it goes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
+    /// Who has set which fields through the API.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    pub managed_fields: Vec<ManagedFields>,
+}
+
+/// The fields that somebody has set, as Kubernetes keeps them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagedFields {
+    /// Who: the name that a client gives itself.
+    pub manager: String,
+    /// How.
+    pub operation: ManagedBy,
+    /// The version of the kind that the fields are of.
+    pub api_version: String,
+    /// When last.
+    pub time: Timestamp,
+    /// How the fields are written: always `FieldsV1`.
+    pub fields_type: String,
+    /// The fields: a tree with `f:NAME` for each, and nothing in its leaves.
+    pub fields_v1: serde_json::Value,
+}
+
+/// How fields were set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ManagedBy {
+    /// By server-side apply: what is left out next time goes.
+    Apply,
+    /// By any other change.
+    Update,
 }
 
 impl ObjectMeta {

@@ -6,6 +6,7 @@
 pub mod aws;
 pub mod bucket;
 pub mod cluster;
+pub mod columns;
 pub mod condition;
 pub mod cost;
 pub mod docker;
@@ -23,6 +24,7 @@ pub mod review;
 pub mod shared;
 pub mod source;
 pub mod status;
+pub mod token;
 pub mod units;
 pub mod wire;
 pub mod words;

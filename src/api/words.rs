@@ -1,5 +1,7 @@
 //! Numbers and names in sentences.
 
+use jiff::SignedDuration;
+
 use super::ids::NodeName;
 
 /// `1 worker`, `2 workers`.
@@ -30,4 +32,33 @@ pub fn nodes(names: &[NodeName]) -> String {
 pub fn count_are(number: impl TryInto<u64> + Copy, what: &str) -> String {
     let are = if matches!(number.try_into(), Ok(1)) { "is" } else { "are" };
     format!("{} {are}", count(number, what))
+}
+
+/// A length of time in at most two units, as kubectl writes ages: `45s`, `3m20s`, `5h12m`, `4d3h`.
+pub fn duration(length: SignedDuration) -> String {
+    let seconds = length.as_secs().max(0);
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let Some(first) = units.iter().position(|(size, _)| seconds >= *size) else { return "0s".to_owned() };
+    let (size, name) = units[first];
+    let mut text = format!("{}{name}", seconds / size);
+    if let Some((next, name)) = units.get(first + 1)
+        && seconds % size / next > 0
+    {
+        text.push_str(&format!("{}{name}", seconds % size / next));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_take_two_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (200, "3m20s"), (3_725, "1h2m"), (90_000, "1d1h")]
+        {
+            assert_eq!(duration(SignedDuration::from_secs(seconds)), text);
+        }
+    }
 }

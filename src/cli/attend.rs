@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::controller::{Running, loopback};
+use super::controller::Running;
 use super::events::short_line;
 use super::target::name;
 use super::voice::Voice;
@@ -25,7 +25,6 @@ use crate::api::status::{AdaptDLJobStatus, JobPhase};
 use crate::api::units::Span;
 use crate::api::words::count;
 use crate::client::{Client, ClientError, WatchEvent};
-use crate::store::StoreError;
 use crate::store::places::Place;
 
 /// Between two tries to find a controller, or to be one.
@@ -139,12 +138,7 @@ impl Attendance<'_> {
         }
         loop {
             // What was embedded by another command may have ended meanwhile.
-            let embedded =
-                match Running::start(&self.context.state_dir, loopback(), &[], Span::from_secs(0)).await {
-                    Ok(running) => Some(running),
-                    Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => None,
-                    Err(error) => return Err(error),
-                };
+            let embedded = Running::embedded(&self.context.state_dir, Span::from_secs(0)).await?;
             let outcome = self.attend_beside(&mut signals, &mut course).await;
             if let (Err(error), None) = (&outcome, &embedded)
                 && has_gone(error)

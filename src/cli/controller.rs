@@ -1,6 +1,5 @@
 //! `controller`: run the controller.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -9,16 +8,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, ExitStatus, wrong};
+use super::{Context, ExitStatus};
 use crate::api::units::{Bytes, Span};
 use crate::controller::Controller;
 use crate::gitops::{self, Source};
 use crate::plan::snapshot::{Machine, Settings};
-use crate::server::{Question, Server};
-use crate::store::Store;
+use crate::server::{Listen, Question, Server};
+use crate::store::{Store, StoreError};
 
+mod listen;
 mod sources;
 
+use listen::ListenArgs;
+use listen::loopback;
 use sources::SourceArgs;
 
 /// How long a slot lives without its bridge: long enough for a busy machine, short enough to wait for.
@@ -30,16 +32,11 @@ const JOIN_TIMEOUT: Span = Span::from_secs(120);
 pub(super) struct ControllerArgs {
     #[command(flatten)]
     sources: SourceArgs,
-    /// Where to serve the API; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value_t = loopback())]
-    listen: SocketAddr,
+    #[command(flatten)]
+    listen: ListenArgs,
     /// How long the built-in cluster is kept when no job needs it
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     idle_timeout: Span,
-}
-
-pub(super) fn loopback() -> SocketAddr {
-    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))
 }
 
 /// A controller with its API, running.
@@ -51,19 +48,23 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Starts a controller that only this process needs; none if there is one for the state directory.
+    pub(super) async fn embedded(state: &Path, built_in_idle: Span) -> Result<Option<Self>> {
+        match Self::start(state, loopback(), Vec::new(), gitops::Settings::default(), built_in_idle).await {
+            Ok(running) => Ok(Some(running)),
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Starts a controller and its API.
     pub(super) async fn start(
         state: &Path,
-        listen: SocketAddr,
+        listen: impl Into<Listen>,
         sources: Vec<Source>,
         keeping: gitops::Settings,
         built_in_idle: Span,
     ) -> Result<Self> {
-        if !listen.ip().is_loopback() {
-            return Err(wrong(format!(
-                "the API is not served at {listen}: it speaks plain HTTP, so only a loopback address is allowed"
-            )));
-        }
         let store = Store::open(state)?;
         let settings =
             Settings { lease: LEASE, built_in_idle, join_timeout: JOIN_TIMEOUT, machine: machine() };
@@ -74,11 +75,7 @@ impl Running {
         let (planner, questions) = mpsc::channel(1);
         let server = server.with_planner(planner);
         let url = server.endpoint().url.clone();
-        tasks.push(tokio::spawn(async move {
-            if let Err(error) = server.serve().await {
-                tracing::error!(%error, "the API is not served any more");
-            }
-        }));
+        tasks.push(tokio::spawn(server.serve()));
         tasks.push(tokio::spawn(answer(controller.clone(), questions, stop.clone())));
         let running = controller.clone();
         tasks.push(tokio::spawn(async move { running.run().await }));
@@ -115,8 +112,8 @@ pub(super) async fn run(context: &Context, args: ControllerArgs) -> Result<ExitS
     let sources = args.sources.sources(context)?;
     let keeping = args.sources.settings()?;
     let names: Vec<String> = sources.iter().map(Source::name).collect();
-    let running =
-        Running::start(&context.state_dir, args.listen, sources, keeping, args.idle_timeout).await?;
+    let listening = args.listen.listening();
+    let running = Running::start(&context.state_dir, listening, sources, keeping, args.idle_timeout).await?;
     context.printer.talk(&format!(
         "controller: state in {}, API at {}",
         context.state_dir.display(),

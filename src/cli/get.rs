@@ -9,11 +9,12 @@ use serde_json::json;
 use super::complete;
 use super::target::{found, kind, name};
 use super::template::{self, Path, Template};
-use super::text::{age, maybe_age, table};
+use super::text::table;
 use super::{Context, ExitStatus, Scope};
 use crate::api::API_VERSION;
+use crate::api::columns::{columns, row};
 use crate::api::meta::ObjectKey;
-use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
+use crate::api::object::{AnyObject, Kind};
 use crate::client::WatchEvent;
 use crate::manifest::to_yaml;
 
@@ -168,29 +169,23 @@ impl View {
         })
     }
 
-    fn table(&self, kind: Kind, objects: &[AnyObject], header: bool) -> String {
+    fn table(&self, kind: Kind, objects: &[AnyObject], with_header: bool) -> String {
         let wide = matches!(self.output, Output::Wide);
-        let mut columns = match kind {
-            Kind::AdaptDLJob => vec!["NAME", "PHASE", "WORKERS", "STEP", "EPOCH", "CHECKPOINT", "AGE"],
-            Kind::RayCluster => vec!["NAME", "PHASE", "NODES", "AGE"],
-        };
-        if wide {
-            columns.extend(match kind {
-                Kind::AdaptDLJob => ["CLUSTER", "MESSAGE"],
-                Kind::RayCluster => ["DASHBOARD", "MESSAGE"],
-            });
-        }
+        let now = jiff::Timestamp::now();
+        let known = columns(kind);
+        let shown = || known.iter().map(|column| wide || !column.wide);
+        let names: Vec<String> = known.iter().map(|column| column.name.to_uppercase()).collect();
+        let mut header: Vec<&str> =
+            names.iter().zip(shown()).filter(|(_, shown)| *shown).map(|(name, _)| name.as_str()).collect();
         if self.all_namespaces {
-            columns.insert(0, "NAMESPACE");
+            header.insert(0, "NAMESPACE");
         }
-        columns.extend(self.labels.then_some("LABELS"));
+        header.extend(self.labels.then_some("LABELS"));
         let rows: Vec<Vec<String>> = objects
             .iter()
             .map(|object| {
-                let mut row = match object {
-                    AnyObject::Job(job) => job_row(job, wide),
-                    AnyObject::Cluster(cluster) => cluster_row(cluster, wide),
-                };
+                let cells = row(object, now).into_iter().zip(shown());
+                let mut row: Vec<String> = cells.filter(|(_, shown)| *shown).map(|(cell, _)| cell).collect();
                 if self.all_namespaces {
                     row.insert(0, object.metadata().namespace.clone());
                 }
@@ -198,7 +193,7 @@ impl View {
                 row
             })
             .collect();
-        headed(table("", &columns, &rows), header)
+        headed(table("", &header, &rows), with_header)
     }
 }
 
@@ -219,41 +214,4 @@ fn custom(columns: &[(String, Path)], objects: &[AnyObject], header: bool) -> St
 fn labels(object: &AnyObject) -> String {
     let labels = object.metadata().labels.iter().map(|(name, value)| format!("{name}={value}"));
     labels.collect::<Vec<_>>().join(",")
-}
-
-fn job_row(job: &AdaptDLJob, wide: bool) -> Vec<String> {
-    let status = &job.status;
-    let progress = status.progress.as_ref();
-    let mut row = vec![
-        job.metadata.name.clone(),
-        status.phase.to_string(),
-        format!("{}/{}", status.replicas, status.desired_replicas),
-        progress.map_or_else(String::new, |progress| progress.steps.to_string()),
-        progress.and_then(|progress| progress.epoch).map_or_else(String::new, |epoch| epoch.to_string()),
-        maybe_age(status.checkpoint.as_ref().map(|checkpoint| checkpoint.saved)),
-        maybe_age(job.metadata.creation_timestamp),
-    ];
-    if wide {
-        let cluster = job.spec.cluster_ref.as_ref().map_or("local", |reference| reference.name.as_str());
-        row.extend([cluster.to_owned(), first_line(&status.message)]);
-    }
-    row
-}
-
-fn cluster_row(cluster: &RayCluster, wide: bool) -> Vec<String> {
-    let status = &cluster.status;
-    let mut row = vec![
-        cluster.metadata.name.clone(),
-        status.phase.to_string(),
-        format!("{}/{}", status.ready_nodes, status.desired_nodes),
-        cluster.metadata.creation_timestamp.map_or_else(String::new, age),
-    ];
-    if wide {
-        row.extend([status.dashboard.clone().unwrap_or_default(), first_line(&status.message)]);
-    }
-    row
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
 }

@@ -19,6 +19,7 @@ mod explain;
 mod get;
 mod hosted;
 mod input;
+mod kubeconfig;
 mod logs;
 mod man;
 mod printer;
@@ -31,6 +32,7 @@ mod sync;
 mod target;
 mod template;
 mod text;
+mod token;
 mod validate;
 mod version;
 mod voice;
@@ -156,6 +158,12 @@ enum Verb {
     /// Follow a job whose controller runs inside its Ray cluster, or list such jobs
     #[command(after_help = attach::EXAMPLES)]
     Attach(attach::AttachArgs),
+    /// Print a kubeconfig, with which kubectl finds the controller
+    #[command(after_help = kubeconfig::EXAMPLES)]
+    Kubeconfig(kubeconfig::KubeconfigArgs),
+    /// Give out tokens for the API, list them, take them back
+    #[command(after_help = token::EXAMPLES)]
+    Token(token::TokenArgs),
     /// Print a shell's completion script
     Completion(completion::CompletionArgs),
     /// Print the manual page
@@ -304,6 +312,8 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<ExitStatus> {
         Verb::Checkpoint(args) => checkpoint::run(context, args).await,
         Verb::Clusters(args) => clusters::run(context, args).await,
         Verb::Attach(args) => attach::run(context, args).await,
+        Verb::Kubeconfig(args) => kubeconfig::run(context, args).await,
+        Verb::Token(args) => token::run(context, args).await,
         Verb::Completion(args) => completion::run(context, &args),
         Verb::Explain(args) => explain::run(context, &args),
         Verb::Man(args) => man::run(context, &args),

@@ -4,20 +4,7 @@ use std::io::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A length of time in at most two units, as kubectl writes ages: `45s`, `3m20s`, `5h12m`, `4d3h`.
-pub(super) fn duration(length: SignedDuration) -> String {
-    let seconds = length.as_secs().max(0);
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let Some(first) = units.iter().position(|(size, _)| seconds >= *size) else { return "0s".to_owned() };
-    let (size, name) = units[first];
-    let mut text = format!("{}{name}", seconds / size);
-    if let Some((next, name)) = units.get(first + 1)
-        && seconds % size / next > 0
-    {
-        text.push_str(&format!("{}{name}", seconds % size / next));
-    }
-    text
-}
+pub(super) use crate::api::words::duration;
 
 /// How long ago something was.
 pub(super) fn age(moment: Timestamp) -> String {
@@ -88,15 +75,6 @@ pub(super) fn table<R: AsRef<[String]>>(indent: &str, header: &[&str], rows: &[R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lengths_of_time_take_two_units() {
-        for (seconds, text) in
-            [(0, "0s"), (59, "59s"), (60, "1m"), (200, "3m20s"), (3_725, "1h2m"), (90_000, "1d1h")]
-        {
-            assert_eq!(duration(SignedDuration::from_secs(seconds)), text);
-        }
-    }
 
     #[test]
     fn parts_are_put_on_as_many_lines_as_they_take() {

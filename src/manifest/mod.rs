@@ -158,6 +158,23 @@ fn first(
     }
 }
 
+/// Reads a text that must be one document, whatever it is about.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_value(text: &str) -> Result<Value, Vec<Problem>> {
+    let source = Arc::new(Source::new("", text, None));
+    let (mut documents, problems) = yaml::parse(&source);
+    match documents.pop() {
+        Some(Document { value: Ok(value), .. }) if documents.is_empty() && problems.is_empty() => Ok(value),
+        Some(Document { value: Err(findings), origin }) if problems.is_empty() => {
+            Err(origin.problems(findings, MAX_PROBLEMS))
+        }
+        _ if problems.is_empty() => Err(vec![Problem::of_file("", "must be one document")]),
+        _ => Err(problems),
+    }
+}
+
 /// Reads an object that came as JSON. Relative paths in it start from `base`; without one they are refused
 /// when it is admitted.
 ///

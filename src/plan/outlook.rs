@@ -113,7 +113,7 @@ impl World {
             let uid = &view.job.metadata.uid;
             let known = view.record.groups.last().map(|group| group.number);
             let groups = made.jobs.get(uid).into_iter().flat_map(|record| &record.groups);
-            let new = groups.filter(|group| Some(group.number) > known).cloned();
+            let new = groups.filter(|group| Some(group.number) > known).map(|group| (**group).clone());
             outlook.groups.entry(uid.clone()).or_default().extend(new);
         }
         if first {

@@ -23,15 +23,38 @@ pub(super) struct ApiError {
     reason: Option<&'static str>,
     /// What is wrong with which fields.
     causes: Vec<Value>,
+    /// Which object it is about.
+    about: Option<Value>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), reason: None, causes: Vec::new() }
+        Self { status, message: message.into(), reason: None, causes: Vec::new(), about: None }
     }
 
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    pub(super) fn no_such_address() -> Self {
+        Self::not_found("no such address")
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    pub(super) fn not_allowed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, message)
+    }
+
+    pub(super) fn not_acceptable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_ACCEPTABLE, message)
+    }
+
+    pub(super) fn unprocessable(message: impl Into<String>) -> Self {
+        // kubectl shows the message only of what has details, though there be none.
+        Self { about: Some(json!({})), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, message) }
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -48,8 +71,13 @@ impl ApiError {
 
     /// What is wrong with an object that was sent.
     pub(super) fn invalid(problems: &[Problem]) -> Self {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let causes = problems.iter().map(|problem| cause(&problem.field, &problem.message)).collect();
+        let help =
+            |problem: &Problem| problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let lines: Vec<String> =
+            problems.iter().map(|problem| format!("{problem}{}", help(problem))).collect();
+        let cause =
+            |problem: &Problem| cause(&problem.field, &format!("{}{}", problem.message, help(problem)));
+        let causes = problems.iter().map(cause).collect();
         Self { causes, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, lines.join("\n")) }
     }
 
@@ -67,12 +95,38 @@ impl ApiError {
         Self { reason: Some("AlreadyExists"), ..Self::conflict(message) }
     }
 
-    pub(super) fn expired() -> Self {
-        Self::new(StatusCode::GONE, "changes after that resourceVersion are not known; list again")
+    /// Fields that are somebody else's: who has them, and which.
+    pub(super) fn managed_by_others(conflicts: &[(String, String)]) -> Self {
+        let list: Vec<String> =
+            conflicts.iter().map(|(manager, field)| format!("conflict with {manager:?}: {field}")).collect();
+        let count = crate::api::words::count(conflicts.len(), "conflict");
+        let message = format!("apply failed with {count}: {}", list.join(", "));
+        let cause = |(manager, field): &(String, String)| {
+            let message = format!("conflict with {manager:?}");
+            json!({"reason": "FieldManagerConflict", "message": message, "field": field})
+        };
+        Self { causes: conflicts.iter().map(cause).collect(), ..Self::conflict(message) }
+    }
+
+    /// A version that is yet to come.
+    pub(super) fn too_new(version: u64, newest: u64) -> Self {
+        let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
+        let message = format!("resourceVersion {version} is yet to come: the newest is {newest}");
+        Self { causes: vec![cause], ..Self::new(StatusCode::GATEWAY_TIMEOUT, message) }
+    }
+
+    pub(super) fn expired(message: &str) -> Self {
+        Self::new(StatusCode::GONE, format!("{message}; list again"))
     }
 
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// The same, about an object.
+    pub(super) fn about(mut self, group: &str, plural: &str, name: &str) -> Self {
+        self.about = Some(json!({"group": group, "kind": plural, "name": name}));
+        self
     }
 
     /// The error as an object.
@@ -80,13 +134,17 @@ impl ApiError {
         let mut body = json!({
             "apiVersion": "v1",
             "kind": "Status",
+            "metadata": {},
             "status": "Failure",
             "reason": self.reason.unwrap_or_else(|| reason(self.status)),
             "message": self.message,
             "code": self.status.as_u16(),
         });
+        if let Some(about) = &self.about {
+            body["details"] = about.clone();
+        }
         if !self.causes.is_empty() {
-            body["details"] = json!({"causes": self.causes});
+            body["details"]["causes"] = json!(self.causes);
         }
         body
     }
@@ -102,13 +160,16 @@ fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::BAD_REQUEST => "BadRequest",
         StatusCode::UNAUTHORIZED => "Unauthorized",
+        StatusCode::FORBIDDEN => "Forbidden",
         StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::NOT_ACCEPTABLE => "NotAcceptable",
         StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
         StatusCode::CONFLICT => "Conflict",
         StatusCode::GONE => "Expired",
         StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "UnsupportedMediaType",
         StatusCode::UNPROCESSABLE_ENTITY => "Invalid",
+        StatusCode::GATEWAY_TIMEOUT => "Timeout",
         StatusCode::INSUFFICIENT_STORAGE => "InsufficientStorage",
         _ => "InternalError",
     }

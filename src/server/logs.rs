@@ -1,15 +1,19 @@
 //! The workers' output, as far as it is here, and as it comes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Api;
 use super::error::ApiError;
-use super::objects::{Lines, stream_lines};
+use super::kubernetes::worker_of;
+use super::query::{flag, number};
+use super::stream::{Lines, stream, stream_lines};
+use super::views::CONTAINER;
 use crate::api::bucket::BucketAddress;
 use crate::api::ids::GroupNumber;
 use crate::api::meta::ObjectKey;
@@ -33,6 +37,7 @@ pub(super) struct LogQuery {
     /// Of which rank.
     rank: u32,
     /// Go on as it comes, until the job is over.
+    #[serde(deserialize_with = "flag")]
     follow: bool,
     /// Only the last so many lines of what there is.
     tail_lines: Option<usize>,
@@ -46,7 +51,63 @@ pub(super) async fn log(
 ) -> Result<Response, ApiError> {
     let job = find(&api, ObjectKey::new(namespace, name)).await?;
     let logs = JobLogs::of_job(&api.state, &job);
-    Ok(stream_lines(api.clone(), move |lines| Follower { api, job, logs, query, lines }.run()))
+    let follower = |lines| Follower { api: api.clone(), job, logs, query, since: None, room: None, lines };
+    Ok(stream_lines(api.clone(), |lines| follower(lines).run()))
+}
+
+/// What is asked of a Pod's output.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PodLogQuery {
+    container: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    follow: bool,
+    /// Of the group before the newest one.
+    #[serde(deserialize_with = "flag")]
+    previous: bool,
+    #[serde(deserialize_with = "number")]
+    tail_lines: Option<u64>,
+    #[serde(deserialize_with = "number")]
+    since_seconds: Option<u64>,
+    since_time: Option<Timestamp>,
+    #[serde(deserialize_with = "flag")]
+    timestamps: bool,
+    #[serde(deserialize_with = "number")]
+    limit_bytes: Option<u64>,
+}
+
+/// A Pod's output, as it is: that of its rank in all groups, one after the other.
+pub(super) async fn of_pod(
+    State(api): State<Api>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<PodLogQuery>,
+) -> Result<Response, ApiError> {
+    if let Some(other) = query.container.as_deref().filter(|name| !["", CONTAINER].contains(name)) {
+        let message = format!("there is no container {other} in {name}: its only one is {CONTAINER}");
+        return Err(ApiError::bad_request(message));
+    }
+    if query.timestamps {
+        return Err(ApiError::bad_request("when each line was written is not kept; leave out timestamps"));
+    }
+    let (key, rank) = worker_of(&api, &namespace, &name).await?;
+    let job = find(&api, key).await?;
+    let logs = JobLogs::of_job(&api.state, &job);
+    let mut group = None;
+    if query.previous {
+        let workers = logs.workers().unwrap_or_default();
+        let mut groups = workers.iter().filter(|(_, of)| *of == rank).map(|(group, _)| group.0).rev();
+        let before = groups.nth(1);
+        group =
+            Some(before.ok_or_else(|| ApiError::bad_request(format!("{name} had no group before this")))?);
+    }
+    let since =
+        query.since_seconds.map(|seconds| SystemTime::now().checked_sub(Duration::from_secs(seconds)));
+    let since = since.flatten().or_else(|| query.since_time.map(SystemTime::from));
+    let tail_lines = query.tail_lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX));
+    let wanted = LogQuery { group, rank, follow: query.follow && !query.previous, tail_lines };
+    let room = Some(query.limit_bytes.unwrap_or(u64::MAX));
+    let follower = |lines| Follower { api: api.clone(), job, logs, query: wanted, since, room, lines };
+    Ok(stream(api.clone(), "text/plain; charset=utf-8", |lines| follower(lines).run()))
 }
 
 /// The job of a name.
@@ -63,11 +124,15 @@ struct Follower {
     job: AdaptDLJob,
     logs: JobLogs,
     query: LogQuery,
+    /// Only of workers that have written something since then: when each line was written is not kept.
+    since: Option<SystemTime>,
+    /// If it is sent as it is: how many bytes more.
+    room: Option<u64>,
     lines: Lines,
 }
 
 impl Follower {
-    async fn run(self) -> Option<()> {
+    async fn run(mut self) -> Option<()> {
         let mut position: Option<(GroupNumber, u64)> = None;
         let mut tail = self.query.tail_lines;
         if tail.is_none() {
@@ -106,8 +171,13 @@ impl Follower {
             *rank == self.query.rank
                 && self.query.group.is_none_or(|wanted| wanted == group.0)
                 && from.is_none_or(|from| *group >= from)
+                && self.since.is_none_or(|since| self.wrote_since((*group, *rank), since))
         });
         wanted.collect()
+    }
+
+    fn wrote_since(&self, worker: WorkerId, since: SystemTime) -> bool {
+        self.logs.modified(worker).ok().flatten().is_some_and(|at| at >= since)
     }
 
     fn is_last(&self, group: GroupNumber) -> bool {
@@ -155,7 +225,7 @@ impl Follower {
         begins.iter().rev().nth(lines.saturating_sub(1)).or(begins.first()).copied().unwrap_or(end)
     }
 
-    async fn send(&self, worker: WorkerId, from: u64) -> Option<u64> {
+    async fn send(&mut self, worker: WorkerId, from: u64) -> Option<u64> {
         let mut position = from;
         loop {
             let (begin, bytes) = self.logs.read(worker, position, PIECE).ok()?;
@@ -164,8 +234,17 @@ impl Follower {
             }
             // Up to the last line break, so that no character is cut in two; a piece without any goes as it is.
             let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
-            let text = String::from_utf8_lossy(&bytes[..whole]);
-            self.lines.send(&json!({"group": worker.0, "rank": worker.1, "text": text})).await?;
+            if let Some(room) = &mut self.room {
+                let here = usize::try_from(*room).unwrap_or(usize::MAX).min(whole);
+                *room -= here as u64;
+                self.lines.text(bytes[..here].to_vec()).await?;
+                if *room == 0 {
+                    return None;
+                }
+            } else {
+                let text = String::from_utf8_lossy(&bytes[..whole]);
+                self.lines.send(&json!({"group": worker.0, "rank": worker.1, "text": text})).await?;
+            }
             position = begin + whole as u64;
         }
     }

@@ -1,40 +1,71 @@
-//! The HTTP API: Kubernetes-shaped, on loopback, with a bearer token.
+//! The HTTP API, as far as `kubectl` and client libraries can tell that of Kubernetes: with bearer tokens, and with TLS
+//! anywhere but on loopback.
 //!
 //! It reads and writes objects in the store and knows nothing of how they come true.
+//!
+//! ```text
+//! connections ── tls      who asks: access ── audit      what there is: resource ── discovery, openapi
+//!      └─> router ─> list, objects, delete, scale: change ── patch, ownership ─> store
+//!                 └> kubernetes: views; events; logs                    in the form asked for: form, pages, stream
+//! ```
 
+mod access;
+mod audit;
+mod body;
+mod change;
 mod checkpoints;
+mod connections;
+mod delete;
+mod discovery;
 mod error;
 mod events;
+mod form;
+mod kubernetes;
+mod list;
 mod logs;
 mod objects;
+mod openapi;
+mod openapi_proto;
+mod ownership;
+mod pages;
+mod patch;
 mod plan;
+mod query;
+mod resource;
+mod review_proto;
+mod scale;
 mod selector;
 mod sources;
+mod stream;
+mod tls;
+mod views;
 
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::AUTHORIZATION;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post, put};
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::{delete, get, post, put};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::gitops::Sources;
 use crate::store::Store;
+use audit::Audit;
 use error::{ApiError, as_status};
+use pages::Pages;
 pub use plan::Question;
+pub use tls::Tls;
 
 /// A package of the largest size that Ray takes.
 const MAX_PACKAGE: usize = 100 << 20;
@@ -54,8 +85,34 @@ const TOKEN: &str = "api-token";
 pub struct Endpoint {
     /// Its address.
     pub url: String,
+    /// Its address with TLS.
+    pub secure_url: String,
     /// The process that serves it.
     pub pid: u32,
+    /// The file, in the state directory, with the authority that signed its certificate, if it is one of our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+/// Where the API is to be served, and how.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// With which certificate TLS is spoken.
+    pub tls: Tls,
+    /// Whether those are answered too who do not speak TLS.
+    pub plain: bool,
+    /// By which name this machine finds it, if the certificate is not for its address.
+    pub host: Option<String>,
+}
+
+impl From<SocketAddr> for Listen {
+    /// As it is on loopback: with TLS and without, for `kubectl` tells its token to nobody who has none.
+    fn from(address: SocketAddr) -> Self {
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        Self { address, tls: Tls::Own { names }, plain: true, host: None }
+    }
 }
 
 /// What requests are answered from.
@@ -67,6 +124,8 @@ struct Api {
     sources: Sources,
     /// Whoever says what a change would come to.
     planner: Option<mpsc::Sender<Question>>,
+    audit: Audit,
+    pages: Pages,
     stop: CancellationToken,
 }
 
@@ -89,11 +148,24 @@ pub enum ServeError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A file that was given cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// There can be no TLS.
+    #[error("TLS is not possible: {0}")]
+    Tls(String),
 }
 
 /// A server that listens but does not answer yet.
 pub struct Server {
     listener: TcpListener,
+    tls: TlsAcceptor,
+    plain: bool,
     api: Api,
     endpoint: Endpoint,
 }
@@ -102,30 +174,33 @@ impl Server {
     /// Listens on an address, and leaves word in the state directory where that is.
     ///
     /// # Errors
-    /// If the address is in use, or the files cannot be written.
+    /// If the address is in use, there can be no TLS, or the files cannot be written.
     pub async fn listen(
-        address: SocketAddr,
+        place: impl Into<Listen>,
         store: Store,
         state: &Path,
         sources: Sources,
         stop: CancellationToken,
     ) -> Result<Self, ServeError> {
+        let Listen { address, tls, plain, host } = place.into();
         let listen = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let token = token(state)?;
-        let endpoint = Endpoint { url: format!("http://{address}"), pid: std::process::id() };
+        let (tls, ca) = tls.acceptor(state)?;
+        let found = match host {
+            Some(host) => format!("{host}:{}", address.port()),
+            None => SocketAddr::new(reachable(address.ip()), address.port()).to_string(),
+        };
+        let url = format!("{}://{found}", if plain { "http" } else { "https" });
+        let secure_url = format!("https://{found}");
+        let endpoint = Endpoint { url, secure_url, pid: std::process::id(), ca };
         let text = serde_json::to_string(&endpoint).unwrap_or_default();
         replace(&state.join(ENDPOINT), &text)?;
-        let api = Api {
-            store,
-            state: Arc::new(state.to_owned()),
-            token: Arc::new(token),
-            sources,
-            planner: None,
-            stop,
-        };
-        Ok(Self { listener, api, endpoint })
+        let (audit, pages) = (Audit::new(state), Pages::default());
+        let (state, token) = (Arc::new(state.to_owned()), Arc::new(token));
+        let api = Api { store, state, token, sources, planner: None, audit, pages, stop };
+        Ok(Self { listener, tls, plain, api, endpoint })
     }
 
     /// The same, with somebody to ask what a change would come to.
@@ -141,36 +216,68 @@ impl Server {
     }
 
     /// Answers requests until it is to stop.
-    ///
-    /// # Errors
-    /// If the connection to the network breaks.
-    pub async fn serve(self) -> std::io::Result<()> {
+    pub async fn serve(self) {
         let stop = self.api.stop.clone();
         let path = self.api.state.join(ENDPOINT);
-        let serving = axum::serve(self.listener, router(self.api))
-            .with_graceful_shutdown(stop.clone().cancelled_owned())
-            .into_future();
+        let serving = connections::serve(self.listener, self.tls, self.plain, router(self.api), stop.clone());
         // Who has sent half a request, or does not read the answer, would keep it for ever.
         let left = async {
             stop.cancelled().await;
             tokio::time::sleep(LEAVE).await;
         };
-        let served = tokio::select! {
-            served = serving => served,
-            () = left => Ok(()),
-        };
+        tokio::select! {
+            () = serving => {}
+            () = left => {}
+        }
         let _ = fs::remove_file(path);
-        served
+    }
+}
+
+/// Where this machine finds what listens on an address: on any of its own, if it listens on all.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
     }
 }
 
 fn router(api: Api) -> Router {
-    let group = Router::new()
-        .route("/{plural}", get(objects::list_all))
-        .route("/namespaces/{namespace}/{plural}", get(objects::list).post(objects::create))
+    Router::new()
+        .nest("/apis/rayconcile.dev/v1", our_routes())
+        .merge(kubernetes_routes())
+        .fallback(|| async { ApiError::no_such_address() })
+        .layer(middleware::from_fn(form::acceptable))
+        .layer(middleware::from_fn_with_state(api.clone(), access::admit))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(|| async { "ok" }))
+        .route("/version", get(discovery::version))
+        .route("/version/", get(discovery::version))
+        .layer(DefaultBodyLimit::max(MAX_OBJECT))
+        .layer(middleware::from_fn(as_status))
+        .with_state(api)
+}
+
+/// Our own kinds, and what belongs to them.
+fn our_routes() -> Router<Api> {
+    Router::new()
+        .route("/{plural}", get(list::list_all))
+        .route(
+            "/namespaces/{namespace}/{plural}",
+            get(list::list).post(objects::create).delete(delete::delete_collection),
+        )
         .route(
             "/namespaces/{namespace}/{plural}/{name}",
-            get(objects::get).put(objects::put).patch(objects::patch).delete(objects::delete),
+            get(objects::get).put(objects::put).patch(objects::patch).delete(delete::delete),
+        )
+        .route(
+            "/namespaces/{namespace}/{plural}/{name}/status",
+            get(scale::status).fallback(scale::refuse_status),
+        )
+        .route(
+            "/namespaces/{namespace}/adaptdljobs/{name}/scale",
+            get(scale::get).put(scale::put).patch(scale::patch),
         )
         .route("/namespaces/{namespace}/adaptdljobs/{name}/log", get(logs::log))
         .route("/namespaces/{namespace}/adaptdljobs/{name}/checkpoints", get(checkpoints::list))
@@ -182,39 +289,48 @@ fn router(api: Api) -> Router {
                 .layer(DefaultBodyLimit::max(MAX_PACKAGE)),
         )
         .route("/plan", post(plan::plan).layer(DefaultBodyLimit::max(MAX_PLAN)))
-        .route("/sources", get(sources::list).post(sources::ask));
+        .route("/sources", get(sources::list).post(sources::ask))
+        .route("/tokens", get(access::tokens).post(access::create_token))
+        .route("/tokens/{name}", delete(access::revoke_token))
+}
+
+/// What is Kubernetes' own: discovery, reviews, and views of what there is.
+fn kubernetes_routes() -> Router<Api> {
     Router::new()
-        .nest("/apis/rayconcile.dev/v1", group)
-        .route("/api/v1/events", get(events::list_all))
-        .route("/api/v1/namespaces/{namespace}/events", get(events::list))
-        .fallback(|| async { ApiError::not_found("no such address") })
-        .layer(middleware::from_fn_with_state(api.clone(), authenticate))
-        .route("/healthz", get(|| async { "ok" }))
+        // Some clients end these with a slash.
+        .route("/api", get(discovery::core))
+        .route("/api/", get(discovery::core))
+        .route("/apis", get(discovery::groups))
+        .route("/apis/", get(discovery::groups))
+        .route("/apis/{group}", get(discovery::one_group))
+        .route("/apis/{group}/", get(discovery::one_group))
+        .route("/apis/{group}/v1", get(discovery::resources))
+        .route("/apis/{group}/v1/", get(discovery::resources))
+        .route("/api/v1", get(discovery::core_resources))
+        .route("/api/v1/", get(discovery::core_resources))
+        .route("/openapi/v2", get(openapi::v2))
+        .route("/openapi/v3", get(openapi::v3))
+        .route("/openapi/v3/apis/{group}/{version}", get(openapi::v3_group))
+        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(access::access_review))
+        .route("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", post(access::rules_review))
+        .route("/apis/authentication.k8s.io/v1/selfsubjectreviews", post(access::subject_review))
+        .route("/api/v1/events", get(events::list_all).fallback(kubernetes::read_only))
+        .route("/api/v1/namespaces/{namespace}/events", get(events::list).fallback(kubernetes::read_only))
         .route(
-            "/version",
-            get(|| async { axum::Json(serde_json::json!({"version": env!("CARGO_PKG_VERSION")})) }),
+            "/api/v1/namespaces/{namespace}/events/{name}",
+            get(events::get).fallback(kubernetes::read_only),
         )
-        .layer(DefaultBodyLimit::max(MAX_OBJECT))
-        .layer(middleware::from_fn(as_status))
-        .with_state(api)
-}
-
-async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    // The scheme's case does not matter (RFC 9110, 11.1).
-    let token = given.and_then(|value| value.split_once(' '));
-    let token =
-        token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token);
-    if equal(token.as_bytes(), api.token.as_bytes()) {
-        next.run(request).await
-    } else {
-        ApiError::unauthorized().into_response()
-    }
-}
-
-/// Compares without telling by the time it takes how much was right.
-fn equal(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+        .route("/api/v1/{plural}", get(kubernetes::list_all).fallback(kubernetes::read_only))
+        .route("/api/v1/{plural}/{name}", get(kubernetes::get).fallback(kubernetes::read_only))
+        .route(
+            "/api/v1/namespaces/{namespace}/{plural}",
+            get(kubernetes::list).fallback(kubernetes::read_only),
+        )
+        .route(
+            "/api/v1/namespaces/{namespace}/{plural}/{name}",
+            get(kubernetes::get_in).fallback(kubernetes::read_only),
+        )
+        .route("/api/v1/namespaces/{namespace}/pods/{name}/log", get(logs::of_pod))
 }
 
 /// The API's token, made when it is first asked for.

@@ -14,14 +14,18 @@ enum Wanted {
     Other(String),
     Present,
     Absent,
+    In(Vec<String>),
+    NotIn(Vec<String>),
 }
 
 impl Selector {
-    /// A selector by labels: `NAME=VALUE`, `NAME!=VALUE`, `NAME` or `!NAME`, joined by commas.
+    /// A selector by labels: `NAME=VALUE`, `NAME!=VALUE`, `NAME in (A, B)`, `NAME notin (A, B)`, `NAME` or `!NAME`,
+    /// joined by commas.
     pub(super) fn of_labels(text: Option<&str>) -> Result<Self, ApiError> {
         let bad = |part| {
             let message = format!(
-                "labelSelector: {part:?} is not understood; write NAME=VALUE, NAME!=VALUE, NAME or !NAME"
+                "labelSelector: {part:?} is not understood; write NAME=VALUE, NAME!=VALUE, NAME in (A,B), \
+                 NAME notin (A,B), NAME or !NAME"
             );
             ApiError::bad_request(message)
         };
@@ -56,12 +60,22 @@ impl Selector {
             Wanted::Other(unwanted) => value(name) != Some(unwanted),
             Wanted::Present => value(name).is_some(),
             Wanted::Absent => value(name).is_none(),
+            Wanted::In(wanted) => value(name).is_some_and(|value| wanted.iter().any(|one| one == value)),
+            Wanted::NotIn(unwanted) => {
+                value(name).is_none_or(|value| unwanted.iter().all(|one| one != value))
+            }
         })
     }
 }
 
+/// The parts between commas, but not between those that are in brackets.
 fn parts(text: Option<&str>) -> impl Iterator<Item = &str> {
-    text.unwrap_or_default().split(',').map(str::trim).filter(|part| !part.is_empty())
+    let mut within = false;
+    let parts = text.unwrap_or_default().split(move |c| {
+        within = (within || c == '(') && c != ')';
+        c == ',' && !within
+    });
+    parts.map(str::trim).filter(|part| !part.is_empty())
 }
 
 fn comparison(part: &str) -> Option<(String, Wanted)> {
@@ -78,11 +92,23 @@ fn comparison(part: &str) -> Option<(String, Wanted)> {
 }
 
 fn label(part: &str) -> Option<(String, Wanted)> {
+    let is_name =
+        |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || "!()=".contains(c));
+    if let Some((before, rest)) = part.split_once('(') {
+        let mut words = before.split_whitespace();
+        let (name, word) = (words.next()?, words.next()?);
+        let values = rest.strip_suffix(')').filter(|values| !values.contains(['(', ')', '=']))?;
+        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let wanted = match word {
+            "in" => Wanted::In(values),
+            "notin" => Wanted::NotIn(values),
+            _ => return None,
+        };
+        return (words.next().is_none() && is_name(name)).then(|| (name.to_owned(), wanted));
+    }
     if part.contains('=') {
         return comparison(part);
     }
-    let is_name =
-        |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || "!()".contains(c));
     let (name, wanted) = match part.strip_prefix('!') {
         Some(name) => (name, Wanted::Absent),
         None => (part, Wanted::Present),
@@ -102,17 +128,46 @@ mod tests {
                 |name: &str| [("a", "1"), ("b", "")].iter().find(|(own, _)| *own == name).map(|(_, v)| *v);
             Selector::of_labels(Some(selector)).unwrap().matches(labels)
         };
-        for good in ["", "a", "a=1", "a==1", " a = 1 , b ", "b=", "a!=2", "c!=1", "!c", "a,!c,a!=0,"] {
+        for good in [
+            "",
+            "a",
+            "a=1",
+            "a==1",
+            " a = 1 , b ",
+            "b=",
+            "a!=2",
+            "c!=1",
+            "!c",
+            "a,!c,a!=0,",
+            "a in (1, 2)",
+            "a in (1),b in ()",
+            "c notin (1,2),a",
+            "a notin (2)",
+        ] {
             assert!(matches(good), "{good}");
         }
-        for bad in ["c", "a=2", "a!=1", "!a", "a=1,b=1", "a=", "c="] {
+        for bad in [
+            "c",
+            "a=2",
+            "a!=1",
+            "!a",
+            "a=1,b=1",
+            "a=",
+            "c=",
+            "a in (2,3)",
+            "c in (1)",
+            "a notin (0,1)",
+            "a in ()",
+        ] {
             assert!(!matches(bad), "{bad}");
         }
     }
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for bad in ["=1", "!=1", "a in (1,2)", "!", "!!a", "a b"] {
+        for bad in
+            ["=1", "!=1", "a in (1,2", "a in 1", "a within (1)", "in (1)", "a in (1))", "!", "!!a", "a b"]
+        {
             assert!(Selector::of_labels(Some(bad)).is_err(), "{bad}");
         }
         for bad in ["metadata.name", "spec.x=1", "=1"] {

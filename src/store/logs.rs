@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 pub use archived::{Archived, OBJECT_BYTES, Portion, object_name};
 
@@ -97,6 +98,15 @@ impl JobLogs {
             None => 0,
         };
         Ok((start, end))
+    }
+
+    /// When something was added last to what a worker wrote, if there is anything.
+    ///
+    /// # Errors
+    /// If the files cannot be read.
+    pub fn modified(&self, worker: WorkerId) -> std::io::Result<Option<SystemTime>> {
+        let segments = segments(&self.worker_directory(worker))?;
+        segments.last_key_value().map(|(_, path)| fs::metadata(path)?.modified()).transpose()
     }
 
     /// Adds what a worker wrote from a position on. What is there already is not added again. Says how many bytes had

@@ -12,6 +12,7 @@ mod origins;
 pub mod places;
 mod records;
 mod schema;
+mod tokens;
 
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -98,10 +98,15 @@ impl Tx<'_> {
         }
         let changed = stored.spec() != wanted.spec();
         let new = wanted.metadata();
-        if !changed && old.labels == new.labels && old.annotations == new.annotations {
+        // Only the API knows managers: whoever else changes an object leaves what is known of them.
+        let managed =
+            Some(&new.managed_fields).filter(|known| !known.is_empty()).unwrap_or(&old.managed_fields);
+        let same_managers = *managed == old.managed_fields;
+        if !changed && old.labels == new.labels && old.annotations == new.annotations && same_managers {
             return Ok((Applied::Unchanged, stored));
         }
         let metadata = ObjectMeta {
+            managed_fields: managed.clone(),
             labels: new.labels.clone(),
             annotations: new.annotations.clone(),
             generation: old.generation + u64::from(changed),

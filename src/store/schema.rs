@@ -10,7 +10,7 @@ use super::StoreError;
 const APPLICATION: i64 = 0x5243_4e43;
 
 /// Each entry brings the database from the version that is its index to the next. Never changed once landed.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
     INSERT INTO counters VALUES ('version', 0);
     CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -46,6 +46,11 @@ const MIGRATIONS: [&str; 1] = ["
         count INTEGER NOT NULL, first_seen TEXT NOT NULL, last_seen TEXT NOT NULL
     ) STRICT;
     CREATE INDEX events_by_object ON events (uid, version);
+", "
+    -- Who may use the API: of each token only its digest.
+    CREATE TABLE tokens (
+        name TEXT PRIMARY KEY, role TEXT NOT NULL, digest TEXT NOT NULL UNIQUE, created TEXT NOT NULL
+    ) STRICT;
 "];
 
 /// Makes the database fit, or says why it cannot.

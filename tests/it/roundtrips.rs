@@ -19,7 +19,7 @@ use rayconcile::api::ids::{
     CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, SlotId, Uid,
 };
 use rayconcile::api::job::{EnvVar, ValueSource, WorkerResources};
-use rayconcile::api::meta::{ObjectKey, ObjectMeta};
+use rayconcile::api::meta::{ManagedBy, ManagedFields, ObjectKey, ObjectMeta};
 use rayconcile::api::money::Money;
 use rayconcile::api::record::*;
 use rayconcile::api::shared::Shared;
@@ -489,10 +489,17 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn managed()(manager in text(), applied: bool, api_version in text(), time in when(), fields_type in text(), field in text()) -> ManagedFields {
+        let operation = if applied { ManagedBy::Apply } else { ManagedBy::Update };
+        ManagedFields { manager, operation, api_version, time, fields_type, fields_v1: serde_json::json!({field: {}}) }
+    }
+}
+
+prop_compose! {
     fn metadata()(name in text(), namespace in text(), labels in btree_map(text(), text(), 0..3), annotations in btree_map(text(), text(), 0..3),
         uid in text(), generation: u64, resource_version: u64, creation_timestamp in option::of(when()),
-        deletion_timestamp in option::of(when()), finalizers in vec(text(), 0..2)) -> ObjectMeta {
-        ObjectMeta { name, namespace, labels, annotations, uid: Uid(uid), generation, resource_version, creation_timestamp, deletion_timestamp, finalizers }
+        deletion_timestamp in option::of(when()), finalizers in vec(text(), 0..2), managed_fields in vec(managed(), 0..2)) -> ObjectMeta {
+        ObjectMeta { name, namespace, labels, annotations, uid: Uid(uid), generation, resource_version, creation_timestamp, deletion_timestamp, finalizers, managed_fields }
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::controller::{Running, loopback};
+use super::controller::Running;
 use super::delete::wait_until_gone;
 use super::printer::Printer;
 use super::target::name;
@@ -26,7 +26,6 @@ use crate::api::object::{AdaptDLJob, AnyObject, Kind};
 use crate::api::status::JobPhase;
 use crate::api::units::Span;
 use crate::client::{Client, ClientError, WatchEvent};
-use crate::store::StoreError;
 use live::View;
 
 /// The built-in cluster is given back as soon as the run is over.
@@ -66,14 +65,7 @@ pub(super) struct RunArgs {
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitStatus> {
     let packages = tempfile::tempdir().context("cannot make a temporary directory")?;
     let (objects, job) = wanted(context, &args, packages.path())?;
-    let embedded =
-        match Running::start(&context.state_dir, loopback(), Vec::new(), Default::default(), BUILT_IN_IDLE)
-            .await
-        {
-            Ok(running) => Some(running),
-            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Locked { .. })) => None,
-            Err(error) => return Err(error),
-        };
+    let embedded = Running::embedded(&context.state_dir, BUILT_IN_IDLE).await?;
     let client = context.client()?;
     let run = Run {
         printer: context.printer.persistent(),

@@ -30,6 +30,10 @@ fn every_verb_has_a_page() {
         let page = said(&world.program(&["clusters", verb, "--help"]).output().unwrap()).out;
         insta::assert_snapshot!(format!("help-clusters-{verb}"), page);
     }
+    for verb in ["create", "ls", "revoke"] {
+        let page = said(&world.program(&["token", verb, "--help"]).output().unwrap()).out;
+        insta::assert_snapshot!(format!("help-token-{verb}"), page);
+    }
 }
 
 #[test]

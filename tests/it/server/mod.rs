@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, Api, World, address, suspended_cluster};
 
+mod arbitrary;
 mod hostile;
+mod kubernetes;
 mod objects;
 mod refusals;
 mod watching;

@@ -96,7 +96,7 @@ fn a_database_of_a_later_version_is_refused() {
     let (directory, database) = used();
     Connection::open(&database).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     let (error, words) = refusal(directory.path());
-    assert!(matches!(error, StoreError::TooNew { found: 99, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::TooNew { found: 99, known: 2, .. }), "{error:?}");
     assert!(
         words.contains("has version 99") && words.contains("use a newer rayconcile, or another"),
         "{words}"
@@ -137,11 +137,22 @@ fn a_damaged_database_is_refused_wherever_the_damage_is() {
 }
 
 #[test]
+fn a_database_of_an_earlier_version_becomes_todays() {
+    let (directory, database) = used();
+    // As the first version had it.
+    let sql = "DROP TABLE tokens; PRAGMA user_version = 1";
+    Connection::open(&database).unwrap().execute_batch(sql).unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(store.read_now(|tx| tx.list(Kind::AdaptDLJob)).unwrap().len(), 200);
+    assert_eq!(store.read_now(|tx| tx.tokens()).unwrap(), []);
+}
+
+#[test]
 fn the_tables_are_those_of_their_version() {
     let (_directory, database) = used();
     let sql = Connection::open(&database).unwrap();
     let number = |name| sql.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!((number("user_version"), number("application_id")), (1, 0x5243_4e43));
+    assert_eq!((number("user_version"), number("application_id")), (2, 0x5243_4e43));
     let mut statement =
         sql.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
     let tables: Vec<String> =

@@ -1,0 +1,304 @@
+//! Whom the API lets in, and what for.
+//!
+//! The state directory's own token is its administrator's. Others are made with `rayconcile token create`, each for
+//! one of three roles; of them only digests are kept.
+
+use std::net::SocketAddr;
+
+use axum::Json;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::Api;
+use super::audit::Entry;
+use super::body::Sent;
+use super::error::ApiError;
+use crate::api::ids::Digest;
+use crate::api::meta::name_problem;
+use crate::api::token::{NewToken, Role, TokenView};
+
+/// Whom the token in the state directory stands for.
+pub(super) const OWNER: &str = "state-directory";
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// The name of the token.
+    pub(super) name: String,
+    /// What it opens.
+    pub(super) role: Role,
+}
+
+impl Caller {
+    /// Refuses who may less than a role.
+    pub(super) fn must_be(&self, role: Role, what: &str) -> Result<(), ApiError> {
+        if self.role >= role {
+            return Ok(());
+        }
+        let message = format!("the token {} has the role {}, and {what} needs {role}", self.name, self.role);
+        Err(ApiError::forbidden(message))
+    }
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct From(pub(super) SocketAddr);
+
+/// Lets in who has a token, for what its role allows, and has writes noted down.
+pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let entry = Entry::of(&request);
+    let (caller, response) = match authenticate(&api, bearer(&request)).await {
+        Ok(caller) => {
+            let path = request.uri().path();
+            let needed = needed(request.method(), path);
+            let impersonates = request.headers().contains_key("impersonate-user");
+            let response = match caller.must_be(needed, &what(request.method(), path)) {
+                // To go on as oneself would be to do more than was asked for.
+                Ok(()) if impersonates => {
+                    ApiError::forbidden("nobody is impersonated here; use a token of that role")
+                        .into_response()
+                }
+                Ok(()) => {
+                    request.extensions_mut().insert(caller.clone());
+                    next.run(request).await
+                }
+                Err(refusal) => refusal.into_response(),
+            };
+            (Some(caller), response)
+        }
+        Err(refusal) => (None, refusal.into_response()),
+    };
+    if let Some(entry) = entry {
+        api.audit.note(entry.answered(caller.as_ref(), &response)).await;
+    }
+    response
+}
+
+/// The token that a request has.
+fn bearer(request: &Request) -> Option<String> {
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    // The scheme's case does not matter (RFC 9110, 11.1).
+    let (scheme, token) = given?.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+async fn authenticate(api: &Api, token: Option<String>) -> Result<Caller, ApiError> {
+    let token = token.ok_or_else(ApiError::unauthorized)?;
+    if equal(token.as_bytes(), api.token.as_bytes()) {
+        return Ok(Caller { name: OWNER.to_owned(), role: Role::Admin });
+    }
+    let digest = digest(&token);
+    let known = api.store.read(move |tx| tx.token_of(&digest)).await?;
+    known.map(|TokenView { name, role, .. }| Caller { name, role }).ok_or_else(ApiError::unauthorized)
+}
+
+fn digest(token: &str) -> Digest {
+    Digest(Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Compares without telling by the time it takes how much was right.
+fn equal(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+/// Whether a request only asks, though it does so by making an object.
+pub(super) fn is_question(path: &str) -> bool {
+    let asks =
+        ["/apis/authorization.k8s.io/", "/apis/authentication.k8s.io/", "/apis/rayconcile.dev/v1/plan"];
+    asks.iter().any(|beginning| path.starts_with(beginning))
+}
+
+/// The role that a request needs.
+fn needed(method: &Method, path: &str) -> Role {
+    let ours = path.strip_prefix("/apis/rayconcile.dev/v1/").unwrap_or_default();
+    let first = ours.split('/').next().unwrap_or_default();
+    if first == "tokens" {
+        return Role::Admin;
+    }
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => Role::View,
+        _ if is_question(path) => Role::View,
+        _ if first == "sources" => Role::Admin,
+        _ => Role::Edit,
+    }
+}
+
+fn what(method: &Method, path: &str) -> String {
+    format!("{method} {path}")
+}
+
+/// What is asked of a new token.
+#[derive(Deserialize)]
+pub(super) struct Wish {
+    name: String,
+    role: Role,
+}
+
+/// Makes a token. It is told this once.
+pub(super) async fn create_token(State(api): State<Api>, Sent(wish): Sent) -> Result<Response, ApiError> {
+    let Wish { name, role } = serde_json::from_value(wish)
+        .map_err(|error| ApiError::bad_request(format!("a token has a name and a role: {error}")))?;
+    if let Some(problem) = name_problem(&name) {
+        return Err(ApiError::invalid_field("name", problem));
+    }
+    if name == OWNER {
+        return Err(ApiError::invalid_field("name", "is that of the state directory's own token"));
+    }
+    let token = format!("rc_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let (view, digest) = (TokenView { name, role, created: Timestamp::now() }, digest(&token));
+    let kept = view.clone();
+    if !api.store.write(move |tx| tx.add_token(&kept, &digest)).await? {
+        let message = format!("there is a token {} already; revoke it first", view.name);
+        return Err(ApiError::already_exists(message));
+    }
+    Ok((StatusCode::CREATED, Json(NewToken { view, token })).into_response())
+}
+
+/// What is known of the tokens.
+pub(super) async fn tokens(State(api): State<Api>) -> Result<Response, ApiError> {
+    let tokens = api.store.read(|tx| tx.tokens()).await?;
+    Ok(Json(json!({"items": tokens})).into_response())
+}
+
+/// Takes a token back: it opens nothing any more.
+pub(super) async fn revoke_token(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    let wanted = name.clone();
+    if !api.store.write(move |tx| tx.remove_token(&wanted)).await? {
+        return Err(ApiError::not_found(format!("there is no token {name}")));
+    }
+    Ok(Json(json!({"apiVersion": "v1", "kind": "Status", "status": "Success"})).into_response())
+}
+
+/// `kubectl auth can-i`: whether who asks may do something.
+pub(super) async fn access_review(
+    Extension(caller): Extension<Caller>,
+    Sent(mut review): Sent,
+) -> Result<Response, ApiError> {
+    if !review.is_object() {
+        return Err(ApiError::bad_request("a review is an object"));
+    }
+    let asked = &review["spec"]["resourceAttributes"];
+    let text = |field: &str| asked[field].as_str().unwrap_or_default();
+    let (allowed, reason) = if asked.is_object() {
+        may(&caller, text("verb"), text("group"), text("resource"), text("subresource"))
+    } else {
+        let asked = &review["spec"]["nonResourceAttributes"];
+        let reads = matches!(asked["verb"].as_str(), Some("get" | "head"));
+        (reads || caller.role == Role::Admin, format!("the role is {}", caller.role))
+    };
+    review["status"] = json!({"allowed": allowed, "reason": reason});
+    Ok((StatusCode::CREATED, Json(review)).into_response())
+}
+
+/// Whether somebody may do something, and why.
+fn may(caller: &Caller, verb: &str, group: &str, resource: &str, below: &str) -> (bool, String) {
+    let known = super::resource::RESOURCES.iter().find(|known| {
+        (resource == "*" || known.plural == resource) && (group == "*" || known.group == group)
+    });
+    let Some(known) = known else { return (false, format!("there are no {resource} here")) };
+    let verbs = match known.below.iter().find(|known| known.name == below) {
+        Some(below) => below.verbs,
+        None if below.is_empty() => known.verbs,
+        None => return (false, format!("{resource} have no {below}")),
+    };
+    let reads = matches!(verb, "get" | "list" | "watch");
+    let can = match verb {
+        // Of everything there is, some may only be seen.
+        "*" => resource != "*" && verbs.len() > 3,
+        verb => verbs.contains(&verb) || (resource == "*" && verb != "*"),
+    };
+    let needed = if reads { Role::View } else { Role::Edit };
+    match (can, caller.role >= needed) {
+        (true, true) => (true, format!("the role is {}", caller.role)),
+        (true, false) => (false, format!("the role is {}, and {verb} needs {needed}", caller.role)),
+        (false, _) => (false, format!("{resource} can only be {}", verbs.join(", "))),
+    }
+}
+
+/// `kubectl auth can-i --list`: all that who asks may do.
+pub(super) async fn rules_review(
+    Extension(caller): Extension<Caller>,
+    Sent(mut review): Sent,
+) -> Result<Response, ApiError> {
+    if !review.is_object() {
+        return Err(ApiError::bad_request("a review is an object"));
+    }
+    let mut rules = Vec::new();
+    for resource in super::resource::RESOURCES {
+        let names = std::iter::once((resource.plural.to_owned(), resource.verbs));
+        let below = resource.below.iter();
+        let below = below.map(|below| (format!("{}/{}", resource.plural, below.name), below.verbs));
+        for (name, verbs) in names.chain(below) {
+            let verbs: Vec<&str> = verbs
+                .iter()
+                .copied()
+                .filter(|verb| may(&caller, verb, resource.group, resource.plural, "").0 || *verb == "get")
+                .collect();
+            rules.push(json!({"apiGroups": [resource.group], "resources": [name], "verbs": verbs}));
+        }
+    }
+    review["status"] = json!({
+        "resourceRules": rules,
+        "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["*"]}],
+        "incomplete": false,
+    });
+    Ok((StatusCode::CREATED, Json(review)).into_response())
+}
+
+/// `kubectl auth whoami`: who asks.
+pub(super) async fn subject_review(
+    Extension(caller): Extension<Caller>,
+    Sent(mut review): Sent,
+) -> Result<Response, ApiError> {
+    if !review.is_object() {
+        return Err(ApiError::bad_request("a review is an object"));
+    }
+    review["status"] = json!({"userInfo": {"username": caller.name, "groups": [caller.role]}});
+    Ok((StatusCode::CREATED, Json(review)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_needs_a_role() {
+        let ours = |rest: &str| format!("/apis/rayconcile.dev/v1/{rest}");
+        for (method, path, role) in [
+            (Method::GET, ours("namespaces/a/adaptdljobs/j"), Role::View),
+            (Method::GET, ours("sources"), Role::View),
+            (Method::GET, ours("tokens"), Role::Admin),
+            (Method::POST, ours("tokens"), Role::Admin),
+            (Method::DELETE, ours("tokens/x"), Role::Admin),
+            (Method::POST, ours("sources/x/confirm"), Role::Admin),
+            (Method::PATCH, ours("namespaces/a/adaptdljobs/j"), Role::Edit),
+            (Method::PUT, ours("packages/x"), Role::Edit),
+            (Method::DELETE, ours("namespaces/tokens/adaptdljobs/j"), Role::Edit),
+            (Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned(), Role::View),
+            (Method::POST, "/elsewhere".to_owned(), Role::Edit),
+        ] {
+            assert_eq!(needed(&method, &path), role, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_done_depends_on_the_role_and_on_what_there_is() {
+        let caller = |role| Caller { name: "x".to_owned(), role };
+        let may = |role, verb, resource| may(&caller(role), verb, "*", resource, "").0;
+        assert!(may(Role::View, "list", "adaptdljobs") && may(Role::View, "get", "nodes"));
+        assert!(!may(Role::View, "delete", "adaptdljobs") && !may(Role::View, "*", "*"));
+        assert!(may(Role::Edit, "delete", "rayclusters") && may(Role::Edit, "*", "adaptdljobs"));
+        assert!(!may(Role::Admin, "delete", "nodes") && !may(Role::Admin, "get", "secrets"));
+    }
+}
