@@ -190,9 +190,11 @@ impl Listener {
         loop {
             match self.agent.state(seen, HOLD).await {
                 Ok(state) => {
+                    // An agent that only says that it is still there has no progress to pass on.
+                    let progress = state.version != seen;
                     seen = state.version;
                     let news = self.note(state);
-                    if news || told.elapsed() >= PROGRESS {
+                    if news || (progress && told.elapsed() >= PROGRESS) {
                         told = tokio::time::Instant::now();
                         self.queue.wake(self.key.clone());
                     }

@@ -14,7 +14,6 @@ use super::cache::{Cache, Changed, Looked};
 use super::decide::{Id, Place};
 use super::notice::Notices;
 use super::{Asked, Refusal, Shared, Source, tree};
-use crate::api::meta::SOURCE;
 use crate::api::source::{
     OutOfSync, PendingPrune, SourceAction, SourceError, SourceRequest, SourceStatus, SyncState,
 };
@@ -212,8 +211,7 @@ impl Keeper {
                 return None;
             }
             let id = (change.kind, change.key.clone());
-            let source = change.object["metadata"]["annotations"][SOURCE].as_str();
-            let known = self.kept.contains(&id) || source == Some(&self.name);
+            let known = self.kept.contains(&id) || change.source.as_ref() == Some(&self.name);
             (known && self.written.get(&id) != Some(&change.version)).then_some(id)
         };
         let picked = self.shared.store.feed().pick(self.seen, ours);

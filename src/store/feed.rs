@@ -36,6 +36,8 @@ pub struct Change {
     pub key: ObjectKey,
     /// The object, as the API gives it.
     pub object: Value,
+    /// The source that keeps the object, if one does.
+    pub source: Option<String>,
     /// The object's labels.
     pub labels: BTreeMap<String, String>,
     /// The labels it had before, if it was there.
@@ -50,9 +52,27 @@ pub struct Change {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Gone;
 
+/// A change, with its object as text: as values, thousands of objects are large.
+struct Kept {
+    change: Change,
+    object: Box<str>,
+}
+
+impl Kept {
+    fn new(mut change: Change) -> Self {
+        let object = change.object.take().to_string().into_boxed_str();
+        Self { change, object }
+    }
+
+    fn whole(&self) -> Change {
+        let object = serde_json::from_str(&self.object).unwrap_or_default();
+        Change { object, ..self.change.clone() }
+    }
+}
+
 /// The newest changes.
 pub struct Feed {
-    changes: Mutex<VecDeque<Change>>,
+    changes: Mutex<VecDeque<Kept>>,
     newest: watch::Sender<u64>,
     /// Changes up to this version are not here.
     before: Mutex<u64>,
@@ -72,10 +92,10 @@ impl Feed {
     pub(super) fn publish(&self, changes: Vec<Change>) {
         let Some(newest) = changes.last().map(|change| change.version) else { return };
         let mut kept = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(changes);
+        kept.extend(changes.into_iter().map(Kept::new));
         while kept.len() > KEPT {
             if let Some(dropped) = kept.pop_front() {
-                *self.before.lock().unwrap_or_else(PoisonError::into_inner) = dropped.version;
+                *self.before.lock().unwrap_or_else(PoisonError::into_inner) = dropped.change.version;
             }
         }
         self.newest.send_replace(newest);
@@ -91,19 +111,27 @@ impl Feed {
     /// # Errors
     /// If some of them are no longer here.
     pub fn since(&self, version: u64) -> Result<Vec<Change>, Gone> {
-        self.pick(version, |change| Some(change.clone()))
+        self.after(version, |kept| Some(kept.whole()))
     }
 
-    /// What somebody wants to know of the changes after a version: they are large, and many are of no interest.
+    /// What somebody wants to know of the changes after a version, without their objects.
     ///
     /// # Errors
     /// If some of them are no longer here.
-    pub fn pick<T>(&self, version: u64, wanted: impl FnMut(&Change) -> Option<T>) -> Result<Vec<T>, Gone> {
+    pub fn pick<T>(
+        &self,
+        version: u64,
+        mut wanted: impl FnMut(&Change) -> Option<T>,
+    ) -> Result<Vec<T>, Gone> {
+        self.after(version, |kept| wanted(&kept.change))
+    }
+
+    fn after<T>(&self, version: u64, wanted: impl FnMut(&Kept) -> Option<T>) -> Result<Vec<T>, Gone> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         if version < *self.before.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(Gone);
         }
-        let first = changes.partition_point(|change| change.version <= version);
+        let first = changes.partition_point(|kept| kept.change.version <= version);
         Ok(changes.range(first..).filter_map(wanted).collect())
     }
 

@@ -280,10 +280,21 @@ impl Tx<'_> {
             bound.as_deref().and_then(|key| key.split_once('/')).map(|(ns, name)| ObjectKey::new(ns, name));
         let own = cluster_of(object).unwrap_or_else(|| object.key());
         let clusters = std::iter::once(own).chain(bound).collect();
-        let labels = object.metadata().labels.clone();
+        let (source, labels) =
+            (object.metadata().source().map(str::to_owned), object.metadata().labels.clone());
         let (kind, key, object) = (object.kind(), object.key(), object.to_json());
-        let told =
-            Change { version, change, kind, key, object, labels, labels_before, status_only, clusters };
+        let told = Change {
+            version,
+            change,
+            kind,
+            key,
+            object,
+            source,
+            labels,
+            labels_before,
+            status_only,
+            clusters,
+        };
         self.changes.borrow_mut().push(told);
         Ok(())
     }

@@ -57,7 +57,7 @@ fn see_source(world: &World, name: &str, what: &str, so: impl Fn(&Value) -> bool
     world.wait(&format!("source {name} {what}"), || Some(source(world, name)).filter(&so))
 }
 
-fn state<'a>(source: &'a Value) -> &'a str {
+fn state(source: &Value) -> &str {
     source["state"].as_str().unwrap_or("")
 }
 
