@@ -236,13 +236,14 @@ fn at(revision: &SourceRevision) -> String {
 }
 
 fn fetched(fetch: &FetchStatus) -> String {
-    let mut text = match fetch.at {
-        Some(at) => format!("fetched {} ago", age(at)),
-        None => "not fetched yet".to_owned(),
+    let mut text = match (fetch.at, &fetch.error) {
+        (Some(at), None) => format!("fetched {} ago", age(at)),
+        (None, None) => "not fetched yet".to_owned(),
+        (Some(at), Some(error)) => {
+            format!("fetched {} ago, which stays in force: it cannot be fetched anew: {error}", age(at))
+        }
+        (None, Some(error)) => format!("it cannot be fetched: {error}"),
     };
-    if let Some(error) = &fetch.error {
-        let _ = write!(text, "; it cannot be fetched, and what it was before stays in force: {error}");
-    }
     if let Some(note) = &fetch.note {
         let _ = write!(text, "; {note}");
     }
