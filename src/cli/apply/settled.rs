@@ -16,6 +16,9 @@ use crate::client::Client;
 /// How often the objects are looked at.
 const POLL: Duration = Duration::from_millis(200);
 
+/// What is said of an object of which the controller has said nothing yet.
+const UNSEEN: &str = "it was not looked at yet";
+
 /// How far an object is.
 enum State {
     Settled(String),
@@ -45,7 +48,7 @@ pub(super) async fn wait(
                     status = ExitStatus::Failure;
                 }
                 State::NotYet(message) => {
-                    if message != said && !message.is_empty() {
+                    if message != said && message != UNSEEN {
                         context.printer.talk(&format!("{title}: {message}"));
                     }
                     left.push((kind, key, message));
@@ -82,9 +85,7 @@ fn state(object: &AnyObject) -> State {
             let message =
                 if status.message.is_empty() { status.phase.to_string() } else { status.message.clone() };
             match status.phase {
-                _ if status.observed_generation != generation => {
-                    State::NotYet("it was not looked at yet".to_owned())
-                }
+                _ if status.observed_generation != generation => State::NotYet(UNSEEN.to_owned()),
                 JobPhase::Succeeded => State::Settled("has succeeded".to_owned()),
                 JobPhase::Failed => State::Failed(message),
                 JobPhase::Running => State::Settled(format!(
@@ -99,7 +100,9 @@ fn state(object: &AnyObject) -> State {
             let status = &cluster.status;
             let message =
                 if status.message.is_empty() { status.phase.to_string() } else { status.message.clone() };
-            if status.observed_generation == generation && converged(&status.conditions) {
+            if status.observed_generation != generation {
+                State::NotYet(UNSEEN.to_owned())
+            } else if converged(&status.conditions) {
                 State::Settled("is as wanted".to_owned())
             } else {
                 State::NotYet(message)
