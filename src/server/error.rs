@@ -52,11 +52,6 @@ impl ApiError {
         Self::new(StatusCode::NOT_ACCEPTABLE, message)
     }
 
-    pub(super) fn unprocessable(message: impl Into<String>) -> Self {
-        // kubectl shows the message only of what has details, though there be none.
-        Self { about: Some(json!({})), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, message) }
-    }
-
     pub(super) fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")
     }

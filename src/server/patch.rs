@@ -73,7 +73,7 @@ pub(super) fn json(document: &mut Value, patch: Value) -> Result<(), ApiError> {
         .map_err(|error| ApiError::bad_request(format!("this is no JSON patch: {error}")))?;
     if operations.len() > MAX_OPERATIONS {
         let message = format!("a JSON patch has at most {MAX_OPERATIONS} operations");
-        return Err(ApiError::unprocessable(message));
+        return Err(impossible(message));
     }
     let mut copied = 0;
     for (index, operation) in operations.into_iter().enumerate() {
@@ -86,19 +86,24 @@ pub(super) fn json(document: &mut Value, patch: Value) -> Result<(), ApiError> {
         };
         if let Some((path, value)) = put {
             if path.count() + value.map_or(0, depth) > MAX_DEPTH {
-                return Err(ApiError::unprocessable(format!("operation {index} nests too deeply")));
+                return Err(impossible(format!("operation {index} nests too deeply")));
             }
             if matches!(operation, PatchOperation::Copy(_)) {
                 copied += value.map_or(0, size);
             }
             if copied > MAX_COPIED {
-                return Err(ApiError::unprocessable("a JSON patch must not copy so much"));
+                return Err(impossible("a JSON patch must not copy so much"));
             }
         }
         json_patch::patch(document, std::slice::from_ref(&operation))
-            .map_err(|error| ApiError::unprocessable(format!("operation {index}: {}", error.kind)))?;
+            .map_err(|error| impossible(format!("operation {index}: {}", error.kind)))?;
     }
     Ok(())
+}
+
+/// A patch that cannot be carried out.
+fn impossible(message: impl AsRef<str>) -> ApiError {
+    ApiError::invalid_field("patch", message.as_ref())
 }
 
 fn depth(value: &Value) -> usize {
