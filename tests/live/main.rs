@@ -9,6 +9,7 @@ mod apart;
 mod autoscaler;
 mod chaos;
 mod crashes;
+mod diff;
 mod ec2;
 mod ec2_faults;
 mod ec2_lost;
