@@ -10,6 +10,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 LOCK := tests/python/requirements.lock
 STAMP := .venv/.installed
+KUBECTL := .cache/kubectl/usr/bin/kubectl
+KUBE_LOCK := tests/kube/requirements.lock
+KUBE_STAMP := .cache/kube-client/.installed
 RAYCONCILE := target/debug/rayconcile
 
 .PHONY: help
@@ -25,8 +28,8 @@ demo-ec2: build python ## The same on EC2, from nothing over a spot interruption
 	PYTHONPATH=tests/python .venv/bin/python -B -m ec2.demo $(RAYCONCILE) .cache $(if $(ENCLOSED),enclosed)
 
 .PHONY: test
-test: python ## Run all tests, with real Ray, torch and AdaptDL
-	cargo test --lib --bins --test it --test live -- --test-threads=2
+test: python kubectl kube-client ## Run all tests, with real Ray, torch, AdaptDL and kubectl
+	cargo test --lib --bins --test it --test kube --test live -- --test-threads=2
 
 .PHONY: check
 check: ## The quick loop: does it compile, and do the tests pass that need no Ray
@@ -82,6 +85,30 @@ $(STAMP): $(LOCK)
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	touch $(STAMP)
+
+.PHONY: kubectl
+kubectl: $(KUBECTL) ## Fetch the kubectl that tests run: 1.20, Debian's, into .cache/kubectl
+
+$(KUBECTL):
+	@command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { \
+	    echo "kubectl is fetched with apt-get and dpkg-deb, of Debian 12; elsewhere, put a kubectl 1.20 at $@" >&2; exit 1; }
+	rm -rf .cache/kubectl && mkdir -p .cache/kubectl
+	cd .cache/kubectl && apt-get download -qq kubernetes-client || { \
+	    echo "apt has no kubernetes-client to download (try apt-get update); or put a kubectl 1.20 at $@" >&2; exit 1; }
+	dpkg-deb -x .cache/kubectl/kubernetes-client_*.deb .cache/kubectl
+	@$@ version --client | grep -q 'v1\.20\.' || { echo "$@ is no kubectl 1.20" >&2; rm -f $@; exit 1; }
+
+.PHONY: kube-client
+kube-client: $(KUBE_STAMP) ## Install the client of Kubernetes that tests run, into .cache/kube-client
+
+$(KUBE_STAMP): $(KUBE_LOCK)
+	test -x .cache/kube-client/bin/python || $(PYTHON) -m venv .cache/kube-client
+	.cache/kube-client/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(KUBE_LOCK)
+	touch $(KUBE_STAMP)
+
+.PHONY: docs-kubectl
+docs-kubectl: build kubectl ## Write the transcript in docs/kubectl.md anew
+	RAYCONCILE_ACCEPT=1 cargo test --test kube transcript
 
 .PHONY: clean
 clean: ## Remove everything that was built or installed

@@ -67,6 +67,27 @@ class SupervisorTest(unittest.TestCase):
         self.supervisor.dismiss(self.run_of_worker)
         self.assertEqual(self.ask("GET", self.of_worker("release"))[0], 404, "its run is over")
 
+    def test_a_secret_opens_its_own_run_and_no_other_address(self):
+        self.slot.released.set()
+        self.slot.met.set()
+        other = Run()
+        other.peers = ["127.0.0.9"]
+        _, _, secret = self.supervisor.admit(other)
+        # Whatever job an address names, it is the secret's own that is told and heard of.
+        self.assertEqual(self.ask("GET", f"/{secret}/discover/default/job/0")[1], b'["127.0.0.9"]')
+        self.assertEqual(self.ask("PUT", f"/{secret}/hints/another/job", b"{}")[0], 200)
+        self.assertEqual([run for run, _ in self.slot.hints], [other])
+        opened = set()
+        for words in ("discover/a/b/0", "hints/a/b", "release", "saved", "left", "", "state", "jobs", "document", "logs",
+                      "v1/life", "token", f"{self.secret}/discover/a/b/0", "discover/a/b/0/../../../../release", "metrics"):
+            for method in ("GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS"):
+                status, _ = self.ask(method, f"/{secret}/{words}", b"{}" if method == "PUT" else None)
+                if status == 200:
+                    opened.add((method, words.split("/")[0]))
+        of_adaptdl, of_bootstrap = {("GET", "discover"), ("PUT", "hints")}, {("GET", "release"), ("POST", "saved"), ("POST", "left")}
+        self.assertEqual(opened, of_adaptdl | of_bootstrap)
+        self.assertNotIn(self.run_of_worker, [run for run, _ in self.slot.hints] + self.slot.looked_at)
+
     def test_discovery_is_held_until_the_group_is_released(self):
         began = time.monotonic()
         self.assertEqual(self.ask("GET", self.of_worker("discover/default/job/0")), (408, b""))
