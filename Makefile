@@ -93,10 +93,10 @@ $(KUBECTL):
 	@command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { \
 	    echo "kubectl is fetched with apt-get and dpkg-deb, of Debian 12; elsewhere, put a kubectl 1.20 at $@" >&2; exit 1; }
 	rm -rf .cache/kubectl && mkdir -p .cache/kubectl
-	cd .cache/kubectl && apt-get download -qq kubernetes-client || { \
-	    echo "apt has no kubernetes-client to download (try apt-get update); or put a kubectl 1.20 at $@" >&2; exit 1; }
+	cd .cache/kubectl && { apt-get download -qq kubernetes-client || { apt-get update -qq && apt-get download -qq kubernetes-client; }; } || { \
+	    echo "apt has no kubernetes-client to download; put a kubectl 1.20 at $@" >&2; exit 1; }
 	dpkg-deb -x .cache/kubectl/kubernetes-client_*.deb .cache/kubectl
-	@$@ version --client | grep -q 'v1\.20\.' || { echo "$@ is no kubectl 1.20" >&2; rm -f $@; exit 1; }
+	@$@ version --client | grep -q 'v1\.20\.' || echo "$@ is no kubectl 1.20, with which the tests are known to pass" >&2
 
 .PHONY: kube-client
 kube-client: $(KUBE_STAMP) ## Install the client of Kubernetes that tests run, into .cache/kube-client
