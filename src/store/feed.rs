@@ -138,7 +138,8 @@ impl Feed {
     /// The newest change of an object that came no later than a version, if it is still here.
     pub fn latest(&self, kind: Kind, key: &ObjectKey, version: u64) -> Option<Change> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut of_object = changes.iter().rev().filter(|change| change.kind == kind && change.key == *key);
-        of_object.find(|change| change.version <= version).cloned()
+        let mut of_object =
+            changes.iter().rev().filter(|kept| kept.change.kind == kind && kept.change.key == *key);
+        of_object.find(|kept| kept.change.version <= version).map(Kept::whole)
     }
 }
