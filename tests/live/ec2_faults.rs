@@ -152,8 +152,9 @@ fn nodes_that_boot_and_never_join_are_ended_told_of_and_tried_again() {
     println!("{events}");
     assert_eq!(events.matches("NodeNotJoined").count(), 4, "{events}");
     assert!(events.contains("waiting for the file server"), "{events}");
-    // A console is asked for once, and then what is there is looked at; the other group is tried again after a while.
-    assert_eq!(region.calls("GetConsoleOutput"), 4);
+    // A console is asked for once while the instance runs and once at most after its end; the other group is tried
+    // again after a while.
+    assert!((4..=8).contains(&region.calls("GetConsoleOutput")), "{:?}", region.all_calls());
     assert!(region.calls("RunInstances") <= 6, "{:?}", region.all_calls());
     let calls = calls_in(&region, SOON);
     let others: u64 =

@@ -69,6 +69,8 @@ fn a_node_that_will_be_taken_away_is_left_at_once_and_replaced() {
         replicas(job) == 1
             && job["status"]["group"] == 1
             && job["status"]["workers"][0]["node"] != name.as_str()
+            // Known when it has made its first step.
+            && !newest_group(job)["lostSteps"].is_null()
     });
     assert_eq!(newest_group(&moved)["reason"], "NodeLeaving");
     assert_eq!(newest_group(&moved)["lostSteps"], 0);

@@ -151,8 +151,9 @@ class ForkServerTest(unittest.TestCase):
             _, worker_pid, server_pid = output.readline().split()
             process.send_signal(signal.SIGKILL)
             process.wait()
-            # This process adopts them, for it is their nearest ancestor that wants to.
-            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(int(worker_pid), 0)[1]), -signal.SIGKILL)
+            # This process adopts them, for it is their nearest ancestor that wants to. A worker that has only just been
+            # forked may see by itself that its slot has gone.
+            self.assertIn(os.waitstatus_to_exitcode(os.waitpid(int(worker_pid), 0)[1]), (-signal.SIGKILL, 1))
             os.waitpid(int(server_pid), 0)
 
     def test_what_cannot_be_forked_safely_is_not(self):

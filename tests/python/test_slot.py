@@ -113,7 +113,7 @@ class SlotTest(unittest.TestCase):
             "from rayconcile_agent import host\n"
             "process = host.launch(['/bin/sh', '-c', 'sleep 1000 & echo $!; wait'], dict(os.environ), sys.stdout)\n"
             "guard = host.guard(process.pid)\n"
-            "print('guarded', flush=True)\n"
+            "os.write(1, b'guarded\\n')\n"
             "time.sleep(1000)\n"
         )
         slot = self.module.host.subprocess.Popen(
