@@ -59,13 +59,13 @@ impl Head {
             listens: bool,
         }
         let answer: Answer = output.lines().find_map(|line| serde_json::from_str(line).ok())?;
-        let (library, version) = answer.libc;
+        let (family, version) = answer.libc;
         let mut numbers = version.split('.').map(|number| number.parse().ok());
         let version = numbers.next().flatten().zip(numbers.next().flatten());
         Some(Self {
             system: answer.system,
             machine: answer.machine,
-            glibc: version.filter(|_| library == "glibc"),
+            glibc: version.filter(|_| family == "glibc"),
             listens: answer.listens,
         })
     }

@@ -50,7 +50,7 @@ pub enum ProgramError {
     },
     /// The head has another C library, or an older one.
     #[error("this rayconcile needs {program}, and the head has {head}: {}", remedy())]
-    Library {
+    Libc {
         /// What the program needs.
         program: String,
         /// What the head has.
@@ -89,12 +89,12 @@ pub struct Needs {
     /// The processor, as `uname -m` has it.
     pub machine: String,
     /// The C library.
-    pub library: Library,
+    pub libc: Libc,
 }
 
 /// The C library that a program needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Library {
+pub enum Libc {
     /// None: it is linked statically.
     None,
     /// GNU's, of this version or later.
@@ -184,19 +184,19 @@ fn fits(needs: &Needs, head: &Head) -> Result<(), ProgramError> {
         let head = if head.system == "Linux" { head.machine.clone() } else { head.system.clone() };
         return Err(ProgramError::Architecture { program: format!("Linux on {}", needs.machine), head });
     }
-    let program = match &needs.library {
-        Library::None => return Ok(()),
-        Library::Glibc(major, minor) if head.glibc.is_some_and(|has| has >= (*major, *minor)) => {
+    let program = match &needs.libc {
+        Libc::None => return Ok(()),
+        Libc::Glibc(major, minor) if head.glibc.is_some_and(|has| has >= (*major, *minor)) => {
             return Ok(());
         }
-        Library::Musl if head.glibc.is_none() => return Ok(()),
-        Library::Glibc(major, minor) => format!("glibc {major}.{minor} or later"),
-        Library::Musl => "musl".to_owned(),
+        Libc::Musl if head.glibc.is_none() => return Ok(()),
+        Libc::Glibc(major, minor) => format!("glibc {major}.{minor} or later"),
+        Libc::Musl => "musl".to_owned(),
     };
     let head = head
         .glibc
         .map_or_else(|| "another C library".to_owned(), |(major, minor)| format!("glibc {major}.{minor}"));
-    Err(ProgramError::Library { program, head })
+    Err(ProgramError::Libc { program, head })
 }
 
 /// What an ELF program of 64 bits needs, and where the last of what is loaded ends in its file.
@@ -213,16 +213,16 @@ fn look_into(contents: &[u8]) -> Option<(Needs, usize)> {
     };
     let segments = header.program_headers(endian, contents).ok()?;
     let interpreter = segments.iter().find_map(|segment| segment.interpreter(endian, contents).ok()?);
-    let library = match interpreter {
-        None => Library::None,
-        Some(path) if path.windows(4).any(|part| part == b"musl") => Library::Musl,
+    let libc = match interpreter {
+        None => Libc::None,
+        Some(path) if path.windows(4).any(|part| part == b"musl") => Libc::Musl,
         Some(_) => {
             let (major, minor) = newest_glibc(header, endian, contents).unwrap_or((2, 0));
-            Library::Glibc(major, minor)
+            Libc::Glibc(major, minor)
         }
     };
     let end = segments.iter().map(|segment| segment.p_offset(endian) + segment.p_filesz(endian)).max()?;
-    let needs = Needs { machine: machine.to_owned(), library };
+    let needs = Needs { machine: machine.to_owned(), libc };
     Some((needs, usize::try_from(end).ok().filter(|end| *end <= contents.len())?))
 }
 
@@ -265,8 +265,8 @@ fn trim(contents: &mut Vec<u8>, end: usize) {
 mod tests {
     use super::*;
 
-    fn needs(machine: &str, library: Library) -> Needs {
-        Needs { machine: machine.to_owned(), library }
+    fn needs(machine: &str, libc: Libc) -> Needs {
+        Needs { machine: machine.to_owned(), libc }
     }
 
     fn head(answer: &str) -> Head {
@@ -281,33 +281,32 @@ mod tests {
     fn a_head_of_another_kind_is_told_of_with_what_to_do() {
         let graviton =
             head(r#"{"system": "Linux", "machine": "aarch64", "libc": ["glibc", "2.35"], "listens": true}"#);
-        let refused = refusal(&needs("x86_64", Library::Glibc(2, 31)), &graviton);
+        let refused = refusal(&needs("x86_64", Libc::Glibc(2, 31)), &graviton);
         assert!(
             refused.starts_with("this rayconcile is for Linux on x86_64, and the head is aarch64"),
             "{refused}"
         );
         assert!(refused.contains(PROGRAM), "{refused}");
         // Static linking helps against libraries only.
-        assert!(fits(&needs("x86_64", Library::None), &graviton).is_err());
-        assert!(fits(&needs("aarch64", Library::None), &graviton).is_ok());
+        assert!(fits(&needs("x86_64", Libc::None), &graviton).is_err());
+        assert!(fits(&needs("aarch64", Libc::None), &graviton).is_ok());
         let mac = head(r#"{"system": "Darwin", "machine": "x86_64", "libc": ["", ""], "listens": false}"#);
-        assert!(refusal(&needs("x86_64", Library::None), &mac).contains("the head is Darwin"));
+        assert!(refusal(&needs("x86_64", Libc::None), &mac).contains("the head is Darwin"));
     }
 
     #[test]
     fn the_library_of_a_head_must_be_as_new() {
         let old =
             head(r#"{"system": "Linux", "machine": "x86_64", "libc": ["glibc", "2.28"], "listens": false}"#);
-        assert!(fits(&needs("x86_64", Library::Glibc(2, 28)), &old).is_ok());
-        assert!(fits(&needs("x86_64", Library::Glibc(2, 4)), &old).is_ok());
-        let refused = refusal(&needs("x86_64", Library::Glibc(2, 34)), &old);
+        assert!(fits(&needs("x86_64", Libc::Glibc(2, 28)), &old).is_ok());
+        assert!(fits(&needs("x86_64", Libc::Glibc(2, 4)), &old).is_ok());
+        let refused = refusal(&needs("x86_64", Libc::Glibc(2, 34)), &old);
         assert!(refused.contains("needs glibc 2.34 or later, and the head has glibc 2.28"), "{refused}");
         let alpine = head(r#"{"system": "Linux", "machine": "x86_64", "libc": ["", ""], "listens": false}"#);
-        assert!(fits(&needs("x86_64", Library::Musl), &alpine).is_ok());
-        assert!(refusal(&needs("x86_64", Library::Glibc(2, 34)), &alpine).contains("another C library"));
+        assert!(fits(&needs("x86_64", Libc::Musl), &alpine).is_ok());
+        assert!(refusal(&needs("x86_64", Libc::Glibc(2, 34)), &alpine).contains("another C library"));
         assert!(
-            refusal(&needs("x86_64", Library::Musl), &old)
-                .contains("needs musl, and the head has glibc 2.28")
+            refusal(&needs("x86_64", Libc::Musl), &old).contains("needs musl, and the head has glibc 2.28")
         );
     }
 

@@ -27,7 +27,7 @@ use region::{Region, WORKERS};
 const LIMIT_MS: f64 = 400.0;
 /// A plan of ten times the nodes may take so many times as long: more than ten, for maps are deeper and caches too small,
 /// the more so beside other work; far less than the hundred of what looks at all nodes for each.
-const LIMIT_RATIO: f64 = 30.0;
+const LIMIT_RATIO: f64 = 20.0;
 
 /// What was measured of a cluster.
 struct Run {

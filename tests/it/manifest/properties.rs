@@ -106,7 +106,7 @@ fn old_job() -> Value {
                 "nodeSelector": {"a": "b"},
                 "volumes": [{"name": "data", "hostPath": {"path": "/mnt"}}],
                 "containers": [{
-                    "name": "main", "image": "x", "workingDir": "/root", "command": ["python3", "-u", "/root/main.py"],
+                    "name": "main", "image": "x", "workingDir": "/app", "command": ["python3", "-u", "/app/main.py"],
                     "args": ["--a"],
                     "env": [{"name": "A", "value": "b"}, {"name": "C", "valueFrom": {"secretKeyRef": {"optional": true}}}],
                     "envFrom": [],

@@ -6,13 +6,18 @@ use rayconcile::plan::guards::Guards;
 use rayconcile::simulate::{Options, Simulation, Violation};
 
 use super::honest::Sceptic;
-use super::{chance, options};
+use super::{chance, clouds, options};
 
-const HISTORIES: u64 = 1_000;
+const HISTORIES: u64 = 1_500;
 /// Within this time after all troubles are over everything must be as wanted.
-pub(super) const PATIENCE_MS: u64 = 3 * 3_600_000;
+pub(super) const PATIENCE_MS: u64 = 3_600_000;
 /// Lines of a failed history that are printed.
 const TAIL: usize = 150;
+
+/// How long a history may take after its troubles. On EC2 a group whose nodes keep failing is paused for up to an hour.
+pub(super) fn patience_ms(seed: u64) -> u64 {
+    if clouds::over(seed).is_some() { 3 * PATIENCE_MS } else { PATIENCE_MS }
+}
 
 /// Lets a history happen.
 pub(super) fn live(options: Options) -> Simulation {
@@ -23,7 +28,7 @@ pub(super) fn live(options: Options) -> Simulation {
     }
     let end = chance::plot(seed, &mut world);
     world.run_until(end + 1);
-    world.converge(PATIENCE_MS);
+    world.converge(patience_ms(seed));
     world
 }
 

@@ -5,7 +5,7 @@ use rayconcile::api::object::Kind;
 use rayconcile::simulate::{BROKEN_ENVIRONMENT, Simulation};
 use serde_json::{Value, json};
 
-use super::histories::PATIENCE_MS;
+use super::histories::{PATIENCE_MS, patience_ms};
 use super::{chance, cluster, job, key, options};
 
 const HISTORIES: u64 = 60;
@@ -18,7 +18,7 @@ fn of_a_cluster_without_capacity() {
         world.exhaust(&key("spot"), true);
         let end = chance::plot(seed, &mut world);
         world.run_until(end + 1);
-        world.converge(PATIENCE_MS);
+        world.converge(patience_ms(seed));
         assert_eq!(world.violation(), None, "seed {seed}");
     }
 }

@@ -1,7 +1,7 @@
 """The HTTP server through which tests look at instances and have things happen to them.
 
-GET  /_instances        all that there were: [{id, address, type, zone, lifecycle, state, running: whether any of its
-                        processes lives, output: the last 4,000 characters, calls: [[command, argument, ...]]}]
+GET  /_instances        all that there were: [{id, address, type, zone, lifecycle, state, byItself: whether it has shut
+                        itself down, running: whether any of its processes lives, output: the last 4,000 characters, calls: [[command, argument, ...]]}]
 GET  /_most             how many instances were pending or running at once, at most
 POST /_notice/INSTANCE  {"kind": "terminate" | "rebalance" | "maintenance", "inS": 120}: its metadata service says so.
                         A spot instance that is to be terminated is, after so long

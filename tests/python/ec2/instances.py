@@ -145,6 +145,7 @@ class Instances:
             "zone": instance.placement.zone,
             "lifecycle": instance.lifecycle or "on-demand",
             "state": instance.state,
+            "byItself": life.ITSELF == getattr(instance.state_reason, "message", None),
             "running": instance.id in running,
             "output": machine.output(4000).decode(errors="replace") if machine else "",
             "calls": machine.calls() if machine else [],
