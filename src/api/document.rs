@@ -10,6 +10,9 @@ use super::ids::{CheckpointId, Digest, GroupNumber, NodeName, RayNodeId, SlotId}
 use super::job::{EnvVar, WorkerResources};
 use super::units::Span;
 
+/// How many groups a bridge begins alone after the one that it was told; the same number is in the agent's `alone.py`.
+pub const MOST_ALONE: u64 = 100;
+
 /// What a bridge is told. Secrets are named in it and looked up when it is sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -135,4 +138,13 @@ pub struct SlotKind {
     pub runtime_env: Map<String, Value>,
     /// The package with the program.
     pub package: Option<Digest>,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bridges_begin_no_more_groups_alone_than_numbers_are_left_out() {
+        let bridge = include_str!("../agent/rayconcile_agent/alone.py");
+        assert!(bridge.contains(&format!("\nMOST_ALONE = {}\n", super::MOST_ALONE)));
+    }
 }

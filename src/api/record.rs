@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::aws::{AwsNetwork, MarketKind, Offering};
 use super::cluster::NodeTemplate;
 use super::cost::{ClusterCosts, JobCosts};
-use super::document::{Desired, Document, SlotSpec};
+use super::document::{Desired, Document, MOST_ALONE, SlotSpec};
 use super::ids::{CheckpointId, Digest, GroupNumber, InstanceId, IntentId, NodeName, RayNodeId, SlotId};
 use super::meta::ObjectKey;
 use super::shared::Shared;
@@ -355,6 +355,9 @@ pub struct JobRecord {
     /// What it has cost, if it has been on EC2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub costs: Option<JobCosts>,
+    /// Numbers of groups below this one may have been used by a bridge that was lost before it could say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unused_from: Option<GroupNumber>,
 }
 
 impl JobRecord {
@@ -365,7 +368,14 @@ impl JobRecord {
 
     /// The number of the next group.
     pub fn next_group(&self) -> GroupNumber {
-        self.groups.last().map_or(GroupNumber(0), |group| group.number.next())
+        let next = self.groups.last().map_or(GroupNumber(0), |group| group.number.next());
+        self.unused_from.map_or(next, |unused| next.max(unused))
+    }
+
+    /// Leaves out the numbers that a bridge may have given to groups that it began alone.
+    pub fn leave_out_what_was_begun_alone(&mut self) {
+        let GroupNumber(next) = self.next_group();
+        self.unused_from = Some(GroupNumber(next.saturating_add(MOST_ALONE)));
     }
 
     /// The checkpoint that was made for a wish to have the job saved.

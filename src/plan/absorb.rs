@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::adopt::adopt;
+use super::adopt::{adopt, leave_out_numbers};
 use super::draft::{Draft, JobDraft, more_trouble};
 use super::guards::Guard;
 use super::instances;
@@ -246,6 +246,7 @@ fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     };
     if incarnation.as_ref() != Some(&binding.incarnation) {
         // Every process of that incarnation is known to be gone, or it would still be the present one.
+        leave_out_numbers(job, &binding, now);
         end_groups(job, now, "Lost", "the cluster is gone");
         job.record.binding = None;
         job.record.document = None;
@@ -259,6 +260,7 @@ fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     let vanished = known.is_some() && living.map(|bridge| bridge.bridge.as_str()) != known;
     if heard && !removing && (vanished || job.is_dead()) {
         let message = job.bridge.and_then(|bridge| bridge.message.clone());
+        leave_out_numbers(job, &binding, now);
         end_groups(job, now, "Lost", message.as_deref().unwrap_or("its bridge died"));
         job.record.fence_until = fenced.then_some(now + fence);
         job.record.binding = Some(Binding { bridge: None, ..binding.clone() });

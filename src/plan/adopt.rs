@@ -1,15 +1,21 @@
-//! Groups that a bridge began alone while the controller was away: they become what is wanted.
+//! Groups that a bridge began alone while the controller was away: they become what is wanted, or what nobody will
+//! ever know of.
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::documents::{slot_kind, tell};
-use super::draft::Draft;
+use super::draft::{Draft, JobDraft};
 use crate::api::document::{Desired, GroupSpec, SlotSpec};
 use crate::api::event::EventType;
 use crate::api::ids::{NodeName, SlotId};
-use crate::api::record::{GroupReason, GroupRecord};
+use crate::api::record::{Binding, GroupReason, GroupRecord};
 use crate::api::wire::{Alone, BridgeReport, GroupReport};
 use crate::api::words::count;
+
+/// A bridge that was heard this long ago has not begun anything alone: it waits for 15 seconds (`alone.py`).
+const BESIDE_IT: SignedDuration = SignedDuration::from_secs(10);
 
 /// Takes over what a bridge has begun without being told, and wants its newest group to go on. What was wanted
 /// instead, under the same number, was never begun: the bridge refuses it.
@@ -37,6 +43,20 @@ pub(super) fn adopt(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport) 
     let ranks = newest.ranks.iter().map(|rank| rank.slot.clone()).collect();
     let group = GroupSpec { number: newest.number, ranks, ..wanted };
     tell(draft, index, Desired::Run { group, activate: true }, slots);
+}
+
+/// A bridge that is lost may have begun groups of which it could tell nobody: no other may have their numbers.
+pub(super) fn leave_out_numbers(job: &mut JobDraft<'_>, binding: &Binding, now: Timestamp) {
+    let silence = match &binding.bridge {
+        Some((_, heard)) => Some(now.duration_since(*heard)),
+        // One that was told nothing begins nothing.
+        None if job.record.document.is_none() => return,
+        None => None,
+    };
+    let beside_it = silence.is_some_and(|silence| (SignedDuration::ZERO..BESIDE_IT).contains(&silence));
+    if !beside_it {
+        job.record.leave_out_what_was_begun_alone();
+    }
 }
 
 /// Whether a group is known as what it is.

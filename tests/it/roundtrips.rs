@@ -408,12 +408,12 @@ prop_compose! {
         hints in option::of((group(), any::<u64>(), when(), number())), (started, fence_until) in (option::of(when()), option::of(when())),
         hints_seen in option::of((group(), any::<u64>())), wanting_since in option::of(when()), sent in option::of((any::<u64>(), when())),
         (spoilt, checkpoint_request) in (btree_set(checkpoint_id(), 0..3), option::of(checkpoint_request())),
-        last_output in last_output(),
+        (last_output, unused_from) in (last_output(), option::of(group())),
         (outcome, delivered, noted, costs) in (option::of((text(), text(), when())), any::<bool>(),
             option::of((text(), any::<u64>())), option::of((tally(), btree_set(text(), 0..2))))) -> JobRecord {
         JobRecord {
             binding: binding.map(|(cluster, incarnation, bridge)| Binding { cluster, incarnation, bridge }),
-            last_output, revision, sent, spoilt, document, failures, trouble, started, fence_until, hints_seen, wanting_since, delivered, noted,
+            last_output, unused_from, revision, sent, spoilt, document, failures, trouble, started, fence_until, hints_seen, wanting_since, delivered, noted,
             checkpoint_request, costs: costs.map(|(spent, unpriced)| JobCosts { spent, unpriced }),
             groups: Vec::new(), checkpoints: Vec::new(),
             artifacts: artifacts.into_iter().map(|(group, digest)| ArtifactsRecord { group, digest }).collect(),

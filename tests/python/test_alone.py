@@ -73,6 +73,12 @@ class AloneTest(unittest.TestCase):
             bridge.ended(3, kind, slots=bridge.slots.values())
             self.assertIsNone(self.judge(bridge), kind)
 
+    def test_no_more_groups_are_begun_than_numbers_are_left_out_for_them(self):
+        for last, begins in ((2 + alone.MOST_ALONE, True), (3 + alone.MOST_ALONE, False)):
+            bridge = Bridge(a=Slot(), b=Slot())
+            bridge.ended(last, "Killed")
+            self.assertEqual(self.judge(bridge) is not None, begins, last)
+
     def test_fewer_workers_than_the_manifest_wants_are_none(self):
         bridge = Bridge(a=Slot(), b=Slot("Lost"))
         bridge.document["minReplicas"] = 2

@@ -14,6 +14,9 @@ AWAY_S = 15.0
 # What a group may have ended of to be begun again here, and what its successor is reported as.
 REASONS = {"Killed": "WorkerKilled", "Terminated": "WorkerKilled", "Hung": "WorkerKilled", "Lost": "NodeLost"}
 LONGEST_WAIT_S = 60.0
+# How many groups are begun after the one that was told. If nobody ever hears of them, the controller leaves out as many
+# numbers (`api/document.rs`).
+MOST_ALONE = 100
 
 
 class Alone:
@@ -40,6 +43,8 @@ class Alone:
                 await bridge._halt(group, bridge.document["checkpoint"]["timeoutMs"] / 1000)
             return
         last = bridge.groups[max(bridge.groups)] if bridge.groups else None
+        if last and last.number >= desired["group"]["number"] + MOST_ALONE:
+            return
         reason = last and self._reason(last)
         slots = self._slots_left(desired["group"]["ranks"])
         if reason and len(slots) >= max(1, bridge.document["minReplicas"]) and self._rested(last):

@@ -3,7 +3,7 @@
 use super::end::Then;
 use super::group::{Group, Known};
 use super::{Bridge, Preparing};
-use crate::api::document::{Desired, GroupSpec};
+use crate::api::document::{Desired, GroupSpec, MOST_ALONE};
 use crate::api::ids::SlotId;
 use crate::api::wire::{Alone, NoticeKind, Outcome};
 use crate::simulate::clock::Ms;
@@ -50,6 +50,12 @@ impl Bridge {
         let Some(newest) = self.groups.keys().next_back().filter(|_| ranks.len() >= least as usize) else {
             return false;
         };
+        let told = self.document.as_ref().map(|document| &document.desired);
+        if let Some(Desired::Run { group, .. }) = told
+            && newest.0 >= group.number.0.saturating_add(MOST_ALONE)
+        {
+            return false;
+        }
         let spec = GroupSpec { number: newest.next(), ranks, ..wanted };
         let number = spec.number;
         env.say(|| format!("bridge: group {number} is begun while the controller is away ({why:?})"));
