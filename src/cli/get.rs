@@ -102,6 +102,8 @@ pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> 
         objects.sort_by(|one, other| template::compare(path, &one.to_json(), &other.to_json()));
     }
     let tables = matches!(args.output, Output::Table | Output::Wide | Output::Columns(_));
+    // A script that reads a list gets one, with nothing in it; tables and names of nothing are nothing.
+    let lists = matches!(args.output, Output::Json | Output::Yaml | Output::Template(_));
     let view = View {
         output: args.output,
         all_namespaces: args.scope.all_namespaces,
@@ -116,8 +118,11 @@ pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> 
         context.printer.talk(&format!("no {} found", kind.plural()));
         return Ok(ExitStatus::Success);
     }
-    if !objects.is_empty() {
-        print(&view.render(kind, &objects, !args.no_headers)?);
+    if !objects.is_empty() || (lists && !args.watch) {
+        let text = view.render(kind, &objects, !args.no_headers)?;
+        if !text.is_empty() {
+            print(&text);
+        }
     }
     if !args.watch {
         return Ok(ExitStatus::Success);

@@ -41,6 +41,15 @@ fn scripts_get_what_they_ask_for() {
     );
     let labelled = get(&["jobs", "--show-labels", "--no-headers"]);
     assert!(labelled.lines().next().unwrap().ends_with("team=vision"), "{labelled}");
+    // Nothing found is a list all the same, and no line at all where a line would be one of them.
+    let none = |format: &str| get(&["jobs", "-l", "team=none", "-o", format]);
+    let list: serde_json::Value = serde_json::from_str(&none("json")).unwrap();
+    assert_eq!(list["kind"], "AdaptDLJobList");
+    assert_eq!(list["items"], serde_json::json!([]));
+    assert!(none("yaml").contains("\nitems: []\n"), "{}", none("yaml"));
+    for format in ["name", template, columns, "table"] {
+        assert_eq!(none(format), "", "{format}");
+    }
     insta::assert_snapshot!("get-wrong-template", run(&world, &["get", "jobs", "-o", "jsonpath={.a[}"]));
     insta::assert_snapshot!("get-wrong-columns", run(&world, &["get", "jobs", "-o", "custom-columns=NAME"]));
     world.finish();
