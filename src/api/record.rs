@@ -25,7 +25,7 @@ use super::wire::NoticeKind;
 /// The digest of a value's JSON form: equal values, equal digests.
 pub fn digest_of(value: &impl Serialize) -> Digest {
     let text = serde_json::to_vec(value).unwrap_or_default();
-    Digest(format!("{:x}", Sha256::digest(text)))
+    Digest::from(format!("{:x}", Sha256::digest(text)))
 }
 
 /// What was decided for a cluster.

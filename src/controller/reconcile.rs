@@ -290,7 +290,7 @@ fn keep(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), StoreError>
     keep_observations(tx, snapshot)?;
     keep_status(tx, snapshot, plan)?;
     for object in &plan.creations {
-        tx.apply(object.clone(), None, Uid(Uuid::new_v4().to_string()), snapshot.now)?;
+        tx.apply(object.clone(), None, Uid::from(Uuid::new_v4().to_string()), snapshot.now)?;
     }
     for (kind, key) in &plan.deletions {
         tx.delete(*kind, key, snapshot.now)?;

@@ -103,7 +103,8 @@ fn apply(tx: &Tx<'_>, mut object: AnyObject) -> Result<ObjectReview, StoreError>
         return Ok(ObjectReview { name, change: ChangeKind::Refused, before, after, message: refusal });
     }
     tx.keep_wishes(&mut object)?;
-    let (applied, object) = tx.apply(object, None, Uid(Uuid::new_v4().to_string()), Timestamp::now())?;
+    let (applied, object) =
+        tx.apply(object, None, Uid::from(Uuid::new_v4().to_string()), Timestamp::now())?;
     let change = match applied {
         Applied::Created => ChangeKind::Created,
         Applied::Configured => ChangeKind::Configured,

@@ -130,7 +130,7 @@ impl Cache {
             // What is changed as it is packed may look the same: so it is packed again.
             if young && matches!(changed, Changed::In(_)) && survey.fingerprint == program.survey.fingerprint
             {
-                survey.fingerprint.0.push('+');
+                survey.fingerprint = Digest::from(format!("{}+", survey.fingerprint));
             }
             *program = Program { survey, at: Instant::now() };
         }

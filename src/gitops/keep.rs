@@ -53,7 +53,7 @@ pub(super) fn apply(
     }
     let (applied, object) = tx.apply_from_source(
         with_origin(tx, source, wanted)?,
-        Uid(Uuid::new_v4().to_string()),
+        Uid::from(Uuid::new_v4().to_string()),
         Timestamp::now(),
     )?;
     if was_deleted && applied == Applied::Created {

@@ -353,7 +353,7 @@ fn digest(file: &mut File) -> io::Result<(Digest, Bytes)> {
     file.seek(SeekFrom::Start(0))?;
     let mut hash = Sha256::new();
     let size = io::copy(&mut BufReader::new(file), &mut hash)?;
-    Ok((Digest(format!("{:x}", hash.finalize())), Bytes(size)))
+    Ok((Digest::from(format!("{:x}", hash.finalize())), Bytes(size)))
 }
 
 /// A writer that refuses to get longer than a package may be. After an error it takes everything and keeps

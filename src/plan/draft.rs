@@ -186,7 +186,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn slot_id(&mut self) -> SlotId {
-        SlotId(self.id("s"))
+        SlotId::from(self.id("s"))
     }
 
     // --- Intents -----------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ impl<'a> Draft<'a> {
         let id = match same {
             Some(intent) => intent.id.clone(),
             None => {
-                let id = IntentId(self.id("i"));
+                let id = IntentId::from(self.id("i"));
                 self.start(id.clone(), effect);
                 id
             }

@@ -44,7 +44,7 @@ pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
                 draft.report.cluster.waiting.push(Waiting::blocked("CannotLaunch", trouble.message));
                 return false;
             }
-            let name = NodeName(format!("{}-head", cluster.metadata.name));
+            let name = NodeName::from(format!("{}-head", cluster.metadata.name));
             if launch(draft, cluster, name, None, &cluster.spec.head) {
                 let message = "the head is being started";
                 draft.report.cluster.waiting.push(Waiting::going_on("StartingHead", message));
@@ -177,7 +177,7 @@ fn launch_missing(
             return;
         }
         let name =
-            NodeName(format!("{}-{}-{}", cluster.metadata.name, group.name, draft.record.launched + 1));
+            NodeName::from(format!("{}-{}-{}", cluster.metadata.name, group.name, draft.record.launched + 1));
         if !launch(draft, cluster, name, Some(group.name.clone()), &group.template) {
             return;
         }
@@ -226,7 +226,7 @@ fn launch(
     };
     draft.record.launched += 1;
     let index = draft.record.launched;
-    let launch = IntentId(draft.id("n"));
+    let launch = IntentId::from(draft.id("n"));
     let effect = Effect::LaunchNode {
         node: name.clone(),
         group: group.clone(),

@@ -48,7 +48,10 @@ pub(super) fn drain_foreign(draft: &mut Draft<'_>) {
     };
     for node in agent.nodes.iter().filter(|node| node.alive && !node.draining && !node.head) {
         if draft.record.notices.get(&node.id).is_some_and(|notice| is_urgent(notice, draft.now)) {
-            draft.intend(Effect::DrainNode { node: NodeName(node.address.clone()), ray: node.id.clone() });
+            draft.intend(Effect::DrainNode {
+                node: NodeName::from(node.address.clone()),
+                ray: node.id.clone(),
+            });
         }
     }
 }
@@ -143,7 +146,7 @@ fn place<'d>(draft: &'d Draft<'_>, ray: &RayNodeId) -> Option<(NodeName, Option<
     }
     draft.cluster().filter(|cluster| !cluster.spec.is_ours())?;
     let node = draft.index.node(ray).filter(|node| node.alive)?;
-    Some((NodeName(node.address.clone()), draft.record.notices.get(ray)))
+    Some((NodeName::from(node.address.clone()), draft.record.notices.get(ray)))
 }
 
 /// Whether a report says more than is known: several jobs report one notice, and each of them again and again.

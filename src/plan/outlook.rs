@@ -196,17 +196,17 @@ impl World {
     fn join(&mut self, name: &NodeName, node: &NodeRecord) -> bool {
         let (head, launch) = (node.group.is_none(), node.launch.clone());
         let Some(agent) = self.agent() else { return false };
-        let is_it = |known: &RayNode| known.labels.get(LAUNCH_LABEL) == Some(&launch.0);
+        let is_it = |known: &RayNode| known.labels.get(LAUNCH_LABEL).is_some_and(|label| *label == launch.0);
         let new = !agent.nodes.iter().any(is_it);
         if new {
             agent.nodes.push(RayNode {
-                id: RayNodeId(format!("outlook-{launch}")),
-                address: name.0.clone(),
+                id: RayNodeId::from(format!("outlook-{launch}")),
+                address: name.to_string(),
                 alive: true,
                 draining: false,
                 head,
                 resources: BTreeMap::new(),
-                labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.0.clone())]),
+                labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.to_string())]),
             });
         }
         new
@@ -251,7 +251,7 @@ impl World {
                         reason: String::new(),
                     };
                     let instances = seen.instances.last.get_or_insert_default();
-                    instances.1.insert(InstanceId(format!("outlook-{}", intent.id)), instance);
+                    instances.1.insert(InstanceId::from(format!("outlook-{}", intent.id)), instance);
                 } else {
                     let gcs = group.is_none();
                     let process =
@@ -355,7 +355,7 @@ impl World {
             its.for_each(|instance| instance.phase = InstancePhase::Terminated);
         }
         if let Some(agent) = self.agent() {
-            agent.nodes.retain(|node| node.labels.get(LAUNCH_LABEL) != Some(&launch.0));
+            agent.nodes.retain(|node| node.labels.get(LAUNCH_LABEL).is_none_or(|label| *label != launch.0));
         }
     }
 }

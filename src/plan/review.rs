@@ -110,7 +110,7 @@ fn of_node(then: &Outlook, name: &NodeName, node: &NodeRecord, why: Option<Strin
         |it| format!("{} {} {}", it.instance_type, it.market.words(), it.zone),
     );
     let price = aws.zip(offering).and_then(|(aws, offering)| Prices::new(aws, network).of_offering(offering));
-    NodeReview { name: name.0.clone(), what, price, why }
+    NodeReview { name: name.to_string(), what, price, why }
 }
 
 /// What is waited for that would not be otherwise.

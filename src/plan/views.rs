@@ -130,7 +130,7 @@ impl Draft<'_> {
         let Some((_, agent)) = self.agent() else { return Vec::new() };
         let alive = agent.nodes.iter().filter(|node| node.alive);
         let nodes = alive.map(|node| NodeView {
-            name: NodeName(node.address.clone()),
+            name: NodeName::from(node.address.clone()),
             ray: Some(node.id.clone()),
             capacity: Capacity::of_ray(node),
             usable: !node.draining

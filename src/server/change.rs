@@ -124,7 +124,7 @@ pub(super) fn apply(
 }
 
 fn new_uid() -> Uid {
-    Uid(Uuid::new_v4().to_string())
+    Uid::from(Uuid::new_v4().to_string())
 }
 
 fn document(stored: Option<&AnyObject>) -> Value {

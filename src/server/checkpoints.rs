@@ -56,7 +56,7 @@ pub(super) async fn get(
     let headers = [
         ("content-type", "application/x-tar".to_owned()),
         ("content-length", length),
-        ("x-digest", checkpoint.digest.0),
+        ("x-digest", checkpoint.digest.0.into()),
     ];
     Ok((headers, Body::from_stream(ReaderStream::with_capacity(contents, 1 << 20))).into_response())
 }

@@ -148,7 +148,7 @@ pub(super) struct Saves {
 impl Saves {
     /// The digest of a new save.
     pub(super) fn add(&mut self, total: u64) -> Digest {
-        let digest = Digest(format!("{:012x}{:052}", self.totals.len() + 1, 0));
+        let digest = Digest::from(format!("{:012x}{:052}", self.totals.len() + 1, 0));
         self.totals.insert(digest.clone(), total);
         digest
     }

@@ -215,7 +215,7 @@ impl World {
                 let name = node
                     .launch
                     .as_ref()
-                    .map_or_else(|| NodeName(node.address.clone()), |(name, _)| name.clone());
+                    .map_or_else(|| NodeName::from(node.address.clone()), |(name, _)| name.clone());
                 found.push((worker.rank, name, worker.group));
             }
         }

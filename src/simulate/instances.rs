@@ -199,7 +199,7 @@ impl World {
         let Some(key) = self.random.pick(&keys).cloned() else { return };
         let Some(cluster) = self.store.clusters.get(&key) else { return };
         let uid = cluster.metadata.uid.clone();
-        let launch = IntentId(format!("lost-{}", self.random.seed()));
+        let launch = IntentId::from(format!("lost-{}", self.random.seed()));
         let marks = Marks { uid, incarnation: LOST.to_owned(), launch };
         let instance = Region::instance(Some(key), marks, offering(), false, self.now);
         let id = self.region.add(instance);

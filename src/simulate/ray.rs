@@ -443,7 +443,7 @@ fn describe_death(death: &Death, now: Ms) -> BridgeReport {
 
 fn describe_node(node: &Node) -> RayNode {
     let labels = node.launch.iter().flat_map(|(name, launch)| {
-        [(NODE_LABEL.to_owned(), name.0.clone()), (LAUNCH_LABEL.to_owned(), launch.0.clone())]
+        [(NODE_LABEL.to_owned(), name.to_string()), (LAUNCH_LABEL.to_owned(), launch.to_string())]
     });
     RayNode {
         id: node.id.clone(),

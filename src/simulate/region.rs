@@ -158,7 +158,7 @@ impl Region {
     /// An instance comes to be, whoever launched it.
     pub(super) fn add(&mut self, instance: Instance) -> InstanceId {
         self.made += 1;
-        let id = InstanceId(format!("i-{:04}", self.made));
+        let id = InstanceId::from(format!("i-{:04}", self.made));
         self.instances.insert(id.clone(), instance);
         id
     }

@@ -115,7 +115,7 @@ impl Site {
 
     fn ray_id(&mut self) -> RayNodeId {
         self.made += 1;
-        RayNodeId(format!("ray{:04}", self.made))
+        RayNodeId::from(format!("ray{:04}", self.made))
     }
 
     /// Notes whether the controller is heard there; for how long it has not been.

@@ -108,7 +108,7 @@ impl Store {
 
     fn next_uid(&mut self, prefix: &str) -> Uid {
         self.made += 1;
-        Uid(format!("{prefix}{:07}", self.made))
+        Uid::from(format!("{prefix}{:07}", self.made))
     }
 
     /// Asks an object to go.

@@ -27,7 +27,7 @@ impl Tx<'_> {
             .prepare_cached(
                 "SELECT version, reason, message FROM events WHERE uid = ?1 ORDER BY version DESC LIMIT 1",
             )?
-            .query_row(params![event.uid.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(params![event.uid.0.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
         let version: i64 =
             self.sql.query_row("SELECT coalesce(max(version), 0) + 1 FROM events", [], |row| row.get(0))?;
@@ -52,7 +52,7 @@ impl Tx<'_> {
                         event.kind.name(),
                         event.object.namespace,
                         event.object.name,
-                        event.uid.0,
+                        event.uid.0.as_str(),
                         event_type,
                         event.reason,
                         event.message,
@@ -80,7 +80,7 @@ impl Tx<'_> {
     /// If the database fails.
     pub fn events_of(&self, uid: &Uid) -> Result<Vec<Event>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM events WHERE uid = ?1 ORDER BY version");
-        self.events(&sql, params![uid.0])
+        self.events(&sql, params![uid.0.as_str()])
     }
 
     fn events(&self, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<Event>, StoreError> {
@@ -101,7 +101,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         event: NewEvent {
             kind: serde_json::from_value(Value::String(kind)).unwrap_or(Kind::AdaptDLJob),
             object: ObjectKey { namespace: row.get(2)?, name: row.get(3)? },
-            uid: Uid(row.get(4)?),
+            uid: Uid::from(row.get::<_, String>(4)?),
             event_type: if event_type == "Warning" { EventType::Warning } else { EventType::Normal },
             reason: row.get(6)?,
             message: row.get(7)?,

@@ -41,7 +41,7 @@ impl Tx<'_> {
     /// # Errors
     /// If the database fails.
     pub fn get_by_uid(&self, uid: &Uid) -> Result<Option<AnyObject>, StoreError> {
-        self.one("SELECT kind, metadata, spec, status FROM objects WHERE uid = ?1", params![uid.0])
+        self.one("SELECT kind, metadata, spec, status FROM objects WHERE uid = ?1", params![uid.0.as_str()])
     }
 
     /// All objects of a kind, by name.
@@ -149,7 +149,7 @@ impl Tx<'_> {
                 object.kind().name(),
                 object.metadata().namespace,
                 object.metadata().name,
-                object.uid().0,
+                object.uid().0.as_str(),
                 cluster_of(&object).map(|key| key.to_string()),
                 json(object.metadata())?,
                 object.spec().to_string(),
@@ -175,7 +175,7 @@ impl Tx<'_> {
         self.sql.execute(
             "UPDATE objects SET cluster = ?2, metadata = ?3, spec = ?4, status = ?5 WHERE uid = ?1",
             params![
-                object.uid().0,
+                object.uid().0.as_str(),
                 cluster_of(&object).map(|key| key.to_string()),
                 json(object.metadata())?,
                 object.spec().to_string(),
@@ -239,7 +239,7 @@ impl Tx<'_> {
             "DELETE FROM job_records WHERE job = ?1",
             "DELETE FROM groups WHERE job = ?1",
         ] {
-            self.sql.execute(sql, params![uid.0])?;
+            self.sql.execute(sql, params![uid.0.as_str()])?;
         }
         if object.kind() == Kind::RayCluster {
             let cluster = object.key().to_string();
@@ -274,8 +274,11 @@ impl Tx<'_> {
         status_only: bool,
     ) -> Result<(), StoreError> {
         let sql = "SELECT bound FROM job_records WHERE job = ?1 AND bound IS NOT NULL";
-        let bound: Option<String> =
-            self.sql.prepare_cached(sql)?.query_row(params![object.uid().0], |row| row.get(0)).optional()?;
+        let bound: Option<String> = self
+            .sql
+            .prepare_cached(sql)?
+            .query_row(params![object.uid().0.as_str()], |row| row.get(0))
+            .optional()?;
         let bound =
             bound.as_deref().and_then(|key| key.split_once('/')).map(|(ns, name)| ObjectKey::new(ns, name));
         let own = cluster_of(object).unwrap_or_else(|| object.key());

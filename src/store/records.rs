@@ -112,7 +112,7 @@ impl Tx<'_> {
     /// If the database fails.
     pub fn job_record(&self, uid: &Uid) -> Result<JobRecord, StoreError> {
         let mut record: JobRecord = self
-            .body("SELECT body FROM job_records WHERE job = ?1", &[&uid.0], "job record")?
+            .body("SELECT body FROM job_records WHERE job = ?1", &[&uid.0.as_str()], "job record")?
             .unwrap_or_default();
         record.groups =
             self.bodies("SELECT body FROM groups WHERE job = ?1 ORDER BY number", uid, "group")?;
@@ -137,17 +137,20 @@ impl Tx<'_> {
         let bound = record.binding.as_ref().map(|binding| binding.cluster.to_string());
         let sql = "INSERT INTO job_records (job, bound, body) VALUES (?1, ?2, ?3)
                    ON CONFLICT (job) DO UPDATE SET bound = excluded.bound, body = excluded.body";
-        self.sql.execute(sql, params![uid.0, bound, json(record)?])?;
-        self.sql.execute("DELETE FROM groups WHERE job = ?1", params![uid.0])?;
+        self.sql.execute(sql, params![uid.0.as_str(), bound, json(record)?])?;
+        self.sql.execute("DELETE FROM groups WHERE job = ?1", params![uid.0.as_str()])?;
         for group in &record.groups {
             let sql = "INSERT INTO groups (job, number, body) VALUES (?1, ?2, ?3)";
-            self.sql.execute(sql, params![uid.0, group.number.0 as i64, json(group)?])?;
+            self.sql.execute(sql, params![uid.0.as_str(), group.number.0 as i64, json(group)?])?;
         }
-        self.sql.execute("DELETE FROM checkpoints WHERE job = ?1", params![uid.0])?;
+        self.sql.execute("DELETE FROM checkpoints WHERE job = ?1", params![uid.0.as_str()])?;
         for checkpoint in &record.checkpoints {
             let sql = "INSERT INTO checkpoints (job, group_number, number, body) VALUES (?1, ?2, ?3, ?4)";
             let id = checkpoint.id;
-            self.sql.execute(sql, params![uid.0, id.group.0 as i64, id.number as i64, json(checkpoint)?])?;
+            self.sql.execute(
+                sql,
+                params![uid.0.as_str(), id.group.0 as i64, id.number as i64, json(checkpoint)?],
+            )?;
         }
         Ok(())
     }
@@ -158,7 +161,7 @@ impl Tx<'_> {
     /// If the database fails.
     pub fn retire(&self, uid: &Uid, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO retired (job, namespace, name, until) VALUES (?1, ?2, ?3, ?4)";
-        self.sql.execute(sql, params![uid.0, key.namespace, key.name, until.to_string()])?;
+        self.sql.execute(sql, params![uid.0.as_str(), key.namespace, key.name, until.to_string()])?;
         Ok(())
     }
 
@@ -172,7 +175,7 @@ impl Tx<'_> {
         let rows = statement.query_map([], |row| {
             let until: String = row.get(3)?;
             let key = ObjectKey { namespace: row.get(1)?, name: row.get(2)? };
-            Ok((Uid(row.get(0)?), key, until.parse().unwrap_or(Timestamp::MAX)))
+            Ok((Uid::from(row.get::<_, String>(0)?), key, until.parse().unwrap_or(Timestamp::MAX)))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -182,8 +185,8 @@ impl Tx<'_> {
     /// # Errors
     /// If the database fails.
     pub fn forget_retired(&self, uid: &Uid) -> Result<(), StoreError> {
-        self.sql.execute("DELETE FROM retired WHERE job = ?1", params![uid.0])?;
-        self.sql.execute("DELETE FROM checkpoints WHERE job = ?1", params![uid.0])?;
+        self.sql.execute("DELETE FROM retired WHERE job = ?1", params![uid.0.as_str()])?;
+        self.sql.execute("DELETE FROM checkpoints WHERE job = ?1", params![uid.0.as_str()])?;
         Ok(())
     }
 
@@ -205,7 +208,7 @@ impl Tx<'_> {
     pub fn put_intent(&self, intent: &Intent) -> Result<(), StoreError> {
         let sql = "INSERT INTO intents (id, cluster, body) VALUES (?1, ?2, ?3)
                    ON CONFLICT (id) DO UPDATE SET body = excluded.body";
-        self.sql.execute(sql, params![intent.id.0, intent.cluster.to_string(), json(intent)?])?;
+        self.sql.execute(sql, params![intent.id.0.as_str(), intent.cluster.to_string(), json(intent)?])?;
         Ok(())
     }
 
@@ -215,7 +218,7 @@ impl Tx<'_> {
     /// If the database fails.
     pub fn settle_intent(&self, id: &IntentId, state: IntentState) -> Result<(), StoreError> {
         let found: Option<Intent> =
-            self.body("SELECT body FROM intents WHERE id = ?1", &[&id.0], "intent")?;
+            self.body("SELECT body FROM intents WHERE id = ?1", &[&id.0.as_str()], "intent")?;
         match found {
             Some(intent) => self.put_intent(&Intent { state, attempts: intent.attempts + 1, ..intent }),
             None => Ok(()),
@@ -227,7 +230,7 @@ impl Tx<'_> {
     /// # Errors
     /// If the database fails.
     pub fn remove_intent(&self, id: &IntentId) -> Result<(), StoreError> {
-        self.sql.execute("DELETE FROM intents WHERE id = ?1", params![id.0])?;
+        self.sql.execute("DELETE FROM intents WHERE id = ?1", params![id.0.as_str()])?;
         Ok(())
     }
 
@@ -294,7 +297,7 @@ impl Tx<'_> {
         what: &'static str,
     ) -> Result<Vec<T>, StoreError> {
         let mut statement = self.sql.prepare_cached(sql)?;
-        let rows = statement.query_map(params![uid.0], |row| row.get::<_, String>(0))?;
+        let rows = statement.query_map(params![uid.0.as_str()], |row| row.get::<_, String>(0))?;
         rows.map(|row| parse(&row?, what)).collect()
     }
 }

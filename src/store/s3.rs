@@ -78,7 +78,7 @@ pub(crate) async fn write(
     let (client, path) = (client(address).await?, path(address)?);
     let mut attributes = Attributes::new();
     if let Some(digest) = digest {
-        attributes.insert(Attribute::Metadata(DIGEST.into()), digest.0.clone().into());
+        attributes.insert(Attribute::Metadata(DIGEST.into()), digest.to_string().into());
     }
     let mut source = Source { contents, hash: Sha256::new(), size: 0 };
     if size <= PART {

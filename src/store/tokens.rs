@@ -18,7 +18,7 @@ impl Tx<'_> {
         let sql = "INSERT INTO tokens (name, role, digest, created) VALUES (?1, ?2, ?3, ?4)
                    ON CONFLICT (name) DO NOTHING";
         let (role, created) = (token.role.to_string(), token.created.to_string());
-        Ok(self.sql.execute(sql, params![token.name, role, digest.0, created])? == 1)
+        Ok(self.sql.execute(sql, params![token.name, role, digest.0.as_str(), created])? == 1)
     }
 
     /// Whose token has this digest.
@@ -27,7 +27,7 @@ impl Tx<'_> {
     /// If the database fails.
     pub fn token_of(&self, digest: &Digest) -> Result<Option<TokenView>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM tokens WHERE digest = ?1");
-        Ok(self.sql.prepare_cached(&sql)?.query_row(params![digest.0], view).optional()?)
+        Ok(self.sql.prepare_cached(&sql)?.query_row(params![digest.0.as_str()], view).optional()?)
     }
 
     /// The tokens there are, by name.

@@ -77,7 +77,7 @@ impl Region {
             ray_version: String::new(),
             instance: "agent".to_owned(),
             version: 1,
-            head: RayNodeId("head".to_owned()),
+            head: RayNodeId::from("head".to_owned()),
             nodes: Vec::new(),
             requested: None,
             jobs: BTreeMap::new(),
@@ -181,7 +181,7 @@ impl Region {
                 }));
             }
             Effect::LaunchNode { offering: Some(offering), .. } => {
-                let id = InstanceId(format!("i-{:06}", self.instances.len()));
+                let id = InstanceId::from(format!("i-{:06}", self.instances.len()));
                 self.instances.insert(id, instance(&intent.id, offering));
             }
             Effect::TerminateNode { launch, .. } => {
@@ -206,7 +206,7 @@ fn read<T: DeserializeOwned>(value: Value) -> T {
 
 fn named(name: &str) -> ObjectMeta {
     let mut metadata = ObjectMeta::named("default", name);
-    metadata.uid = Uid(format!("uid-of-{name}"));
+    metadata.uid = Uid::from(format!("uid-of-{name}"));
     metadata
 }
 
@@ -267,13 +267,13 @@ fn instance(launch: &IntentId, offering: &Offering) -> CloudInstance {
 fn ray_node(instance: &CloudInstance) -> RayNode {
     let launch = instance.launch.clone().unwrap();
     RayNode {
-        id: RayNodeId(format!("ray-{launch}")),
+        id: RayNodeId::from(format!("ray-{launch}")),
         address: "10.0.0.9".to_owned(),
         alive: true,
         draining: false,
         head: false,
         resources: BTreeMap::new(),
-        labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.0)]),
+        labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.to_string())]),
     }
 }
 

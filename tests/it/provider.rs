@@ -24,7 +24,7 @@ fn sha256(bytes: &[u8]) -> Digest {
 }
 
 fn uid() -> Uid {
-    Uid("u".to_owned())
+    Uid::from("u".to_owned())
 }
 
 /// An agent that has one blob, and takes only what is what its digest says, as ours does.
@@ -33,7 +33,7 @@ async fn agent(blob: &[u8]) -> (MockServer, AgentClient) {
     let blobs = || path_regex("^/v1/jobs/u/blobs/[0-9a-f]{64}$");
     let whole = ResponseTemplate::new(200).set_body_bytes(blob.to_vec());
     Mock::given(method("GET")).and(blobs()).respond_with(whole).mount(&server).await;
-    let take = |request: &Request| match request.url.path().ends_with(&sha256(&request.body).0) {
+    let take = |request: &Request| match request.url.path().ends_with(sha256(&request.body).0.as_str()) {
         true => ResponseTemplate::new(200),
         false => ResponseTemplate::new(422).set_body_string("the digest is another"),
     };

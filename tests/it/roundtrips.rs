@@ -90,7 +90,7 @@ fn checkpoint_id() -> BoxedStrategy<CheckpointId> {
 }
 
 fn digest() -> BoxedStrategy<Digest> {
-    "[0-9a-f]{64}".prop_map(Digest).boxed()
+    "[0-9a-f]{64}".prop_map(Digest::from).boxed()
 }
 
 fn key() -> BoxedStrategy<ObjectKey> {
@@ -140,9 +140,9 @@ prop_compose! {
 
 prop_compose! {
     fn group_status()(number in group(), created in when(), reason in text(), message in text(), from_replicas: u32,
-        replicas: u32, nodes in vec(text().prop_map(NodeName), 0..3), restored in option::of(checkpoint_id()),
+        replicas: u32, nodes in vec(text().prop_map(NodeName::from), 0..3), restored in option::of(checkpoint_id()),
         timeline in times(), downtime_ms: Option<u64>, (lost_steps, estimated, outcome) in (any::<Option<u64>>(), any::<bool>(), option::of(text())),
-        before in option::of((group(), vec(text().prop_map(NodeName), 0..3), times()))) -> GroupStatus {
+        before in option::of((group(), vec(text().prop_map(NodeName::from), 0..3), times()))) -> GroupStatus {
         let before = before.map(|(number, nodes, timeline)| GroupBefore { number, nodes, timeline });
         GroupStatus { number, created, reason, message, from_replicas, replicas, nodes, before, restored, timeline, downtime_ms, lost_steps, estimated, outcome }
     }
@@ -190,7 +190,7 @@ prop_compose! {
             observed_generation, phase, message, phase_since, conditions, replicas, desired_replicas, group, progress, failures,
             start_time, completion_time, checkpoint_request, history, cost,
             scaling: scaling.map(|(replicas, reason, message)| ScalingStatus { replicas, reason, message }),
-            workers: workers.into_iter().map(|(rank, node, pid, state)| WorkerStatus { rank, node: NodeName(node), pid, state }).collect(),
+            workers: workers.into_iter().map(|(rank, node, pid, state)| WorkerStatus { rank, node: NodeName::from(node), pid, state }).collect(),
             checkpoint: checkpoint.map(|it| CheckpointStatus { id: it.id, digest: it.digest, size: it.size, files: it.files,
                 steps: it.steps, save_ms: it.save_ms, saved: it.saved }),
         }
@@ -200,9 +200,9 @@ prop_compose! {
 prop_compose! {
     fn node_status()(name in text(), group in option::of(text()), state in text(), since in option::of(when()),
         address in option::of(text()), pid: Option<u32>, capacity in text(), workers: u32,
-        notice in option::of(text()), instance in option::of((option::of(text().prop_map(InstanceId)), text(), text(), market(), option::of(money())))) -> NodeStatus {
+        notice in option::of(text()), instance in option::of((option::of(text().prop_map(InstanceId::from)), text(), text(), market(), option::of(money())))) -> NodeStatus {
         let instance = instance.map(|(id, instance_type, zone, market, price)| InstanceStatus { id, instance_type, zone, market, price });
-        NodeStatus { name: NodeName(name), group, state, since, address, pid, capacity, workers, notice, instance }
+        NodeStatus { name: NodeName::from(name), group, state, since, address, pid, capacity, workers, notice, instance }
     }
 }
 
@@ -320,11 +320,11 @@ prop_compose! {
 
 prop_compose! {
     fn node()(group in option::of(text()), index: u64, launch in text(), template in template(), state in node_state(),
-        ray in option::of(text().prop_map(RayNodeId)), idle_since in option::of(when()),
-        notice in option::of(notice()), offering in option::of(offering()), instance in option::of(text().prop_map(InstanceId)),
+        ray in option::of(text().prop_map(RayNodeId::from)), idle_since in option::of(when()),
+        notice in option::of(notice()), offering in option::of(offering()), instance in option::of(text().prop_map(InstanceId::from)),
         (missing_since, ended) in (option::of(when()), option::of(when()))) -> NodeRecord {
         let (template, offering) = (template.into(), offering.map(Shared::from));
-        NodeRecord { group, index, launch: IntentId(launch), template, offering, instance, missing_since, ended, state, ray, idle_since, notice }
+        NodeRecord { group, index, launch: IntentId::from(launch), template, offering, instance, missing_since, ended, state, ray, idle_since, notice }
     }
 }
 
@@ -345,12 +345,12 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn cluster_record()(incarnation in option::of(incarnation()), ending: bool, nodes in btree_map(text().prop_map(NodeName), node(), 0..3),
+    fn cluster_record()(incarnation in option::of(incarnation()), ending: bool, nodes in btree_map(text().prop_map(NodeName::from), node(), 0..3),
         launched: u64, agent in option::of((text(), when(), any::<bool>())), trouble in option::of(trouble()),
         unused_since in option::of(when()),
-        notices in btree_map(text().prop_map(RayNodeId), notice(), 0..2), unavailable in vec(unavailable(), 0..2),
+        notices in btree_map(text().prop_map(RayNodeId::from), notice(), 0..2), unavailable in vec(unavailable(), 0..2),
         failing_groups in btree_map(text(), (digest(), trouble()), 0..2),
-        orphans in btree_map(text().prop_map(InstanceId), when(), 0..2),
+        orphans in btree_map(text().prop_map(InstanceId::from), when(), 0..2),
         (opening, last_launch, costs) in (option::of(text()), option::of(when()), option::of(cluster_costs()))) -> ClusterRecord {
         let agent = agent.map(|(submission, since, answered)| AgentRecord { submission, since, answered });
         let failing = |(group, (template, trouble))| (group, FailingGroup { template, trouble });
@@ -364,12 +364,12 @@ prop_compose! {
         custom in btree_map(text(), number(), 0..2), package in option::of(digest()), env in text()) -> SlotSpec {
         let runtime_env = Map::from_iter([(env.clone(), json!({"pip": [env, 1, null, 0.5]}))]);
         let resources = WorkerResources { cpu: MilliCpu(cpu), gpu, memory, custom };
-        SlotSpec { node: NodeName(node), ray: RayNodeId(ray), kind: SlotKind { resources, runtime_env, package } }
+        SlotSpec { node: NodeName::from(node), ray: RayNodeId::from(ray), kind: SlotKind { resources, runtime_env, package } }
     }
 }
 
 fn slots() -> BoxedStrategy<BTreeMap<SlotId, SlotSpec>> {
-    btree_map(text().prop_map(SlotId), slot(), 0..3).boxed()
+    btree_map(text().prop_map(SlotId::from), slot(), 0..3).boxed()
 }
 
 prop_compose! {
@@ -379,7 +379,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn desired()(run: bool, grace in span(), number in group(), ranks in vec(text().prop_map(SlotId), 0..3),
+    fn desired()(run: bool, grace in span(), number in group(), ranks in vec(text().prop_map(SlotId::from), 0..3),
         entrypoint in option::of(text()), command in option::of(vec(text(), 1..3)), args in vec(text(), 0..3),
         env in vec(variable(), 0..2), share_path in option::of(text()), restore in option::of(checkpoint_id()),
         (activate, fork, prepare) in (any::<bool>(), any::<bool>(), select(vec![Prepare::Full, Prepare::Slots, Prepare::Nothing]))) -> Desired {
@@ -393,7 +393,7 @@ prop_compose! {
 
 prop_compose! {
     fn document()(revision: u64, desired in desired(), slots in slots(), checkpoint_timeout in span(), checkpoint_interval in span(),
-        checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in btree_set(text().prop_map(RayNodeId), 0..2),
+        checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in btree_set(text().prop_map(RayNodeId::from), 0..2),
         (fence_until, progress_deadline) in (option::of(when()), span()), save_request in option::of(text()),
         (metadata_endpoint, checkpoint_path) in (option::of(text()), option::of(text())), min_replicas: u32) -> Document {
         Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, checkpoint_path, artifacts, fenced, fence_until,
@@ -427,7 +427,7 @@ prop_compose! {
     fn group_record()(number in group(), created in when(), message in text(), program in digest(),
         reason in select(vec![GroupReason::Started, GroupReason::Resumed, GroupReason::Scaled, GroupReason::ReplicasChanged,
             GroupReason::SpecChanged, GroupReason::ProgramFailed, GroupReason::WorkerKilled, GroupReason::NodeLost, GroupReason::NodeLeaving, GroupReason::Retried]),
-        nodes in vec(text().prop_map(NodeName), 0..3), slots in slots(), restored in option::of(checkpoint_id()), timeline in times(),
+        nodes in vec(text().prop_map(NodeName::from), 0..3), slots in slots(), restored in option::of(checkpoint_id()), timeline in times(),
         (from_replicas, steps, downtime_ms, lost_steps, spoke_adaptdl) in any::<(u32, u64, Option<u64>, Option<u64>, bool)>(),
         (last_step, outcome) in (option::of(when()), option::of((text(), text())))) -> GroupRecord {
         let outcome = outcome.map(|(kind, message)| GroupOutcome { kind, message });
@@ -442,7 +442,7 @@ fn effect() -> BoxedStrategy<Effect> {
     parts
         .prop_map(|(which, one, other, (keep, index), since, launch, checkpoint, digest)| {
             let (node, job, id, group) =
-                (NodeName(one.clone()), Uid(one.clone()), checkpoint.id, checkpoint.id.group);
+                (NodeName::from(one.clone()), Uid::from(one.clone()), checkpoint.id, checkpoint.id.group);
             match which {
                 0 => Effect::OpenCluster { incarnation: one },
                 1 => Effect::CloseCluster { incarnation: one },
@@ -450,8 +450,8 @@ fn effect() -> BoxedStrategy<Effect> {
                     let (group, template, offering) = launch;
                     Effect::LaunchNode { node, group, index, template: Box::new(template), offering }
                 }
-                3 => Effect::DrainNode { node, ray: RayNodeId(other) },
-                4 => Effect::TerminateNode { node, launch: IntentId(other), index, since },
+                3 => Effect::DrainNode { node, ray: RayNodeId::from(other) },
+                4 => Effect::TerminateNode { node, launch: IntentId::from(other), index, since },
                 5 => Effect::SubmitAgent { submission: one },
                 6 => Effect::StopAgent { submission: one },
                 7 => Effect::SendDocument { job, revision: index },
@@ -463,7 +463,7 @@ fn effect() -> BoxedStrategy<Effect> {
                 13 => Effect::RequestResources {
                     bundles: vec![ResourceBundles { resources: [(other, 1.5)].into(), count: 3 }],
                 },
-                14 => Effect::TerminateInstance { instance: InstanceId(one) },
+                14 => Effect::TerminateInstance { instance: InstanceId::from(one) },
                 _ => Effect::DropCheckpoint { job, id },
             }
         })
@@ -484,7 +484,7 @@ prop_compose! {
             6 => failed(ErrorKind::MarketLimit),
             _ => failed(ErrorKind::Rejected),
         };
-        Intent { id: IntentId(id), cluster, effect, created, attempts, not_before, last_error, state }
+        Intent { id: IntentId::from(id), cluster, effect, created, attempts, not_before, last_error, state }
     }
 }
 
@@ -499,7 +499,7 @@ prop_compose! {
     fn metadata()(name in text(), namespace in text(), labels in btree_map(text(), text(), 0..3), annotations in btree_map(text(), text(), 0..3),
         uid in text(), generation: u64, resource_version: u64, creation_timestamp in option::of(when()),
         deletion_timestamp in option::of(when()), finalizers in vec(text(), 0..2), managed_fields in vec(managed(), 0..2)) -> ObjectMeta {
-        ObjectMeta { name, namespace, labels, annotations, uid: Uid(uid), generation, resource_version, creation_timestamp, deletion_timestamp, finalizers, managed_fields }
+        ObjectMeta { name, namespace, labels, annotations, uid: Uid::from(uid), generation, resource_version, creation_timestamp, deletion_timestamp, finalizers, managed_fields }
     }
 }
 

@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn names(names: &[&str]) -> Vec<NodeName> {
-        names.iter().map(|name| NodeName((*name).to_owned())).collect()
+        names.iter().map(|name| NodeName::from((*name).to_owned())).collect()
     }
 
     fn rescaled() -> GroupStatus {

@@ -10,6 +10,7 @@ use crate::api::ids::{IntentId, NodeName};
 use crate::api::keepsake::{JobKeepsake, Keepsakes};
 use crate::api::meta::ObjectKey;
 use crate::api::object::AdaptDLJob;
+use crate::api::observed::LAUNCH_LABEL;
 use crate::api::record::{ClusterRecord, Incarnation, JobRecord, NodeRecord, NodeState};
 use crate::api::shared::Shared;
 use crate::api::wire::{AgentState, RayNode};
@@ -92,9 +93,8 @@ fn node(
         None => Some(&spec.head),
         Some(_) => template,
     };
-    let is_it = |node: &&RayNode| {
-        node.alive && node.labels.get(crate::api::observed::LAUNCH_LABEL) == Some(&launch.0)
-    };
+    let is_it =
+        |node: &&RayNode| node.alive && node.labels.get(LAUNCH_LABEL).is_some_and(|label| *label == launch.0);
     let ray = state.nodes.iter().find(is_it).map(|node| node.id.clone());
     NodeRecord {
         group: instance.group.clone(),
@@ -150,7 +150,7 @@ mod tests {
 
     fn instance(number: u32, node: &str, group: Option<&str>, incarnation: &str) -> FoundInstance {
         FoundInstance {
-            id: InstanceId(format!("i-{number}")),
+            id: InstanceId::from(format!("i-{number}")),
             node: Some(node.into()),
             group: group.map(str::to_owned),
             incarnation: incarnation.to_owned(),
@@ -158,7 +158,7 @@ mod tests {
             image: "ami-1".to_owned(),
             launched: Some(at(50)),
             seen: CloudInstance {
-                launch: Some(IntentId(format!("launch-{number}"))),
+                launch: Some(IntentId::from(format!("launch-{number}"))),
                 phase: InstancePhase::Running,
                 instance_type: "m5.large".to_owned(),
                 zone: "us-west-2a".to_owned(),

@@ -150,7 +150,7 @@ fn node_statuses(
     let workers = |name: &NodeName| report.workers.get(name).copied().unwrap_or(0);
     if matches!(cluster.spec.provider, Provider::Existing(_)) {
         let nodes = alive.map(|node| {
-            let name = NodeName(node.address.clone());
+            let name = NodeName::from(node.address.clone());
             NodeStatus {
                 group: (!node.head).then(|| "existing".to_owned()),
                 state: if node.draining { "Draining" } else { "Ready" }.to_owned(),

@@ -16,7 +16,7 @@ pub(super) fn new_agent() -> AgentState {
         ray_version: String::new(),
         instance: "outlook".to_owned(),
         version: 1,
-        head: RayNodeId("outlook-head".to_owned()),
+        head: RayNodeId::from("outlook-head".to_owned()),
         nodes: Vec::new(),
         requested: None,
         jobs: BTreeMap::new(),

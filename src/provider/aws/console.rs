@@ -49,7 +49,8 @@ impl Consoles {
 /// The end of a console, if EC2 tells it: the latest that there is, or what was kept at the last boot or end.
 async fn ask(clients: &Clients, id: &InstanceId, latest: bool) -> Option<String> {
     clients.pace(Api::Change).await;
-    let request = clients.ec2.get_console_output().instance_id(&id.0).set_latest(latest.then_some(true));
+    let request =
+        clients.ec2.get_console_output().instance_id(id.0.as_str()).set_latest(latest.then_some(true));
     match request.send().await {
         Ok(answer) => {
             Some(last_lines(&STANDARD.decode(answer.output().unwrap_or_default()).unwrap_or_default()))

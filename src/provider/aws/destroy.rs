@@ -66,7 +66,7 @@ impl Work<'_> {
         let left = all.iter().filter_map(instances::observed);
         let left: Vec<_> = left.filter(|(_, seen)| seen.phase != InstancePhase::Terminated).collect();
         let to_end = left.iter().filter(|(_, seen)| !seen.phase.is_ending());
-        let to_end: Vec<String> = to_end.map(|(id, _)| id.0.clone()).collect();
+        let to_end: Vec<String> = to_end.map(|(id, _)| id.to_string()).collect();
         for batch in to_end.chunks(BATCH) {
             instances::end_all(clients, batch.to_vec()).await?;
             self.ended += batch.len();

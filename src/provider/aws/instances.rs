@@ -58,7 +58,7 @@ pub(super) async fn terminate(aws: &Aws, ended: EndedNode) -> Result<(), EffectE
 pub(super) async fn end(aws: &Aws, instance: &InstanceId) -> Result<(), EffectError> {
     let clients = aws.clients().await?;
     clients.pace(Api::Describe).await;
-    let answer = clients.ec2.describe_instances().instance_ids(&instance.0).send().await;
+    let answer = clients.ec2.describe_instances().instance_ids(instance.0.as_str()).send().await;
     let answer = match answer.map_err(|error| clients.error(&format!("look at instance {instance}"), &error))
     {
         Err(error) if error.is_not_found() => return Ok(()),

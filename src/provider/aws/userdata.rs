@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn rendered(spec: &RayClusterSpec, node: &NodeLaunch) -> Result<Vec<u8>, EffectError> {
-        render(spec, spec.aws().unwrap(), &network(), node, &Uid("u-1".to_owned()))
+        render(spec, spec.aws().unwrap(), &network(), node, &Uid::from("u-1".to_owned()))
     }
 
     fn script(spec: &RayClusterSpec, node: &NodeLaunch) -> String {

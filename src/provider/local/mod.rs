@@ -326,8 +326,8 @@ fn arguments(network: &LocalNetwork, node: &NodeLaunch, temp: &Path) -> Vec<Stri
 }
 
 pub(super) fn labels(node: &NodeLaunch) -> String {
-    let own = [(NODE_LABEL, &node.name.0), (LAUNCH_LABEL, &node.launch.0)];
-    let given = node.template.labels.iter().map(|(name, value)| (name.as_str(), value));
+    let own = [(NODE_LABEL, node.name.0.as_str()), (LAUNCH_LABEL, node.launch.0.as_str())];
+    let given = node.template.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let labels: Vec<String> = given.chain(own).map(|(name, value)| format!("{name}={value}")).collect();
     labels.join(",")
 }

@@ -45,7 +45,7 @@ impl Training {
         let spec: AdaptDLJobSpec = serde_json::from_value(json!({"command": ["true"]})).unwrap();
         let metadata = ObjectMeta::named("default", "digits");
         let job = AnyObject::Job(Box::new(Object { metadata, spec, status: Default::default() }));
-        store.write_now(|tx| tx.apply(job, None, Uid("u".to_owned()), Timestamp::now())).unwrap();
+        store.write_now(|tx| tx.apply(job, None, Uid::from("u".to_owned()), Timestamp::now())).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let sources = rayconcile::gitops::Sources::default();
@@ -100,7 +100,7 @@ impl Training {
 }
 
 fn worker(state: &str) -> WorkerStatus {
-    WorkerStatus { rank: 0, node: NodeName("cpu-1".to_owned()), pid: Some(1), state: state.to_owned() }
+    WorkerStatus { rank: 0, node: NodeName::from("cpu-1".to_owned()), pid: Some(1), state: state.to_owned() }
 }
 
 fn group(stepped: bool) -> GroupStatus {
@@ -118,7 +118,7 @@ fn id(number: u64) -> CheckpointId {
 fn checkpoint(number: u64) -> CheckpointStatus {
     CheckpointStatus {
         id: id(number),
-        digest: Digest("d".repeat(64)),
+        digest: Digest::from("d".repeat(64)),
         size: Bytes(1_258_291),
         files: 4,
         steps: 412,

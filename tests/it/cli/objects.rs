@@ -54,7 +54,7 @@ fn output_that_is_not_here_any_more_is_missed_aloud() {
     let world = World::with_controller(&[]);
     some_objects(&world);
     let uid = world.get("job", "night")["metadata"]["uid"].as_str().unwrap().to_owned();
-    let job = ObjectMeta { uid: Uid(uid), ..ObjectMeta::named("default", "night") };
+    let job = ObjectMeta { uid: Uid::from(uid), ..ObjectMeta::named("default", "night") };
     let logs = JobLogs::of(&world.path("state"), &job);
     for group in 2..22 {
         logs.append((GroupNumber(group), 0), 0, format!("all of {group}\n").as_bytes()).unwrap();

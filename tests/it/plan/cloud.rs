@@ -63,7 +63,7 @@ pub(super) fn cluster(spec: &str) -> RayCluster {
     let mut spec: RayClusterSpec = serde_json::from_value(value).unwrap();
     spec.fill_defaults();
     let mut metadata = ObjectMeta::named("default", "gpu");
-    metadata.uid = Uid("u1".to_owned());
+    metadata.uid = Uid::from("u1".to_owned());
     Object { metadata, spec, status: Default::default() }
 }
 
@@ -198,7 +198,7 @@ impl Region {
             }
         }
         let node = |launch: &IntentId| {
-            let id = RayNodeId(format!("ray-{launch}"));
+            let id = RayNodeId::from(format!("ray-{launch}"));
             RayNode {
                 draining: self.drained.contains(&id),
                 id,
@@ -206,7 +206,7 @@ impl Region {
                 alive: true,
                 head: false,
                 resources: BTreeMap::new(),
-                labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.0.clone())]),
+                labels: BTreeMap::from([(LAUNCH_LABEL.to_owned(), launch.to_string())]),
             }
         };
         let nodes: Vec<RayNode> = self.joined.iter().map(node).collect();
@@ -214,7 +214,7 @@ impl Region {
             seen.agent = Observed::default();
             return;
         }
-        let head = RayNodeId("head".to_owned());
+        let head = RayNodeId::from("head".to_owned());
         let (instance, jobs) = ("agent".to_owned(), BTreeMap::new());
         let state = AgentState {
             protocol: PROTOCOL,
@@ -301,7 +301,7 @@ impl Region {
         }
         let known = self.instances.values().any(|instance| instance.launch.as_ref() == Some(launch));
         if !known {
-            let id = InstanceId(format!("i-{}", self.instances.len()));
+            let id = InstanceId::from(format!("i-{}", self.instances.len()));
             self.instances.insert(id, instance(Some(launch.clone()), &offering));
         }
         if self.lost_replies { Err(ErrorKind::Unavailable) } else { Ok(EffectResult::Done) }
@@ -482,10 +482,10 @@ fn nothing_is_replaced_before_a_new_type_was_looked_up() {
 fn what_is_nobodys_is_ended_and_what_is_not_ours_is_not() {
     let mut region = Region::new(SPOT);
     region.run(60);
-    let stray = InstanceId("i-stray".to_owned());
+    let stray = InstanceId::from("i-stray".to_owned());
     region.instances.insert(
         stray.clone(),
-        instance(Some(IntentId("n-of-a-lost-store".to_owned())), &spot("g5.xlarge", "us-west-2a")),
+        instance(Some(IntentId::from("n-of-a-lost-store".to_owned())), &spot("g5.xlarge", "us-west-2a")),
     );
     region.run(50);
     assert!(region.ended.is_empty(), "it was ended at first sight");

@@ -83,8 +83,8 @@ fn a_cluster_waits_for_instances_that_ec2_may_still_list() {
     region.delete();
     region.run(20);
     assert!(!removed(&region));
-    let late = InstanceId("i-late".to_owned());
-    let launch = IntentId("n-given-up".to_owned());
+    let late = InstanceId::from("i-late".to_owned());
+    let launch = IntentId::from("n-given-up".to_owned());
     region.instances.insert(late.clone(), instance(Some(launch), &spot("g5.xlarge", "us-west-2a")));
     region.run(300);
     assert_eq!(region.ended, [late]);
@@ -114,8 +114,8 @@ fn an_orphan_is_ended_once() {
     let mut region = Region::new(SPOT);
     region.run(60);
     region.pace = 1;
-    let stray = InstanceId("i-stray".to_owned());
-    let launch = IntentId("n-of-a-lost-store".to_owned());
+    let stray = InstanceId::from("i-stray".to_owned());
+    let launch = IntentId::from("n-of-a-lost-store".to_owned());
     region.instances.insert(stray.clone(), instance(Some(launch), &spot("g5.xlarge", "us-west-2a")));
     for _ in 0..75 {
         region.round();
@@ -183,7 +183,7 @@ fn an_instance_whose_ray_was_started_again_is_replaced() {
     let name = name.clone();
     // As if it had joined under another id: what was on it then may still be alive.
     assert!(matches!(node.state, NodeState::Ready { .. }));
-    region.snapshot.record.nodes.get_mut(&name).unwrap().ray = Some(RayNodeId("before".to_owned()));
+    region.snapshot.record.nodes.get_mut(&name).unwrap().ray = Some(RayNodeId::from("before".to_owned()));
     region.run(60);
     assert!(!region.snapshot.record.nodes.contains_key(&name), "{:?}", region.waiting());
     assert_eq!(region.ready(), 4);
@@ -291,7 +291,7 @@ fn a_launch_that_is_refused_after_one_without_a_reply_may_still_come_true() {
     // It was refused; what was asked for before comes true.
     let node = region.snapshot.record.nodes[&lost].clone();
     assert!(matches!(node.state, NodeState::Terminating { .. }), "{node:?}");
-    let late = InstanceId("i-late".to_owned());
+    let late = InstanceId::from("i-late".to_owned());
     region.instances.insert(late.clone(), instance(Some(node.launch), node.offering.as_ref().unwrap()));
     region.refuse = |_| None;
     for _ in 0..60 {

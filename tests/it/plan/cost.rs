@@ -66,7 +66,7 @@ impl Region {
         let spec: serde_json::Value = serde_yaml::from_str(spec).unwrap();
         let spec: AdaptDLJobSpec = serde_json::from_value(spec).unwrap();
         let mut metadata = ObjectMeta::named("default", name);
-        metadata.uid = Uid(name.to_owned());
+        metadata.uid = Uid::from(name.to_owned());
         let job = Object { metadata, spec, status: Default::default() };
         let uid = job.metadata.uid.clone();
         self.snapshot.jobs.push(JobView { job, record: JobRecord::default(), logs_behind: 0 });
@@ -126,8 +126,9 @@ fn what_may_be_paid_for_counts_until_it_is_known_to_have_ended() {
 #[test]
 fn instances_that_are_no_nodes_count_too() {
     let mut region = Region::new(LIMITED);
-    let stray = instance(Some(IntentId("n-of-a-lost-store".to_owned())), &spot("g5.xlarge", "us-west-2a"));
-    region.instances.insert(InstanceId("i-stray".to_owned()), stray);
+    let stray =
+        instance(Some(IntentId::from("n-of-a-lost-store".to_owned())), &spot("g5.xlarge", "us-west-2a"));
+    region.instances.insert(InstanceId::from("i-stray".to_owned()), stray);
     region.run(50);
     assert_eq!((region.ready(), region.hourly()), (2, money("0.90")), "{:?}", region.waiting());
     // It is ended after a minute.
@@ -219,14 +220,14 @@ fn the_bill_is_right_across_ends_price_changes_and_restarts() {
 fn with_slots(region: &Region, nodes: &[&NodeName]) -> JobRecord {
     let slot = |node: &NodeName| SlotSpec {
         node: node.clone(),
-        ray: RayNodeId(String::new()),
+        ray: RayNodeId::from(String::new()),
         kind: SlotKind {
             resources: WorkerResources::default(),
             runtime_env: Default::default(),
             package: None,
         },
     };
-    let slots = nodes.iter().enumerate().map(|(index, node)| (SlotId(format!("s{index}")), slot(node)));
+    let slots = nodes.iter().enumerate().map(|(index, node)| (SlotId::from(format!("s{index}")), slot(node)));
     let document = Document {
         revision: 1,
         desired: Desired::Stop { grace: Span::from_secs(60) },
@@ -262,7 +263,7 @@ fn a_job_pays_its_share_of_the_nodes_it_is_on() {
         region.snapshot.jobs.last_mut().unwrap().record = record;
     }
     let made = plan(&region.snapshot);
-    let costs = |name: &str| made.jobs[&Uid(name.to_owned())].costs.clone();
+    let costs = |name: &str| made.jobs[&Uid::from(name.to_owned())].costs.clone();
     let per_hour = |costs: Option<JobCosts>| costs.map(|costs| costs.spent.per_hour);
     // Three quarters of one, and all of the other.
     assert_eq!(per_hour(costs("most")), Some(money("0.70")));

@@ -63,7 +63,7 @@ fn spoil_bridge(bridge: &mut BridgeReport, random: &mut Rng) {
     bridge.phase = phases[random.usize(..4)];
     for slot in &mut bridge.slots {
         slot.state = ["Pending", "Ready", "Lost", "Whatever"][random.usize(..4)].to_owned();
-        slot.node = RayNodeId("nowhere".to_owned());
+        slot.node = RayNodeId::from("nowhere".to_owned());
     }
     for group in &mut bridge.groups {
         group.number = GroupNumber(random.u64(..=u64::MAX - 10));

@@ -37,7 +37,7 @@ pub(super) fn snapshot(spec: &str) -> Snapshot {
     let mut spec: RayClusterSpec = read(spec);
     spec.fill_defaults();
     let mut metadata = ObjectMeta::named("default", "gpu");
-    metadata.uid = Uid("u1".to_owned());
+    metadata.uid = Uid::from("u1".to_owned());
     let span = Span::from_secs;
     Snapshot {
         now: "2026-11-28T00:00:00Z".parse().unwrap(),
@@ -63,7 +63,7 @@ pub(super) fn snapshot(spec: &str) -> Snapshot {
 pub(super) fn with(mut snapshot: Snapshot, name: &str, spec: &str) -> Snapshot {
     let spec: AdaptDLJobSpec = read(spec);
     let mut metadata = ObjectMeta::named("default", name);
-    metadata.uid = Uid(name.to_owned());
+    metadata.uid = Uid::from(name.to_owned());
     match snapshot.jobs.iter_mut().find(|view| view.job.metadata.uid == metadata.uid) {
         Some(view) => view.job.spec = spec,
         None => {

@@ -31,7 +31,7 @@ impl Saving {
         agent.jobs.values_mut().next().unwrap().blobs.push(BlobReport {
             kind: BlobKind::Checkpoint,
             id: CheckpointId { group: GroupNumber(0), number: 99 },
-            digest: Digest("0123456789abcdef".to_owned()),
+            digest: Digest::from("0123456789abcdef".to_owned()),
             size: 5,
             files: 1,
             steps: 7,
@@ -145,7 +145,7 @@ impl Finished {
         agent.jobs.clear();
         let view = &mut snapshot.jobs[0];
         view.job.spec.logs = Logs { url: Some("s3://team/runs/".to_owned()) };
-        view.job.metadata.uid = Uid("u".to_owned());
+        view.job.metadata.uid = Uid::from("u".to_owned());
         (view.record.binding, view.record.document) = (None, None);
         view.record.outcome = Some(JobOutcome {
             phase: JobPhase::Succeeded,
@@ -158,7 +158,7 @@ impl Finished {
 
     fn archiving(&mut self, behind: u64, error: Option<&str>) {
         let archiving = Archiving { behind, error: error.map(str::to_owned) };
-        self.snapshot.seen.archives = [(Uid("u".to_owned()), archiving)].into();
+        self.snapshot.seen.archives = [(Uid::from("u".to_owned()), archiving)].into();
     }
 
     fn delete(&mut self, forced: bool) {
@@ -174,7 +174,7 @@ impl Finished {
         self.snapshot.now += SignedDuration::from_secs(seconds);
         self.snapshot.seed += 1;
         let plan = plan(&self.snapshot);
-        let uid = Uid("u".to_owned());
+        let uid = Uid::from("u".to_owned());
         self.snapshot.jobs[0].record = plan.jobs[&uid].clone();
         let view = &self.snapshot.jobs[0];
         let status = job_status(&self.snapshot, &view.job, &view.record, &plan.report.jobs[&uid]);

@@ -242,9 +242,9 @@ impl Training {
             let metadata = ObjectMeta::named("default", name);
             let object = AnyObject::from_parts(kind, metadata, spec, Value::Null).unwrap();
             store
-                .write_now(|tx| tx.apply(object, None, Uid(format!("uid-{name}")), Timestamp::now()))
+                .write_now(|tx| tx.apply(object, None, Uid::from(format!("uid-{name}")), Timestamp::now()))
                 .unwrap();
-            store.write_now(|tx| tx.set_status(&Uid(format!("uid-{name}")), status)).unwrap();
+            store.write_now(|tx| tx.set_status(&Uid::from(format!("uid-{name}")), status)).unwrap();
         };
         let cluster = json!({"phase": "Ready", "rayVersion": "2.60.0", "nodes": [
             {"name": "lab-head", "state": "Ready", "address": "127.1.0.1", "capacity": "2 CPU, 3.5 GiB", "workers": 0},
@@ -271,7 +271,7 @@ impl Training {
     /// Has the job another status.
     fn say(&self, workers: Value) {
         let status = json!({"phase": "Running", "group": 4, "workers": workers});
-        self.store.write_now(|tx| tx.set_status(&Uid("uid-digits".to_owned()), status)).unwrap();
+        self.store.write_now(|tx| tx.set_status(&Uid::from("uid-digits".to_owned()), status)).unwrap();
     }
 }
 

@@ -13,7 +13,7 @@ fn event(object: &str, message: &str) -> NewEvent {
     NewEvent {
         kind: Kind::AdaptDLJob,
         object: rayconcile::api::meta::ObjectKey::new("default", object),
-        uid: Uid(object.to_owned()),
+        uid: Uid::from(object.to_owned()),
         event_type: EventType::Normal,
         reason: "Tested".to_owned(),
         message: message.to_owned(),
@@ -29,7 +29,7 @@ fn every_change_gets_a_version_of_its_own_and_is_told_in_order() {
     let mut changed = job("a");
     changed.metadata_mut().labels.insert("x".to_owned(), "y".to_owned());
     let (applied, stored) = store
-        .write_now(|tx| tx.apply(changed, Some(first), Uid("other".to_owned()), Timestamp::now()))
+        .write_now(|tx| tx.apply(changed, Some(first), Uid::from("other".to_owned()), Timestamp::now()))
         .unwrap();
     assert_eq!(
         (applied, stored.metadata().generation, stored.uid().0.as_str()),
@@ -63,10 +63,11 @@ fn what_fails_or_is_only_rehearsed_is_neither_kept_nor_told() {
     let failed = store.write_now(|tx| {
         apply(tx, job("b"));
         tx.record_event(&event("b", "made"), Timestamp::now())?;
-        tx.apply(job("a"), Some(77), Uid("a".to_owned()), Timestamp::now())
+        tx.apply(job("a"), Some(77), Uid::from("a".to_owned()), Timestamp::now())
     });
     assert!(matches!(failed, Err(StoreError::Conflict { expected: 77, .. })));
-    let absent = store.write_now(|tx| tx.apply(job("c"), Some(1), Uid("c".to_owned()), Timestamp::now()));
+    let absent =
+        store.write_now(|tx| tx.apply(job("c"), Some(1), Uid::from("c".to_owned()), Timestamp::now()));
     assert_eq!(absent.unwrap_err().to_string(), "AdaptDLJob default/c is not there any more");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let made = runtime.block_on(store.rehearse(|tx| Ok(apply(tx, job("b")))));
@@ -123,7 +124,7 @@ fn equal_events_are_counted_and_the_oldest_forgotten() {
         };
         store.write_now(all).unwrap();
     };
-    let of = |object: &str| store.read_now(|tx| tx.events_of(&Uid(object.to_owned()))).unwrap();
+    let of = |object: &str| store.read_now(|tx| tx.events_of(&Uid::from(object.to_owned()))).unwrap();
     record("a", "it happened", 3);
     record("b", "it happened", 1);
     record("a", "it happened", 2);

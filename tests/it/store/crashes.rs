@@ -27,7 +27,7 @@ fn write(tx: &Tx<'_>, number: usize) -> Result<(), StoreError> {
     let object = apply(tx, job(&name));
     tx.put_job_record(object.uid(), &JobRecord { revision: number as u64, ..JobRecord::default() })?;
     tx.put_intent(&Intent {
-        id: IntentId(name),
+        id: IntentId::from(name),
         cluster,
         effect: Effect::RemoveBridge { job: object.uid().clone(), keep: false },
         created: now,
@@ -101,7 +101,7 @@ fn a_killed_writer_leaves_whole_transactions() {
         let context = format!("round {round}, killed {moment:?} after {after}");
         assert!(newest.is_none_or(|newest| objects.len() > newest), "{context}: what was kept is lost");
         let names: BTreeSet<String> = objects.iter().map(|object| object.key().name).collect();
-        assert_eq!(names, intents.into_iter().map(|intent| intent.id.0).collect(), "{context}");
+        assert_eq!(names, intents.into_iter().map(|intent| intent.id.to_string()).collect(), "{context}");
         assert_eq!(names, events.into_iter().map(|event| event.event.object.name).collect(), "{context}");
         assert_eq!(version, objects.len() as u64, "{context}");
         assert!(objects.iter().all(|object| object.metadata().resource_version <= version), "{context}");

@@ -17,7 +17,7 @@ fn read(store: &Store) -> Result<(), StoreError> {
         tx.observations(&key)?;
         tx.list(Kind::RayCluster)?;
         tx.list(Kind::AdaptDLJob)?;
-        tx.checkpoints(&Uid("j".to_owned()))?;
+        tx.checkpoints(&Uid::from("j".to_owned()))?;
         tx.retired()?;
         tx.events_since(0)?;
         tx.domains()?;

@@ -11,7 +11,7 @@ use rayconcile::store::logs::JobLogs;
 const MIB: u64 = 1 << 20;
 
 fn job() -> ObjectMeta {
-    ObjectMeta { uid: Uid("0123456789".to_owned()), ..ObjectMeta::named("default", "j") }
+    ObjectMeta { uid: Uid::from("0123456789".to_owned()), ..ObjectMeta::named("default", "j") }
 }
 
 /// A job's logs in a directory of their own, and the files of its first worker, oldest first.

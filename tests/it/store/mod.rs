@@ -31,7 +31,7 @@ fn job(name: &str) -> AnyObject {
 
 /// Applies an object within a transaction; it gets its name as its uid.
 fn apply(tx: &Tx<'_>, object: AnyObject) -> AnyObject {
-    let uid = Uid(object.key().name);
+    let uid = Uid::from(object.key().name);
     tx.apply(object, None, uid, Timestamp::now()).unwrap().1
 }
 
