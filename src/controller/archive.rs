@@ -265,6 +265,8 @@ impl Controller {
                 break;
             };
             let last = (object_name(portion.start), portion.bytes.len() as u64);
+            let trying = known.trying(&portion);
+            blocking(subject, move |logs| logs.note_archived(worker, &trying)).await?;
             in_time(s3::put(&place.join(&last.0), portion.bytes)).await?;
             crash_point("archived");
             let done = Archived::of(&place, Some(last));

@@ -31,6 +31,9 @@ pub struct Archived {
     start: u64,
     /// The position behind its last byte.
     pub end: u64,
+    /// The position up to which there may be more, if a try was begun and nobody wrote down what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tried: Option<u64>,
 }
 
 impl Archived {
@@ -39,7 +42,12 @@ impl Archived {
         let last =
             last.and_then(|(name, size)| Some((name.strip_suffix(".log")?.parse::<u64>().ok()?, size)));
         let (start, size) = last.unwrap_or_default();
-        Self { place: place.to_string(), start, end: start.saturating_add(size) }
+        Self { place: place.to_string(), start, end: start.saturating_add(size), tried: None }
+    }
+
+    /// The same, while a portion is being put.
+    pub fn trying(&self, portion: &Portion) -> Self {
+        Self { tried: Some(portion.start + portion.bytes.len() as u64), ..self.clone() }
     }
 
     /// The position up to which everything is there for good. What follows may be put again.
@@ -71,14 +79,15 @@ impl JobLogs {
     /// How far a worker's output has come, if that can be told from here.
     ///
     /// It cannot if nothing is written down of this place, or if the end of what is there may have been put from bytes
-    /// that are not here any more.
+    /// that are not here any more: they have had to go, or the machine lost them when it crashed.
     ///
     /// # Errors
     /// If the files cannot be read.
     pub fn archived(&self, worker: WorkerId) -> std::io::Result<Option<Archived>> {
         let (start, end) = self.range(worker)?;
         let known = self.mark(worker)?;
-        Ok(known.filter(|known| start <= known.settled() || start == end))
+        let known = known.filter(|known| start <= known.settled() || start == end);
+        Ok(known.filter(|known| known.tried.is_none_or(|tried| tried <= end)))
     }
 
     /// What is written down of a worker.
@@ -93,13 +102,17 @@ impl JobLogs {
         Ok(known.filter(|known| known.place == place.to_string() && known.start <= known.end))
     }
 
-    /// Writes down how far a worker's output has come.
+    /// Writes down how far a worker's output has come, or is about to: that must outlive the machine's crash, which
+    /// output that is here may not.
     ///
     /// # Errors
     /// If that cannot be written.
     pub fn note_archived(&self, worker: WorkerId, archived: &Archived) -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(self.worker_directory(worker))?;
         file.write_all(&serde_json::to_vec(archived)?)?;
+        if archived.tried.is_some() {
+            file.as_file().sync_data()?;
+        }
         file.persist(self.mark_path(worker)).map_err(|error| error.error)?;
         Ok(())
     }

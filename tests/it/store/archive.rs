@@ -69,6 +69,7 @@ impl Region {
         });
         let Some(portion) = self.logs.portion(WORKER, &known).unwrap() else { return false };
         assert!(portion.bytes.len() <= OBJECT_BYTES);
+        self.logs.note_archived(WORKER, &known.trying(&portion)).unwrap();
         let (name, size) = (object_name(portion.start), portion.bytes.len() as u64);
         let before = self.objects.insert(name.clone(), portion.bytes);
         assert!(before.is_none_or(|before| before.len() as u64 <= size), "an object never gets shorter");
@@ -154,6 +155,21 @@ proptest! {
         let missing = region.check();
         prop_assert!(missing == 0 || !whole, "{missing} bytes are missing");
     }
+}
+
+#[test]
+fn what_the_machine_lost_is_not_put_over_what_is_there() {
+    let mut region = Region::new();
+    region.write(10);
+    region.bring(false);
+    region.write(10);
+    region.bring(true);
+    let file = region.state.path().join("jobs/default.j.01234567/logs/group-0/rank-0").join(object_name(0));
+    fs::File::options().write(true).open(file).unwrap().set_len(19).unwrap();
+    assert!(!region.bring(false), "all of it is there");
+    region.write(1);
+    assert!(region.bring(false));
+    assert_eq!(region.check(), 0);
 }
 
 #[test]
