@@ -38,8 +38,9 @@ use queue::Queue;
 
 /// How often everything is planned even if nothing happens.
 const RESYNC: Duration = Duration::from_secs(60);
-/// How many clusters are planned at the same time.
-const CONCURRENCY: usize = 16;
+/// How many clusters are planned at the same time. That is work for a CPU, and each plan holds all of its cluster; what
+/// waits for others is done apart.
+const CONCURRENCY: usize = 4;
 /// How long to wait after a plan could not be kept.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 /// How long what is being done may take to finish when the controller is to end.

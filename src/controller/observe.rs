@@ -128,7 +128,6 @@ impl Watch {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).spot_prices.clone()
     }
 
-    /// Notes of which types spot instances may be launched.
     /// Goes on with what another watch of the same cluster knows of AWS's price list: what it has looked up, or may not
     /// look up, is not asked again because the agent is another.
     pub(super) fn take_over(&self, before: &Self) {
@@ -150,6 +149,7 @@ impl Watch {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).list_types = types;
     }
 
+    /// Notes of which types spot instances may be launched.
     pub(super) fn note_spot_types(&self, types: BTreeSet<String>) {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).spot_types = types;
     }

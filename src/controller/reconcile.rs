@@ -37,7 +37,7 @@ impl Controller {
         let plan = plan(&snapshot);
         let wake_at = plan.wake_at;
         let removed: Vec<Uid> = plan.removals.iter().map(|removal| removal.uid.clone()).collect();
-        if !self.keep(&snapshot, plan).await? {
+        if !self.keep(snapshot, plan).await? {
             return Ok(Some(Timestamp::now()));
         }
         crash_point("kept");
@@ -132,8 +132,7 @@ impl Controller {
     }
 
     /// Writes a plan down, all of it or nothing; says which.
-    async fn keep(&self, snapshot: &Snapshot, plan: Plan) -> Result<bool, StoreError> {
-        let snapshot = snapshot.clone();
+    async fn keep(&self, snapshot: Snapshot, plan: Plan) -> Result<bool, StoreError> {
         let work = move |tx: &Tx<'_>| match is_current(tx, &snapshot, &plan)? {
             true => keep(tx, &snapshot, &plan).map(|()| true),
             false => Ok(false),
@@ -323,7 +322,9 @@ fn keep_intents(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), Sto
 fn keep_status(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), StoreError> {
     if let Some(cluster) = &snapshot.cluster {
         let status = status::cluster_status(snapshot, cluster, &plan.record, &plan.report.cluster);
-        write_status(tx, &cluster.metadata.uid, &status)?;
+        if status != cluster.status {
+            write_status(tx, &cluster.metadata.uid, &status)?;
+        }
     }
     for view in &snapshot.jobs {
         let uid = &view.job.metadata.uid;
@@ -334,7 +335,10 @@ fn keep_status(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), Stor
         }
         if let (Some(record), Some(report)) = (plan.jobs.get(uid), plan.report.jobs.get(uid)) {
             let status = status::job_status(snapshot, &view.job, record, report);
-            write_status(tx, uid, &status)?;
+            // Most are as they were read a moment ago, and are not read again for that.
+            if status != view.job.status {
+                write_status(tx, uid, &status)?;
+            }
         }
     }
     Ok(())

@@ -149,6 +149,8 @@ pub struct Store {
 struct Inner {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// Held by the task whose thread uses the connection, or waits for it.
+    turn: Arc<tokio::sync::Mutex<()>>,
     feed: Feed,
     /// Held as long as the store is open. The descriptor closes on exec, so a process that is being launched
     /// when this one is killed holds the lock until it carries its own mark.
@@ -191,6 +193,7 @@ impl Store {
             inner: Arc::new(Inner {
                 path,
                 connection: Mutex::new(connection),
+                turn: Arc::default(),
                 feed: Feed::new(),
                 _lock: lock,
             }),
@@ -213,8 +216,7 @@ impl Store {
         &self,
         work: impl FnOnce(&Tx<'_>) -> Result<R, StoreError> + Send + 'static,
     ) -> Result<R, StoreError> {
-        let store = self.clone();
-        blocking(move || store.write_now(work)).await
+        self.blocking(move |store| store.write_now(work)).await
     }
 
     /// Runs a transaction that only looks, on a thread that may block.
@@ -225,8 +227,7 @@ impl Store {
         &self,
         work: impl FnOnce(&Tx<'_>) -> Result<R, StoreError> + Send + 'static,
     ) -> Result<R, StoreError> {
-        let store = self.clone();
-        blocking(move || store.read_now(work)).await
+        self.blocking(move |store| store.read_now(work)).await
     }
 
     /// `write`, on this thread.
@@ -245,8 +246,23 @@ impl Store {
         &self,
         work: impl FnOnce(&Tx<'_>) -> Result<R, StoreError> + Send + 'static,
     ) -> Result<R, StoreError> {
+        self.blocking(move |store| store.transact(TransactionBehavior::Immediate, false, work)).await
+    }
+
+    /// Runs what may block where it may, in its turn: there is one connection, and a thread for each of hundreds that
+    /// wait for it would cost more than their work. A panic in it is passed on.
+    async fn blocking<R: Send + 'static>(&self, work: impl FnOnce(&Self) -> R + Send + 'static) -> R {
+        let turn = self.inner.turn.clone().lock_owned().await;
         let store = self.clone();
-        blocking(move || store.transact(TransactionBehavior::Immediate, false, work)).await
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&store);
+            drop(turn);
+            result
+        });
+        match done.await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 
     /// `read`, on this thread.
@@ -280,14 +296,6 @@ impl Store {
         // Still under the lock, so that changes are published in their order.
         self.inner.feed.publish(changes);
         Ok(result)
-    }
-}
-
-/// Runs what may block where it may. A panic in it is passed on.
-async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -78,6 +78,10 @@ impl From<RayError> for EffectError {
     }
 }
 
+/// Connections to one address that are kept for the next request: when hundreds of jobs are told something at once,
+/// there are hundreds for a moment, each with its buffers.
+const IDLE_CONNECTIONS: usize = 4;
+
 /// The HTTP clients that all clusters share, for they keep connections, and making one reads the machine's certificates.
 struct Clients {
     /// Gives up when nothing comes for a while.
@@ -92,7 +96,8 @@ impl Clients {
             let plain = || {
                 // Ray refuses to be asked by what calls itself a browser.
                 let agent = concat!("rayconcile/", env!("CARGO_PKG_VERSION"));
-                Client::builder().user_agent(agent).connect_timeout(CONNECT_TIMEOUT).no_proxy()
+                let client = Client::builder().user_agent(agent).connect_timeout(CONNECT_TIMEOUT).no_proxy();
+                client.pool_max_idle_per_host(IDLE_CONNECTIONS)
             };
             let steady = plain().read_timeout(READ_TIMEOUT).build().map_err(|error| error.to_string())?;
             let patient = plain().build().map_err(|error| error.to_string())?;
