@@ -6,7 +6,7 @@ mod cluster;
 mod cost;
 mod durable;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::api::condition::{Finding, Truth};
 use crate::api::ids::NodeName;
@@ -17,7 +17,6 @@ use crate::api::status::{
     AdaptDLJobStatus, CheckpointStatus, GoodputStatus, GroupBefore, GroupStatus, JobPhase, Progress,
     WorkerStatus,
 };
-use crate::api::units::Span;
 use crate::api::wire::{BridgePhase, BridgeReport, GroupPhase, GroupReport, RankReport};
 use crate::api::words::{count, nodes};
 use crate::goodput::{Hints, Placement};
@@ -306,10 +305,10 @@ impl<'a> View<'a> {
                 let age = self.snapshot.now.duration_since(newest);
                 // One interval to the next save, and as long again to make and fetch it.
                 let fresh = age < interval.signed() * 2;
-                let age = span(age);
+                // Not how long ago that was: every plan would write another status.
                 let message = match saved {
-                    Some(_) => format!("the newest durable checkpoint is {age} old"),
-                    None => format!("there is no durable checkpoint, and training began {age} ago"),
+                    Some(_) => format!("the newest durable checkpoint is of {newest:.0}"),
+                    None => format!("there is no durable checkpoint, and training began at {newest:.0}"),
                 };
                 Finding::new(KIND, fresh, if fresh { "Fresh" } else { "Old" }, message)
             }
@@ -422,9 +421,4 @@ fn describe_before(group: &GroupRecord) -> GroupBefore {
         nodes: group.nodes.clone(),
         timeline: timeline.map(|(event, at)| (event.clone(), *at)).collect(),
     }
-}
-
-/// A length of time for people: in whole seconds, minutes and hours.
-fn span(age: SignedDuration) -> Span {
-    Span::from_secs(u64::try_from(age.as_secs()).unwrap_or(0))
 }

@@ -102,7 +102,7 @@ impl Tx<'_> {
     pub fn put_cluster_record(&self, key: &ObjectKey, record: &ClusterRecord) -> Result<(), StoreError> {
         let sql = "INSERT INTO cluster_records (cluster, body) VALUES (?1, ?2)
                    ON CONFLICT (cluster) DO UPDATE SET body = excluded.body";
-        self.sql.execute(sql, params![key.to_string(), json(record)?])?;
+        self.sql.prepare_cached(sql)?.execute(params![key.to_string(), json(record)?])?;
         Ok(())
     }
 
@@ -137,20 +137,36 @@ impl Tx<'_> {
         let bound = record.binding.as_ref().map(|binding| binding.cluster.to_string());
         let sql = "INSERT INTO job_records (job, bound, body) VALUES (?1, ?2, ?3)
                    ON CONFLICT (job) DO UPDATE SET bound = excluded.bound, body = excluded.body";
-        self.sql.execute(sql, params![uid.0.as_str(), bound, json(record)?])?;
-        self.sql.execute("DELETE FROM groups WHERE job = ?1", params![uid.0.as_str()])?;
+        self.sql.prepare_cached(sql)?.execute(params![uid.0.as_str(), bound, json(record)?])?;
+        // What is as it was is not written: each time a job is heard of its record is another, and seldom its groups.
+        let numbers: Vec<u64> = record.groups.iter().map(|group| group.number.0).collect();
+        let sql = "DELETE FROM groups WHERE job = ?1 AND number NOT IN (SELECT value FROM json_each(?2))";
+        self.sql.prepare_cached(sql)?.execute(params![uid.0.as_str(), json(&numbers)?])?;
         for group in &record.groups {
-            let sql = "INSERT INTO groups (job, number, body) VALUES (?1, ?2, ?3)";
-            self.sql.execute(sql, params![uid.0.as_str(), group.number.0 as i64, json(group)?])?;
+            let sql = "INSERT INTO groups (job, number, body) VALUES (?1, ?2, ?3)
+                       ON CONFLICT (job, number) DO UPDATE SET body = excluded.body WHERE body <> excluded.body";
+            self.sql.prepare_cached(sql)?.execute(params![
+                uid.0.as_str(),
+                group.number.0 as i64,
+                json(group)?
+            ])?;
         }
-        self.sql.execute("DELETE FROM checkpoints WHERE job = ?1", params![uid.0.as_str()])?;
+        let names: Vec<String> =
+            record.checkpoints.iter().map(|checkpoint| checkpoint.id.to_string()).collect();
+        let sql = "DELETE FROM checkpoints WHERE job = ?1
+                   AND group_number || '-' || number NOT IN (SELECT value FROM json_each(?2))";
+        self.sql.prepare_cached(sql)?.execute(params![uid.0.as_str(), json(&names)?])?;
         for checkpoint in &record.checkpoints {
-            let sql = "INSERT INTO checkpoints (job, group_number, number, body) VALUES (?1, ?2, ?3, ?4)";
+            let sql = "INSERT INTO checkpoints (job, group_number, number, body) VALUES (?1, ?2, ?3, ?4)
+                       ON CONFLICT (job, group_number, number) DO UPDATE SET body = excluded.body
+                       WHERE body <> excluded.body";
             let id = checkpoint.id;
-            self.sql.execute(
-                sql,
-                params![uid.0.as_str(), id.group.0 as i64, id.number as i64, json(checkpoint)?],
-            )?;
+            self.sql.prepare_cached(sql)?.execute(params![
+                uid.0.as_str(),
+                id.group.0 as i64,
+                id.number as i64,
+                json(checkpoint)?
+            ])?;
         }
         Ok(())
     }
@@ -161,7 +177,12 @@ impl Tx<'_> {
     /// If the database fails.
     pub fn retire(&self, uid: &Uid, key: &ObjectKey, until: Timestamp) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO retired (job, namespace, name, until) VALUES (?1, ?2, ?3, ?4)";
-        self.sql.execute(sql, params![uid.0.as_str(), key.namespace, key.name, until.to_string()])?;
+        self.sql.prepare_cached(sql)?.execute(params![
+            uid.0.as_str(),
+            key.namespace,
+            key.name,
+            until.to_string()
+        ])?;
         Ok(())
     }
 
@@ -208,7 +229,11 @@ impl Tx<'_> {
     pub fn put_intent(&self, intent: &Intent) -> Result<(), StoreError> {
         let sql = "INSERT INTO intents (id, cluster, body) VALUES (?1, ?2, ?3)
                    ON CONFLICT (id) DO UPDATE SET body = excluded.body";
-        self.sql.execute(sql, params![intent.id.0.as_str(), intent.cluster.to_string(), json(intent)?])?;
+        self.sql.prepare_cached(sql)?.execute(params![
+            intent.id.0.as_str(),
+            intent.cluster.to_string(),
+            json(intent)?
+        ])?;
         Ok(())
     }
 

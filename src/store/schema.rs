@@ -53,6 +53,9 @@ const MIGRATIONS: [&str; 2] = ["
     ) STRICT;
 "];
 
+/// How many statements are kept ready: all that a plan uses.
+const STATEMENTS: usize = 64;
+
 /// Makes the database fit, or says why it cannot.
 pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -69,6 +72,7 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreE
     if check != "ok" {
         return Err(StoreError::Corrupted { path: path.to_owned(), detail: check });
     }
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // FULL: a transaction that was reported as done survives a power cut.
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;")?;
