@@ -2,6 +2,8 @@
 //!
 //! Links are followed, and nothing is found twice. So a volume of a ConfigMap (`..data -> ..2026_11_28`, whose files
 //! are links into `..data/`) and what git-sync makes (`current -> rev-abc`) are read as what they show.
+//!
+//! Only what is a file is read: a pipe would keep whoever opens it waiting.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, DirEntry, Metadata};
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::filter::Filter;
 use crate::api::source::SourceError;
-use crate::manifest::is_manifest;
+use crate::manifest::{MAX_DEPTH, is_manifest};
 
 /// What is in a directory.
 #[derive(Debug, Default)]
@@ -78,7 +80,7 @@ pub(super) fn look(root: &Path, filter: &Filter) -> io::Result<Tree> {
         visited: HashSet::new(),
         links: BTreeMap::new(),
     };
-    walk.directory(root)?;
+    walk.directory(root, 0)?;
     walk.resolve_links();
     Ok(walk.tree)
 }
@@ -93,7 +95,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn directory(&mut self, directory: &Path) -> io::Result<()> {
+    fn directory(&mut self, directory: &Path, depth: usize) -> io::Result<()> {
         if !self.visited.insert(id(&fs::metadata(directory)?)) {
             return Ok(());
         }
@@ -101,17 +103,16 @@ impl Walk<'_> {
         let mut entries = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
         entries.retain(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
         entries.sort_by_key(DirEntry::file_name);
-        let shown = shown_revisions(&entries);
+        if is_shown_by_a_link(&entries) {
+            entries.retain(|entry| !is_revision(entry));
+        }
         for entry in entries {
-            if shown.as_ref().is_some_and(|shown| is_revision(&entry) && !shown.contains(&entry.path())) {
-                continue;
-            }
-            self.entry(&entry);
+            self.entry(&entry, depth);
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: &DirEntry) {
+    fn entry(&mut self, entry: &DirEntry, depth: usize) {
         let path = entry.path();
         let name = path.strip_prefix(self.root).unwrap_or(&path).to_owned();
         let metadata = match fs::metadata(&path) {
@@ -126,8 +127,13 @@ impl Walk<'_> {
             Err(error) => return self.unreadable(&name, &format!("cannot be read: {error}")),
         };
         if metadata.is_dir() {
-            if self.filter.has_directory(&name)
-                && let Err(error) = self.directory(&path)
+            if !self.filter.has_directory(&name) {
+                return;
+            }
+            if depth == MAX_DEPTH {
+                return self.unreadable(&name, &format!("is more than {MAX_DEPTH} directories deep"));
+            }
+            if let Err(error) = self.directory(&path, depth + 1)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 self.unreadable(&name, &format!("cannot be read: {error}"));
@@ -136,6 +142,9 @@ impl Walk<'_> {
         }
         if !is_manifest(&path) || !self.filter.has_file(&name) {
             return;
+        }
+        if !metadata.is_file() {
+            return self.unreadable(&name, "is no file");
         }
         let found = Found { stamp: Stamp::of(&metadata), path };
         let name = name.display().to_string();
@@ -168,28 +177,32 @@ impl Walk<'_> {
     }
 }
 
-/// Where a link shows one of several revisions beside it, as git-sync has them: the links that do, and nothing else
-/// that is named like a revision counts.
-fn shown_revisions(entries: &[DirEntry]) -> Option<BTreeSet<PathBuf>> {
-    let shows = |entry: &&DirEntry| {
-        let target = fs::read_link(entry.path()).ok();
-        let target =
-            target.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        target.is_some_and(|target| {
-            entries.iter().any(|other| other.file_name().to_string_lossy() == target && is_revision(other))
-        })
-    };
-    let links: BTreeSet<PathBuf> = entries.iter().filter(shows).map(DirEntry::path).collect();
-    (!links.is_empty()).then_some(links)
+/// Whether a link shows one of several revisions beside it, as git-sync has them: then nothing else that is named like
+/// a revision counts.
+fn is_shown_by_a_link(entries: &[DirEntry]) -> bool {
+    let revisions: HashSet<FileId> =
+        entries.iter().filter(|entry| is_revision(entry)).filter_map(|entry| target(&entry.path())).collect();
+    let is_link = |entry: &&DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
+    let shows = |entry: &DirEntry| target(&entry.path()).is_some_and(|target| revisions.contains(&target));
+    !revisions.is_empty() && entries.iter().filter(is_link).any(shows)
 }
 
-/// Whether something is a directory that is named after a revision.
+/// What a path leads to.
+fn target(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|metadata| id(&metadata))
+}
+
+/// Whether something is a directory that is named after a revision: `rev-` and a hash by git-sync 3; a hash, whole, by
+/// git-sync 4. Shorter ones are days and numbers too.
 fn is_revision(entry: &DirEntry) -> bool {
     let name = entry.file_name();
     let name = name.to_string_lossy();
-    let hash = name.strip_prefix("rev-").unwrap_or(&name);
-    let is_hash = (7..=64).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (name.starts_with("rev-") || is_hash) && entry.file_type().is_ok_and(|kind| kind.is_dir())
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_named = match name.strip_prefix("rev-") {
+        Some(hash) => is_hex(hash),
+        None => matches!(name.len(), 40 | 64) && is_hex(&name),
+    };
+    is_named && entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 #[cfg(test)]
@@ -229,6 +242,45 @@ mod tests {
         // Without a link, they are directories like others.
         fs::remove_file(root.path().join("tree")).unwrap();
         assert_eq!(names(root.path()), ["other/b.yaml", "rev-abc/a.yaml", "rev-def/a.yaml"]);
+    }
+
+    #[test]
+    fn days_are_no_revisions() {
+        let root = tempfile::tempdir().unwrap();
+        ["20261101/a.yaml", "20261108/b.yaml", "abcdef0/c.yaml"]
+            .iter()
+            .for_each(|name| write(root.path(), name));
+        symlink("20261108", root.path().join("latest")).unwrap();
+        assert_eq!(names(root.path()), ["20261101/a.yaml", "20261108/b.yaml", "abcdef0/c.yaml"]);
+        // Whole hashes are; and a link to what only has such a name elsewhere shows none.
+        let hashes = ["a", "b"].map(|letter| letter.repeat(40));
+        hashes.iter().for_each(|hash| write(root.path(), &format!("x/{hash}/{hash}.yaml")));
+        write(root.path(), &format!("y/{}/d.yaml", hashes[0]));
+        symlink(format!("../y/{}", hashes[0]), root.path().join("x/other")).unwrap();
+        assert_eq!(names(&root.path().join("x")).len(), 3);
+        symlink(&hashes[1], root.path().join("x/current")).unwrap();
+        assert_eq!(
+            names(&root.path().join("x")),
+            [format!("current/{}.yaml", hashes[1]), "other/d.yaml".to_owned()]
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_or_too_deep_is_told_and_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&root.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        symlink("pipe.yaml", root.path().join("link.yaml")).unwrap();
+        symlink("/dev/null", root.path().join("null.yml")).unwrap();
+        // As deep as a path may be that is made at once.
+        let deep = "d/".repeat(1_900);
+        write(root.path(), &format!("{deep}x.yaml"));
+        write(root.path(), &format!("{}y.yaml", "d/".repeat(MAX_DEPTH)));
+        let tree = look(root.path(), &Filter::new(&[], &[]).unwrap()).unwrap();
+        let told: Vec<&str> = tree.unreadable.iter().map(|error| error.message.as_str()).collect();
+        let too_deep = format!("{}d: is more than 64 directories deep", "d/".repeat(MAX_DEPTH));
+        let files = ["link.yaml: is no file", "null.yml: is no file", "pipe.yaml: is no file"];
+        assert_eq!(told, [&[too_deep.as_str()], &files[..]].concat());
+        assert_eq!(tree.files.len(), 1);
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub use package::{PackError, Package, Survey, pack, survey};
 pub use path::Path;
 pub use problem::{Look, Position, Problem};
 pub use schema::schemas;
+pub(crate) use source::MAX_DEPTH;
 pub use source::{Source, collect, is_manifest, load};
 pub use suggest::closest;
 pub use yaml::to_yaml;

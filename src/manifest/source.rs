@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use super::problem::Problem;
 use super::suggest;
@@ -11,6 +14,9 @@ use crate::api::units::Bytes;
 
 /// No manifest is larger. A larger file was given by mistake, and would only cost memory.
 const MAX_SIZE: Bytes = Bytes(4 << 20);
+
+/// So deep manifests may lie in a directory that is read with all of its own.
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// The path that stands for standard input.
 const STDIN: &str = "-";
@@ -60,11 +66,16 @@ pub fn collect(paths: &[PathBuf], recursive: bool) -> (Vec<Source>, Vec<Problem>
 /// Reads one file of a watched directory, under the name that people shall see.
 ///
 /// # Errors
-/// If it is not there, or holds no text.
+/// If it is not there, is no file, or holds no text.
 pub fn load(name: &str, path: &Path) -> Result<Source, Box<Problem>> {
-    let opened = fs::File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+    // Nobody may write into a pipe: it is not waited for.
+    let opened = fs::File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let opened = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
     let (file, metadata) = opened.map_err(|error| Box::new(unreadable(name.to_owned(), path, &error)))?;
-    let text = read(file, metadata.is_file().then_some(metadata.len()))
+    if !metadata.is_file() {
+        return Err(Box::new(Problem::of_file(name.to_owned(), "is no file")));
+    }
+    let text = read(file, Some(metadata.len()))
         .map_err(|Refused { message, help }| Box::new(Problem::of_file(name, message).help_if(help)))?;
     let (path, base) = (Some(path.to_owned()), base_of(path, &metadata));
     Ok(Source { name: name.to_owned(), path, base, text, named: false })
@@ -115,7 +126,7 @@ impl Collection {
 
     fn directory(&mut self, path: &Path) {
         let before = (self.manifests, self.problems.len());
-        let skipped = self.walk(path);
+        let skipped = self.walk(path, 0);
         if before == (self.manifests, self.problems.len()) {
             let problem = Problem::of_file(path.display().to_string(), "holds no *.yaml or *.yml file");
             let help = skipped.then_some("its directories were not searched; --recursive does that");
@@ -124,7 +135,7 @@ impl Collection {
     }
 
     /// Reads a directory's manifests, and says whether it has directories that were left out.
-    fn walk(&mut self, path: &Path) -> bool {
+    fn walk(&mut self, path: &Path, depth: usize) -> bool {
         let entries = fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
         let mut entries = match entries {
             Ok(entries) => entries,
@@ -140,8 +151,11 @@ impl Collection {
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
+            } else if is_directory && self.recursive && depth == MAX_DEPTH {
+                let message = format!("is more than {MAX_DEPTH} directories deep");
+                self.problems.push(Problem::of_file(path.display().to_string(), message));
             } else if is_directory && self.recursive {
-                self.walk(&path);
+                self.walk(&path, depth + 1);
             } else if is_directory {
                 skipped = true;
             } else if is_manifest(&path) && !path.is_dir() {

@@ -187,6 +187,25 @@ fn where_nothing_tells_of_changes_they_are_looked_for() {
 }
 
 #[test]
+fn what_is_no_file_holds_up_nothing() {
+    let world = watching(&["watched"]);
+    let pipe = world.path("watched/pipe.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("/dev/stdin", world.path("watched/stdin.yaml")).unwrap();
+    world.write("watched/one.yaml", &cluster("one", ""));
+    see(&world, "cluster", "one", "is there", |object| generation(object) == 1);
+    see_source(&world, "watched", "tells of it", |source| {
+        let errors = source["errors"].as_array().cloned().unwrap_or_default();
+        let told = |words: &str| errors.iter().any(|error| error["message"] == words);
+        told("pipe.yaml: is no file") && told("stdin.yaml: is no file")
+    });
+    // As it is when somebody reads a file of that name that has just been replaced.
+    let said = rayconcile::manifest::load("pipe.yaml", &pipe).unwrap_err().to_string();
+    assert_eq!(said, "pipe.yaml: is no file");
+    finish(world, &["watched"]);
+}
+
+#[test]
 fn a_file_that_is_written_all_the_time_holds_up_nothing() {
     let world = watching(&["watched"]);
     let stop = AtomicBool::new(false);
