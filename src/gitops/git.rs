@@ -10,6 +10,26 @@ use tokio::process::Command;
 /// What git says at most.
 const SAID: usize = 400;
 
+/// The variables that bind git to one repository (`git rev-parse --local-env-vars`), and the one of its hooks. Not
+/// among them, as when git goes into a submodule: settings that somebody gives (`GIT_CONFIG_COUNT`).
+const LOCAL: [&str; 15] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_CONFIG",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_GRAFT_FILE",
+    "GIT_INDEX_FILE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_PREFIX",
+    "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_SHALLOW_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_QUARANTINE_PATH",
+];
+
 /// Why git did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum GitError {
@@ -36,7 +56,7 @@ pub(super) async fn git<A: AsRef<OsStr>>(
         command.env("SSH_ASKPASS", "false").env("SSH_ASKPASS_REQUIRE", "force");
     }
     // A controller that is run by a hook of git must not work on that repository.
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+    for name in LOCAL {
         command.env_remove(name);
     }
     command.envs(environment.iter().map(|(name, value)| (name, value)));

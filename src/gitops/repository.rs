@@ -76,12 +76,10 @@ impl Remote {
             Some((branch, path)) => (Some(branch), Some(Path::new(path))),
             None => (None, None),
         };
+        let fail = |message: String| Err(RemoteError(message));
+        check(url, rest.unwrap_or_default())?;
         let branch = named.filter(|branch| !branch.is_empty()).or(branch);
         let path = inner.filter(|path| !path.as_os_str().is_empty()).or(path).unwrap_or(Path::new(""));
-        let fail = |message: String| Err(RemoteError(message));
-        if url.is_empty() || url.starts_with('-') {
-            return fail(format!("{} is no address of a repository", redacted(text)));
-        }
         if branch.is_some_and(|branch| branch.starts_with('-') || branch.contains(char::is_whitespace)) {
             return fail(format!("{} is no name of a branch", branch.unwrap_or_default()));
         }
@@ -121,6 +119,34 @@ impl Remote {
 
     pub(super) fn root(&self, state: &Path) -> PathBuf {
         self.directory(state).join(CURRENT).join(&self.path)
+    }
+}
+
+/// Refuses what is no address, and what may hide a password where nobody looks for one: it would be shown. Of such an
+/// address nothing is told but its beginning.
+fn check(url: &str, rest: &str) -> Result<(), RemoteError> {
+    if url.is_empty() || url.starts_with('-') {
+        return Err(RemoteError(format!("{} is no address of a repository", redacted(url))));
+    }
+    let Some((scheme, after)) = url.split_once("://") else { return Ok(()) };
+    let fail = |message: &str| Err(RemoteError(format!("{scheme}://... {message}")));
+    if rest.contains('@') {
+        return fail(
+            "has an @ after its #: in a password they are written %40 and %23; a branch with an @ is given by --branch",
+        );
+    }
+    if matches!(scheme, "http" | "https") {
+        return match Url::parse(url) {
+            Ok(_) => Ok(()),
+            Err(_) => fail("is no address: what is special in a password is written as %2F for /, and so on"),
+        };
+    }
+    let authority = after.split('/').next().unwrap_or_default();
+    match authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
+        true => fail(
+            "has a password that nobody asks for: with ssh there are keys, and with https there are tokens",
+        ),
+        false => Ok(()),
     }
 }
 
@@ -374,5 +400,18 @@ mod tests {
         for wrong in ["", "--upload-pack=x", "https://h/a#m:../b", "https://h/a#m:/etc", "https://h/a#-x"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+        // What may be a password is neither taken for something else nor shown.
+        for secret in [
+            "ssh://git:s3cret@host/a.git",
+            "https://me:s3#cret@host/a.git",
+            "https://me:s3/cret@host/a.git",
+            "https://me:/s3#cret@host/a.git",
+            "ftp://me:s3cret@host:1/a#main",
+        ] {
+            let said = parse(secret).unwrap_err().to_string();
+            assert!(!said.contains("s3") && !said.contains("cret"), "{said}");
+        }
+        assert_eq!(parse("ssh://git@host:22/a.git#dev").unwrap().name(), "ssh://git@host:22/a.git#dev:prod");
+        assert_eq!(Remote::parse("https://h/a", Some("x@1"), None).unwrap().name(), "https://h/a#x@1");
     }
 }

@@ -262,6 +262,7 @@ fn a_directory_that_is_no_work_tree_tells_none() {
     for (wrong, message) in [
         (&["--repo", "file:///a#main:../x"][..], "leads out of the repository"),
         (&["--branch", "main"][..], "--repo"),
+        (&["--repo", "ssh://git:s3cret@host/a"][..], "ssh://... has a password that nobody asks for"),
         (&["--max-prune", "half"][..], "a share is written as 50%"),
         (&["--watch-poll", "0s"][..], "longer than nothing"),
     ] {
