@@ -1,19 +1,18 @@
 //! Keeps the objects of one source: looks when something has changed, decides, does it, and tells how it is.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::cache::{Cache, Changed, Looked};
 use super::decide::{Id, Place};
 use super::notice::Notices;
-use super::{Asked, Refusal, Shared, Source, tree};
+use super::{Asked, Refusal, Shared, Source};
 use crate::api::source::{
     OutOfSync, PendingPrune, SourceAction, SourceError, SourceRequest, SourceStatus, SyncState,
 };
@@ -21,6 +20,7 @@ use crate::store::StoreError;
 use crate::store::feed::Change;
 
 mod fetching;
+mod looking;
 mod memory;
 mod syncing;
 
@@ -59,6 +59,8 @@ pub(super) struct Keeper {
     doubtful: bool,
     /// When the last look began.
     last_look: Instant,
+    /// When it ended, if there was one.
+    looked_at: Option<Instant>,
     /// How many went without being asked about, and when.
     recent: VecDeque<(Instant, usize)>,
     kept: BTreeSet<Id>,
@@ -76,6 +78,8 @@ pub(super) struct Keeper {
     absent: Vec<OutOfSync>,
     blocked: Option<(PendingPrune, BTreeSet<Id>)>,
     failing: bool,
+    /// Who wants to know how it is after the next fetch.
+    waiting: Vec<oneshot::Sender<Result<SourceStatus, Refusal>>>,
 }
 
 /// What there is to do next.
@@ -111,6 +115,7 @@ impl Keeper {
             missing: BTreeMap::new(),
             doubtful: false,
             last_look: Instant::now(),
+            looked_at: None,
             recent: VecDeque::new(),
             kept: BTreeSet::new(),
             written: BTreeMap::new(),
@@ -121,6 +126,7 @@ impl Keeper {
             absent: Vec::new(),
             blocked: None,
             failing: false,
+            waiting: Vec::new(),
             name,
             root,
             shared,
@@ -143,13 +149,22 @@ impl Keeper {
                 Wake::Look(changed) => self.look(changed).await,
                 Wake::Asked(asked) => {
                     let granted = self.grant(&asked.request).await;
-                    answer = Some((asked.answer, granted));
+                    match asked.request.action == SourceAction::Now && granted.is_ok() {
+                        true => self.waiting.push(asked.answer),
+                        false => answer = Some((asked.answer, granted)),
+                    }
                 }
+            }
+            if self.shared.stop.is_cancelled() {
+                return;
             }
             self.sync().await;
             let status = self.publish();
+            // Whoever asked may have left.
+            if !self.is_asked_to_fetch() {
+                self.waiting.drain(..).for_each(|waiting| drop(waiting.send(Ok(status.clone()))));
+            }
             if let Some((answer, granted)) = answer {
-                // Whoever asked may have left.
                 let _ = answer.send(granted.map(|()| status));
             }
             wake = self.wait().await;
@@ -157,7 +172,8 @@ impl Keeper {
     }
 
     async fn wait(&mut self) -> Wake {
-        let due = Instant::now() + self.pause();
+        // Not from now on: where much happens in the store, there would be no look.
+        let due = self.looked_at.unwrap_or_else(Instant::now) + self.pause();
         loop {
             let news = &self.shared.news[&self.name];
             tokio::select! {
@@ -174,7 +190,7 @@ impl Keeper {
                     }
                 }
                 fetched = Fetching::next(&mut self.fetching, &self.shared.state, self.memory.paused) => {
-                    if fetched {
+                    if fetched || (!self.waiting.is_empty() && !self.is_asked_to_fetch()) {
                         return Wake::Look(Changed::Anything);
                     }
                     self.publish();
@@ -188,7 +204,12 @@ impl Keeper {
         }
     }
 
-    /// How long to wait for something to happen.
+    /// Whether a fetch has not ended yet that somebody asked for.
+    fn is_asked_to_fetch(&self) -> bool {
+        self.fetching.as_ref().is_some_and(Fetching::is_asked)
+    }
+
+    /// How long to wait for something to happen after a look.
     fn pause(&self) -> Duration {
         let mut pause = self.notices.poll().unwrap_or(RESYNC).min(RESYNC);
         if self.failing {
@@ -230,97 +251,32 @@ impl Keeper {
         }
     }
 
-    /// Looks at the directory.
-    async fn look(&mut self, changed: Changed) {
-        (self.at, self.last_look) = (Timestamp::now(), Instant::now());
-        if self.fetching.as_ref().is_some_and(Fetching::is_empty) && !self.root.exists() {
-            return; // It was never fetched, as far as is known.
-        }
-        let quiet = matches!(&changed, Changed::In(places) if places.is_empty());
-        let first = self.looked.files.is_empty();
-        let cautious = self.notices.poll().is_some() && !first;
-        let (root, filter) = (self.root.clone(), self.shared.settings.filter.clone());
-        let packages = self.shared.state.join("packages");
-        let mut cache = std::mem::take(&mut self.cache);
-        let work = move || {
-            let tree = tree::look(&root, &filter);
-            let looked = tree.as_ref().ok().map(|tree| cache.read(tree, &changed, cautious, &packages));
-            (tree, looked, cache)
-        };
-        // A panic costs what was remembered, and this look.
-        let Ok((tree, looked, cache)) = tokio::task::spawn_blocking(work).await else {
-            self.trouble = Some("it could not be looked at: a defect, told of in the log".to_owned());
-            return;
-        };
-        self.cache = cache;
-        let mut directories = BTreeSet::new();
-        match (tree, looked) {
-            (Ok(tree), Some(looked)) => {
-                self.place = match self.memory.device {
-                    Some(device) if device != tree.device => Place::Elsewhere,
-                    _ => Place::There,
-                };
-                if self.memory.device != Some(tree.device) && !looked.files.is_empty() {
-                    self.memory.device = Some(tree.device);
-                    self.memory.changed = true;
-                }
-                directories = tree.directories;
-                directories.extend(looked.programs.iter().cloned());
-                self.trouble = None;
-                if looked.errors != self.looked.errors
-                    && let Some(first) = looked.errors.first()
-                {
-                    let errors = looked.errors.len();
-                    tracing::warn!(
-                        source = self.name,
-                        errors,
-                        first = first.message,
-                        "manifests have errors"
-                    );
-                }
-                self.looked = looked;
-            }
-            (Err(error), _) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                self.place = Place::Vanished;
-                self.trouble = Some("the directory is not there, so nothing is changed".to_owned());
-                self.looked = Looked::default();
-            }
-            (Err(error), _) => {
-                self.trouble = Some(format!("the directory cannot be read, so nothing is changed: {error}"));
-            }
-            (Ok(_), None) => {}
-        }
-        if self.fetching.is_none() {
-            self.revising.look(&self.root, self.looked.read || !quiet, &mut directories);
-        }
-        if self.notices.watch(&directories) {
-            // What happened before they were watched was not told.
-            self.looked.unsteady = true;
-        }
-    }
-
     async fn grant(&mut self, request: &SourceRequest) -> Result<(), Refusal> {
         let conflict = |message: String| Err(Refusal::Conflict(message));
+        let paused =
+            Refusal::Conflict(format!("{} is paused: `rayconcile sync resume` lets it go on", self.name));
         match request.action {
             SourceAction::Pause | SourceAction::Resume => {
-                let paused = request.action == SourceAction::Pause;
-                self.memory.paused = paused;
+                self.memory.paused = request.action == SourceAction::Pause;
                 self.memory.changed = true;
-                if !paused {
-                    self.touched = None;
-                    self.look(Changed::Anything).await;
+                match self.memory.paused {
+                    true => {
+                        self.waiting.drain(..).for_each(|waiting| drop(waiting.send(Err(paused.clone()))))
+                    }
+                    false => {
+                        self.touched = None;
+                        self.look(Changed::Anything).await;
+                    }
                 }
                 self.remember().await.map_err(|error| Refusal::Conflict(error.to_string()))
             }
-            SourceAction::Now if self.memory.paused => {
-                conflict(format!("{} is paused: `rayconcile sync resume` lets it go on", self.name))
-            }
+            SourceAction::Now | SourceAction::Confirm if self.memory.paused => Err(paused),
             SourceAction::Now => {
-                if let Some(fetching) = &mut self.fetching {
-                    fetching.now(&self.shared.state).await;
-                }
                 self.touched = None;
-                self.look(Changed::Anything).await;
+                match &mut self.fetching {
+                    Some(fetching) => fetching.ask(),
+                    None => self.look(Changed::Anything).await,
+                }
                 Ok(())
             }
             SourceAction::Confirm => match &self.blocked {
@@ -338,7 +294,7 @@ impl Keeper {
     }
 
     /// Tells how the source is.
-    fn publish(&self) -> SourceStatus {
+    pub(super) fn publish(&self) -> SourceStatus {
         let source = |message: &String| SourceError { file: self.name.clone(), message: message.clone() };
         let mut errors: Vec<SourceError> = self.trouble.iter().map(source).collect();
         errors.extend(self.looked.errors.iter().chain(&self.refused).cloned());
@@ -349,7 +305,7 @@ impl Keeper {
             () if self.memory.paused => SyncState::Paused,
             () if self.blocked.is_some() => SyncState::AwaitingConfirmation,
             () if failed || self.failing => SyncState::Failed,
-            () if never => SyncState::Unknown,
+            () if never || self.looked_at.is_none() => SyncState::Unknown,
             () if !self.differing.is_empty() || !self.absent.is_empty() => SyncState::OutOfSync,
             () => SyncState::Synced,
         };

@@ -184,6 +184,8 @@ pub fn start(
         let (door, asked) = mpsc::channel(8);
         doors.insert(name, door);
         let keeper = keeper::Keeper::new(source, shared.clone(), asked)?;
+        // From the first moment on it is known what is watched.
+        keeper.publish();
         tasks.push(tokio::spawn(keeper.run()));
     }
     Ok((Sources { statuses: Some(seen), doors: Arc::new(doors) }, tasks))

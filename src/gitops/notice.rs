@@ -55,13 +55,28 @@ struct Heard {
 
 /// Notices changes.
 pub(super) struct Notices {
-    watcher: Option<RecommendedWatcher>,
-    watched: BTreeMap<Identity, PathBuf>,
+    watches: Watches,
     inbox: Arc<Inbox>,
     /// How often to look, where that was asked for.
     asked: Option<Duration>,
     /// Why nobody tells.
     poll: Option<(Duration, String)>,
+}
+
+/// The directories that are watched. They are asked of file systems, which may hang.
+#[derive(Default)]
+pub(super) struct Watches {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeMap<Identity, PathBuf>,
+}
+
+/// What came of it that directories were to be watched.
+#[derive(Default)]
+pub(super) struct Watched {
+    /// Whether some are new.
+    new: bool,
+    /// Why nobody tells of changes, if nobody does.
+    untold: Option<String>,
 }
 
 /// Tells a directory from another one that has taken its place: numbers of files are used again.
@@ -76,8 +91,7 @@ impl Notices {
     pub(super) fn new(root: &Path, asked: Option<Duration>) -> Self {
         let (root, heard, bell) = (root.to_owned(), Mutex::default(), Notify::default());
         let mut notices = Self {
-            watcher: None,
-            watched: BTreeMap::new(),
+            watches: Watches::default(),
             inbox: Arc::new(Inbox { root, heard, bell }),
             asked,
             poll: asked.map(|every| (every, "as asked".to_owned())),
@@ -85,7 +99,7 @@ impl Notices {
         if asked.is_none() {
             let inbox = notices.inbox.clone();
             match notify::recommended_watcher(move |event| inbox.hear(event)) {
-                Ok(watcher) => notices.watcher = Some(watcher),
+                Ok(watcher) => notices.watches.watcher = Some(watcher),
                 Err(error) => notices.poll = Some((POLL, short(&error))),
             }
         }
@@ -105,12 +119,67 @@ impl Notices {
         self.poll.as_ref().map(|(every, _)| *every)
     }
 
-    /// Watches these directories and no others; says whether some are new, in which something may have happened
-    /// since they were looked at.
-    pub(super) fn watch(&mut self, directories: &BTreeSet<PathBuf>) -> bool {
-        let Some(watcher) = &mut self.watcher else { return false };
-        let root = &self.inbox.root;
-        let remote = directories.iter().chain([root]).find_map(|directory| remote(directory));
+    /// Lends what is watched, for a look.
+    pub(super) fn lend(&mut self) -> Watches {
+        std::mem::take(&mut self.watches)
+    }
+
+    /// Takes it back.
+    pub(super) fn take_back(&mut self, watches: Watches) {
+        self.watches = watches;
+    }
+
+    /// Says whether directories are new, in which something may have happened since they were looked at.
+    pub(super) fn is_new(&mut self, watched: Watched) -> bool {
+        if self.watches.watcher.is_none() {
+            return false;
+        }
+        let why = watched.untold;
+        if why.is_some() != self.poll.is_some() {
+            let directory = self.inbox.root.display();
+            match &why {
+                Some(why) => {
+                    tracing::warn!(%directory, why, "changes are not told; it is looked at every few seconds")
+                }
+                None => tracing::info!(%directory, "changes are told again"),
+            }
+        }
+        self.poll = why.map(|why| (self.asked.unwrap_or(POLL), why));
+        watched.new
+    }
+
+    /// Waits for changes, and then until it is quiet for a moment; but not for ever.
+    pub(super) async fn heard(&self) {
+        loop {
+            let bell = self.inbox.bell.notified();
+            let due = {
+                let heard = self.inbox.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.as_ref().map(|heard| (heard.last + QUIET).min(heard.first + MOST))
+            };
+            match due {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => bell.await,
+            }
+        }
+    }
+
+    /// What has changed since this was asked last.
+    pub(super) fn take(&self) -> Changed {
+        match self.inbox.heard.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(heard) if heard.missed => Changed::Anything,
+            Some(heard) => Changed::In(heard.places),
+            None => Changed::In(BTreeSet::new()),
+        }
+    }
+}
+
+impl Watches {
+    /// Watches these directories and no others, and the place of the root.
+    pub(super) fn watch(&mut self, root: &Path, directories: &BTreeSet<PathBuf>) -> Watched {
+        let Some(watcher) = &mut self.watcher else { return Watched::default() };
+        let root = root.to_owned();
+        let remote = directories.iter().chain([&root]).find_map(|directory| remote(directory));
         // The root itself may be replaced.
         let parent = root.parent().map(Path::to_owned);
         let wanted: BTreeMap<Identity, &PathBuf> =
@@ -141,43 +210,7 @@ impl Notices {
                 Err(_) => {}
             }
         }
-        let why = remote.map(str::to_owned).or(failed);
-        if why.is_some() != self.poll.is_some() {
-            let directory = root.display();
-            match &why {
-                Some(why) => {
-                    tracing::warn!(%directory, why, "changes are not told; it is looked at every few seconds")
-                }
-                None => tracing::info!(%directory, "changes are told again"),
-            }
-        }
-        self.poll = why.map(|why| (self.asked.unwrap_or(POLL), why));
-        new
-    }
-
-    /// Waits for changes, and then until it is quiet for a moment; but not for ever.
-    pub(super) async fn heard(&self) {
-        loop {
-            let bell = self.inbox.bell.notified();
-            let due = {
-                let heard = self.inbox.heard.lock().unwrap_or_else(PoisonError::into_inner);
-                heard.as_ref().map(|heard| (heard.last + QUIET).min(heard.first + MOST))
-            };
-            match due {
-                Some(due) if due <= Instant::now() => return,
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => bell.await,
-            }
-        }
-    }
-
-    /// What has changed since this was asked last.
-    pub(super) fn take(&self) -> Changed {
-        match self.inbox.heard.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(heard) if heard.missed => Changed::Anything,
-            Some(heard) => Changed::In(heard.places),
-            None => Changed::In(BTreeSet::new()),
-        }
+        Watched { new, untold: remote.map(str::to_owned).or(failed) }
     }
 }
 

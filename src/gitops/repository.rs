@@ -209,6 +209,8 @@ pub(super) fn forget_others(state: &Path, sources: &[Source]) {
 /// What was fetched.
 #[derive(Clone, Debug)]
 pub(super) struct Fetched {
+    /// The link that shows what is in force, and what it is to lead to, if that is another.
+    swap: Option<(PathBuf, PathBuf)>,
     pub(super) revision: SourceRevision,
     /// Whether it is another revision than before.
     pub(super) new: bool,
@@ -216,8 +218,16 @@ pub(super) struct Fetched {
     pub(super) note: Option<String>,
 }
 
+impl Fetched {
+    /// Puts the revision in force.
+    pub(super) fn put_in_force(&self) -> Result<(), String> {
+        let Some((link, target)) = &self.swap else { return Ok(()) };
+        replace_link(target, link).map_err(|error| format!("cannot write {}: {error}", link.display()))
+    }
+}
+
 impl Remote {
-    /// Fetches the newest revision, and puts it in force.
+    /// Fetches the newest revision, and has it ready to be put in force.
     pub(super) async fn fetch(self, state: PathBuf) -> Result<Fetched, String> {
         let directory = self.directory(&state);
         self.fetch_into(&directory).await.map_err(|error| match error {
@@ -233,6 +243,8 @@ impl Remote {
     async fn fetch_into(&self, directory: &Path) -> Result<Fetched, Trouble> {
         let repository = directory.join("git");
         fs::create_dir_all(&repository)?;
+        let locked = repository.clone();
+        on_a_thread(move || remove_locks(&locked)).await?;
         if !repository.join("HEAD").exists() {
             git(&repository, ["init", "--quiet", "--bare", "."], &[], PATIENCE).await?;
         }
@@ -261,15 +273,16 @@ impl Remote {
         let new = fs::read_link(&link).ok().as_ref() != Some(&target) || !checkout.exists();
         if new {
             check_out(&repository, &hash, &checkout).await?;
-            let before = fs::read_link(&link).ok();
-            replace_link(&target, &link)?;
-            // The one before may just be read.
-            remove_others(&directory.join(REVISIONS), &[Some(target), before]);
+            // The one before is in force until the link is swapped.
+            let keep = [Some(target.clone()), fs::read_link(&link).ok()];
+            let revisions = directory.join(REVISIONS);
+            on_a_thread(move || remove_others(&revisions, &keep)).await?;
         }
+        let swap = new.then_some((link, target));
         let branch = self.branch.clone();
         let subject = Some(subject).filter(|subject| !subject.is_empty());
         let revision = SourceRevision { commit, branch, subject, dirty: Some(false) };
-        Ok(Fetched { revision, new, note: note(&checkout) })
+        Ok(Fetched { swap, revision, new, note: note(&checkout) })
     }
 
     /// What git is to know of credentials: never in its arguments, which everybody can see.
@@ -328,10 +341,33 @@ async fn check_out(repository: &Path, hash: &str, checkout: &Path) -> Result<(),
     ];
     let arguments =
         [&git_directory, "--work-tree=.", "-c", "core.bare=false", "read-tree", "--reset", "-u", hash];
-    git(temporary.path(), arguments, &environment, PATIENCE).await?;
-    let _ = fs::remove_dir_all(checkout);
-    fs::rename(temporary.keep(), checkout)?;
-    Ok(())
+    let made = git(temporary.path(), arguments, &environment, PATIENCE).await;
+    let (checkout, made) = (checkout.to_owned(), made.map_err(Trouble::from));
+    on_a_thread(move || {
+        made?;
+        let _ = fs::remove_dir_all(&checkout);
+        fs::rename(temporary.keep(), &checkout)?;
+        Ok(())
+    })
+    .await?
+}
+
+/// Does what may take a while, such as removing a large tree, where nobody else waits for it.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// Removes the locks that a git has left which was killed: nobody else works in this repository.
+fn remove_locks(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_locks(&path);
+        } else if path.extension().is_some_and(|extension| extension == "lock") {
+            tracing::info!(path = %path.display(), "a lock was left behind, and is removed");
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 fn replace_link(target: &Path, link: &Path) -> io::Result<()> {

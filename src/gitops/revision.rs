@@ -13,12 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// As many letters as `git` shows of a hash in a repository of a usual size.
 const SHORT: usize = 7;
 
-/// The revision of the work tree that a directory is in, if it is in one.
-pub(super) async fn revision(directory: &Path) -> Option<SourceRevision> {
-    git_directory(directory)?;
-    match by_git(directory).await {
+/// The revision of the work tree that a directory is in, whose Git directory is this one.
+pub(super) async fn revision(directory: PathBuf, git: PathBuf) -> Option<SourceRevision> {
+    match by_git(&directory).await {
         Some(revision) => Some(revision),
-        None => by_files(&git_directory(directory)?),
+        None => tokio::task::spawn_blocking(move || by_files(&git)).await.ok()?,
     }
 }
 

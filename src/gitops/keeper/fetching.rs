@@ -1,7 +1,6 @@
 //! What goes on beside looking: a repository is fetched now and then, and Git asked at which revision a directory is.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::super::repository::{Fetched, Remote};
-use super::super::revision::{git_directory, revision};
+use super::super::revision::revision;
 use crate::api::source::{FetchStatus, SourceRevision};
 
 /// How soon a fetch that has failed is tried again, at first.
@@ -23,9 +22,19 @@ pub(super) struct Fetching {
     interval: Duration,
     task: Option<JoinHandle<Result<Fetched, String>>>,
     due: Instant,
+    /// Whether somebody asked for a fetch that has not begun, or not ended.
+    asked: Option<Asked>,
     failures: u32,
     status: FetchStatus,
     revision: Option<SourceRevision>,
+}
+
+/// How far a fetch is that somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// It is to begin: one that was under way already may have missed what is meant.
+    Waiting,
+    Begun,
 }
 
 impl Fetching {
@@ -35,6 +44,7 @@ impl Fetching {
             interval,
             task: None,
             due: Instant::now(),
+            asked: None,
             failures: 0,
             status: FetchStatus::default(),
             revision: None,
@@ -67,20 +77,35 @@ impl Fetching {
         }
     }
 
-    /// Fetches now.
-    pub(super) async fn now(&mut self, state: &Path) {
-        self.finish(state).await;
+    /// Has a fetch begin as soon as possible.
+    pub(super) fn ask(&mut self) {
+        self.asked = Some(Asked::Waiting);
+        self.due = Instant::now();
+    }
+
+    /// Whether a fetch has not ended yet that somebody asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_some()
     }
 
     async fn finish(&mut self, state: &Path) -> bool {
-        let task = self.task.get_or_insert_with(|| tokio::spawn(self.remote.clone().fetch(state.to_owned())));
+        let task = self.task.get_or_insert_with(|| {
+            self.asked = self.asked.map(|_| Asked::Begun);
+            tokio::spawn(self.remote.clone().fetch(state.to_owned()))
+        });
         let outcome = task.await.unwrap_or_else(|error| Err(error.to_string()));
         self.task = None;
+        // Here, where nobody is looking: each look sees one revision, or the other.
+        let outcome = outcome.and_then(|fetched| fetched.put_in_force().map(|()| fetched));
         let pause = match &outcome {
             Ok(_) => self.interval,
             Err(_) => (RETRY * 2_u32.saturating_pow(self.failures.min(10))).min(SLOWEST.max(self.interval)),
         };
-        self.due = Instant::now() + pause;
+        self.due = Instant::now();
+        if self.asked != Some(Asked::Waiting) {
+            self.asked = None;
+            self.due += pause;
+        }
         self.status.next = Timestamp::now().checked_add(pause).ok();
         match outcome {
             Ok(fetched) => {
@@ -110,21 +135,14 @@ pub(super) struct Revising {
 }
 
 impl Revising {
-    /// Has Git asked, if something has changed; its own directory is to be watched too.
-    pub(super) fn look(
-        &mut self,
-        root: &Path,
-        changed: bool,
-        directories: &mut BTreeSet<std::path::PathBuf>,
-    ) {
-        match git_directory(root) {
+    /// Has Git asked, if something has changed; `git` is its own directory, if there is one.
+    pub(super) fn look(&mut self, root: &Path, git: Option<PathBuf>, changed: bool) {
+        match git {
             None => self.found = None,
             Some(git) => {
-                directories.insert(git);
                 if (changed || !self.asked) && self.task.is_none() {
                     self.asked = true;
-                    let root = root.to_owned();
-                    self.task = Some(tokio::spawn(async move { revision(&root).await }));
+                    self.task = Some(tokio::spawn(revision(root.to_owned(), git)));
                 }
             }
         }

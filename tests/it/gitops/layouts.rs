@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use super::{cluster, finish, generation, job, see, see_source, source, state, watching, watching_with};
-use crate::world::World;
+use crate::world::{World, address};
 
 fn with_label(name: &str, value: &str) -> String {
     cluster(name, "").replace("{name", &format!("{{labels: {{v: '{value}'}}, name"))
@@ -183,6 +183,21 @@ fn where_nothing_tells_of_changes_they_are_looked_for() {
     see(&world, "job", "two", "is there", |job| generation(job) == 1);
     fs::remove_file(world.path("watched/one.yaml")).unwrap();
     see(&world, "job", "one", "is gone", Value::is_null);
+    finish(world, &["watched"]);
+}
+
+#[test]
+fn what_happens_in_the_store_holds_up_no_look() {
+    let world = watching_with(&["watched"], &["--watch-poll", "1s"]);
+    world.write("watched/one.yaml", &with_label("one", "1"));
+    see(&world, "cluster", "one", "is there", |object| label(object) == "1");
+    world.write("watched/two.yaml", &cluster("two", ""));
+    see(&world, "cluster", "two", "is there", |two| {
+        let patch = serde_json::json!({"metadata": {"labels": {"v": "by-hand"}}});
+        let answer = world.api().put(reqwest::Method::PATCH, &address("rayclusters", "one"), &patch);
+        assert_eq!(answer.code, 200, "{answer:?}");
+        !two.is_null()
+    });
     finish(world, &["watched"]);
 }
 

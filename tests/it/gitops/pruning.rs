@@ -75,6 +75,12 @@ fn much_at_once_goes_when_it_is_confirmed() {
     // One that comes back is no longer among them.
     world.write("watched/e.yaml", &cluster("e", ""));
     pending(&world, &["a", "b", "c", "d"]);
+    // While it is paused, none goes.
+    world.ok(&["sync", "pause"]);
+    let said = world.run(&["sync", "confirm"]);
+    assert!(said.code == 1 && said.err.contains("is paused"), "{said:?}");
+    world.ok(&["sync", "resume"]);
+    pending(&world, &["a", "b", "c", "d"]);
     let said = world.ok(&["sync", "confirm", "watched"]);
     assert_eq!(said.lines().next(), Some("raycluster/default/a is being deleted"), "{said}");
     world.wait("they have gone", || (stored(&world) == "e f ").then_some(()));

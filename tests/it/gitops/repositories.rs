@@ -85,7 +85,11 @@ fn a_repository_is_followed() {
     assert!(page.contains(&format!("repository {name}   Synced")), "{page}");
     assert!(page.contains(&format!("main at {first} \"First\"\n  fetched 0s ago")), "{page}");
 
-    // A new program in a new commit.
+    // A new program in a new commit. A git that was killed has left its lock.
+    let repositories = |world: &World| -> Vec<PathBuf> {
+        fs::read_dir(world.path("state/repos")).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    fs::write(repositories(&world)[0].join("git/shallow.lock"), "").unwrap();
     world.write("work/program/main.py", "print(2)\n");
     let second = commit(&world, "Second");
     let two = job_is("has the new program", 2);
@@ -112,15 +116,35 @@ fn a_repository_is_followed() {
     see(&world, "job", "one", "is gone", Value::is_null);
 
     // Old revisions are not kept; what is not watched any more is not either.
-    let repositories = |world: &World| -> Vec<PathBuf> {
-        fs::read_dir(world.path("state/repos")).unwrap().map(|entry| entry.unwrap().path()).collect()
-    };
     let revisions = fs::read_dir(repositories(&world)[0].join("revisions")).unwrap().count();
     assert!(revisions <= 2, "{revisions} revisions are kept");
     world.kill();
     world.start(&[]);
     assert_eq!(repositories(&world), Vec::<PathBuf>::new());
     world.finish();
+}
+
+#[test]
+fn a_host_that_does_not_answer_holds_up_nothing() {
+    let world = World::new();
+    bring_git(&world);
+    let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/a.git", host.local_addr().unwrap());
+    world.start(&["--repo", &url]);
+    let asking = |world: &World| {
+        let mut command = world.command(&["sync", "now", "a.git#HEAD"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let first = asking(&world);
+    // It is fetched, and will be for long; yet the source does what it is asked.
+    let (_connection, _) = host.accept().unwrap();
+    world.ok(&["sync", "pause", "a.git#HEAD"]);
+    let said = crate::world::said(&first.wait_with_output().unwrap());
+    assert!(said.code == 1 && said.err.contains("is paused"), "{said:?}");
+    world.ok(&["sync", "resume", "a.git#HEAD"]);
+    let mut second = asking(&world);
+    world.stop();
+    second.wait().unwrap();
 }
 
 /// Serves repositories as a host of them does.
