@@ -51,6 +51,8 @@ pub(super) struct Facts<'a> {
     pub(super) unclear: &'a [SourceError],
     /// What other sources want.
     pub(super) elsewhere: &'a BTreeSet<Id>,
+    /// A source of which it is not known yet what it wants.
+    pub(super) unseen: Option<&'a str>,
     pub(super) origins: &'a BTreeMap<Id, Origin>,
     /// What may be another in the store than it was; all, if this is none.
     pub(super) touched: Option<&'a BTreeSet<Id>>,
@@ -221,6 +223,18 @@ fn guard(facts: &Facts<'_>, gone: usize) -> Option<String> {
             return Some(reason.to_owned());
         }
         Place::Elsewhere | Place::There => {}
+    }
+    // What is missing may have been moved to where nobody could read it yet.
+    if let Some(other) = facts.unseen {
+        return Some(format!("{other} could not be looked at yet, and may have them"));
+    }
+    if let Some(first) = facts.unclear.first() {
+        let files: BTreeSet<&str> = facts.unclear.iter().map(|error| error.file.as_str()).collect();
+        let (file, others) = (&first.file, files.len() - 1);
+        return Some(match others {
+            0 => format!("{file} cannot be read or is not right, and may have them"),
+            _ => format!("{file} and {others} more cannot be read or are not right, and may have them"),
+        });
     }
     if facts.max_prune >= 1.0 {
         return None;

@@ -151,6 +151,12 @@ impl Shared {
         wants.iter().filter(|(other, _)| *other != name).flat_map(|(_, ids)| ids.iter().cloned()).collect()
     }
 
+    /// A source of which it is not known yet what it wants.
+    fn unseen(&self) -> Option<String> {
+        let wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names.iter().find(|name| !wants.contains_key(*name)).cloned()
+    }
+
     /// Has the others look again at what they want.
     fn tell_others(&self, name: &str) {
         self.news.iter().filter(|(other, _)| *other != name).for_each(|(_, news)| news.notify_one());

@@ -33,6 +33,7 @@ struct Case {
     place: Place,
     unclear: Vec<SourceError>,
     elsewhere: BTreeSet<Id>,
+    unseen: Option<&'static str>,
     kept: BTreeSet<Id>,
     touched: BTreeSet<Id>,
     young: BTreeSet<Id>,
@@ -62,6 +63,7 @@ impl Case {
             place: Place::There,
             unclear: Vec::new(),
             elsewhere: BTreeSet::new(),
+            unseen: None,
             kept: BTreeSet::new(),
             touched: BTreeSet::new(),
             young: BTreeSet::new(),
@@ -86,6 +88,7 @@ impl Case {
             wanted: &wanted,
             unclear: &self.unclear,
             elsewhere: &self.elsewhere,
+            unseen: self.unseen,
             origins: &self.origins,
             touched: Some(&self.touched),
             kept: &self.kept,
@@ -192,7 +195,22 @@ fn what_is_not_known_stays() {
     case.unclear = vec![error("dir")];
     let decision = case.decide();
     assert_eq!(decision.hold, [(id("a"), "dir is broken".to_owned())]);
-    assert_eq!(decision.delete, ids(&["b"]));
+    // The other one may have been moved there.
+    let reason = |case: &Case| case.decide().blocked.map(|pending| pending.reason);
+    assert_eq!(decision.delete, ids(&[]));
+    assert_eq!(reason(&case).unwrap(), "dir cannot be read or is not right, and may have them");
+    case.max_prune = 1.0;
+    case.unclear = vec![error("new.yaml"), error("new.yaml"), error("z.yaml")];
+    let expected = "new.yaml and 1 more cannot be read or are not right, and may have them";
+    assert_eq!((reason(&case).unwrap().as_str(), case.decide().delete), (expected, ids(&[])));
+    case.condemned = ids(&["a", "b"]).into_iter().collect();
+    assert_eq!(case.decide().delete, ids(&["a", "b"]), "they were confirmed");
+    case.condemned.clear();
+    case.unclear.clear();
+    case.unseen = Some("/there");
+    assert_eq!(reason(&case).unwrap(), "/there could not be looked at yet, and may have them");
+    case.unseen = None;
+    assert_eq!(case.decide().delete, ids(&["a", "b"]));
     case.unclear = vec![error("")];
     assert_eq!(case.decide().hold.len(), 2, "the whole directory is not known");
 }

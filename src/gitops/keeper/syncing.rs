@@ -30,9 +30,6 @@ enum Task {
 impl Keeper {
     /// Brings the store to what was found.
     pub(super) async fn sync(&mut self) {
-        if self.memory.paused {
-            return;
-        }
         self.failing = match self.try_sync().await {
             Ok(()) => false,
             Err(error) => {
@@ -51,8 +48,15 @@ impl Keeper {
         let touched = self.touched.replace(BTreeSet::new());
         let origins = self.shared.store.read(|tx| tx.origins()).await?;
         let (wanted, doubles) = claims(&self.looked.files, &origins, &self.name);
+        // Also of a paused source the others must know what it has.
         self.note_wants(&wanted);
         self.objects = wanted.len();
+        if self.memory.paused {
+            // What is missing by then must be seen to be so anew.
+            self.missing.clear();
+            self.doubtful = false;
+            return Ok(());
+        }
         let decision = self.decide(&wanted, &origins, touched.as_ref());
         let since = |id: &Id| self.missing.get(id).copied().unwrap_or(self.last_look);
         self.missing = decision.missing.iter().map(|id| (id.clone(), since(id))).collect();
@@ -103,6 +107,7 @@ impl Keeper {
             wanted,
             unclear: &unclear,
             elsewhere: &self.shared.wanted_elsewhere(&self.name),
+            unseen: self.shared.unseen().as_deref(),
             origins,
             touched,
             kept: &self.kept,
@@ -119,11 +124,23 @@ impl Keeper {
         self.last_look.duration_since(since) >= CONFIRMATION
     }
 
-    /// Lets the other sources know what this one wants.
+    /// Lets the other sources know what this one wants. What it has wanted in files that are not right now, it wants.
     fn note_wants(&self, wanted: &BTreeMap<Id, Wanted>) {
-        let ids: BTreeSet<Id> = wanted.keys().cloned().collect();
+        if self.trouble.is_some() {
+            return;
+        }
+        let mut ids: BTreeSet<Id> = wanted.keys().cloned().collect();
         let mut wants = self.shared.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = wants.remove(&self.name);
+        let first = before.is_none();
+        if !self.looked.errors.is_empty() {
+            ids.extend(before.into_iter().flatten());
+        }
         wants.insert(self.name.clone(), ids);
+        drop(wants);
+        if first {
+            self.shared.tell_others(&self.name);
+        }
     }
 
     pub(super) async fn remember(&mut self) -> Result<(), StoreError> {

@@ -95,6 +95,27 @@ fn what_is_changed_by_hand_can_be_left_so() {
 }
 
 #[test]
+fn what_a_paused_source_has_too_is_not_stopped() {
+    let world = watching(&["one", "two"]);
+    world.write("one/lab.yaml", &cluster("lab", ""));
+    let first = see(&world, "cluster", "lab", "is there", |cluster| generation(cluster) == 1);
+    world.write("two/lab.yaml", &cluster("lab", ""));
+    see_source(&world, "two", "has it too", |source| state(source) == "Failed");
+    world.ok(&["sync", "pause", "two"]);
+    world.kill();
+    world.start(&["--watch", "one", "--watch", "two"]);
+    fs::remove_file(world.path("one/lab.yaml")).unwrap();
+    let source = |lab: &Value| lab["metadata"]["annotations"]["rayconcile.dev/source"].clone();
+    see(&world, "cluster", "lab", "is nobody's", |lab| !lab.is_null() && source(lab).is_null());
+    world.ok(&["sync", "resume", "two"]);
+    let two = world.path("two").display().to_string();
+    let last = see(&world, "cluster", "lab", "is the other's", |lab| source(lab) == two.as_str());
+    assert_eq!(last["metadata"]["uid"], first["metadata"]["uid"]);
+    assert!(last["metadata"]["deletionTimestamp"].is_null());
+    finish(world, &["one", "two"]);
+}
+
+#[test]
 fn a_paused_source_changes_nothing() {
     let world = watching(&["watched", "other"]);
     world.write("watched/one.yaml", &job("one", "  command: [a]\n"));

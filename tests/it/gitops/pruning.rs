@@ -91,6 +91,29 @@ fn much_at_once_goes_when_it_is_confirmed() {
 }
 
 #[test]
+fn what_may_have_been_moved_to_a_broken_file_stays() {
+    let world = six();
+    let uid = |name: &str| world.get("cluster", name)["metadata"]["uid"].clone();
+    let first = uid("a");
+    world.write("watched/new.yaml", &(cluster("a", "") + "spek: {]\n"));
+    remove(&world, "a");
+    let expected = "new.yaml cannot be read or is not right, and may have them";
+    assert_eq!(pending(&world, &["a"])["reason"], expected);
+    world.write("watched/new.yaml", &cluster("a", ""));
+    see_source(&world, "watched", "is well", |source| state(source) == "Synced");
+    assert_eq!(uid("a"), first);
+
+    // Somebody may know better.
+    world.write("watched/new.yaml", &(cluster("a", "") + "spek: {]\n"));
+    remove(&world, "b");
+    pending(&world, &["b"]);
+    world.ok(&["sync", "confirm"]);
+    world.wait("it has gone", || (stored(&world) == "a c d e f ").then_some(()));
+    assert_eq!(uid("a"), first, "the last good manifest stays in force");
+    finish(world, &["watched"]);
+}
+
+#[test]
 fn a_directory_that_vanishes_takes_nothing_with_it() {
     let world = six();
     fs::rename(world.path("watched"), world.path("elsewhere")).unwrap();

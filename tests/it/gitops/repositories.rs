@@ -130,7 +130,8 @@ fn a_host_that_does_not_answer_holds_up_nothing() {
     bring_git(&world);
     let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/a.git", host.local_addr().unwrap());
-    world.start(&["--repo", &url]);
+    fs::create_dir(world.path("watched")).unwrap();
+    world.start(&["--repo", &url, "--watch", "watched"]);
     let asking = |world: &World| {
         let mut command = world.command(&["sync", "now", "a.git#HEAD"]);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
@@ -142,6 +143,15 @@ fn a_host_that_does_not_answer_holds_up_nothing() {
     let said = crate::world::said(&first.wait_with_output().unwrap());
     assert!(said.code == 1 && said.err.contains("is paused"), "{said:?}");
     world.ok(&["sync", "resume", "a.git#HEAD"]);
+    // What it may have is not known: nothing else goes for that.
+    world.write("watched/lab.yaml", &cluster("lab", ""));
+    world.write("watched/other.yaml", &cluster("other", ""));
+    see(&world, "cluster", "lab", "is there", |cluster| generation(cluster) == 1);
+    fs::remove_file(world.path("watched/lab.yaml")).unwrap();
+    see_source(&world, "watched", "waits", |source| {
+        source["pendingPrune"]["reason"]
+            == format!("{url}#HEAD could not be looked at yet, and may have them").as_str()
+    });
     let mut second = asking(&world);
     world.stop();
     second.wait().unwrap();

@@ -201,6 +201,39 @@ impl Storm {
         self.files.insert("link/x.yaml".to_owned(), objects);
     }
 
+    /// Breaks files, and moves some of them in the same moment: what they had stays as it was.
+    fn last_good_stays(&mut self) {
+        let wanted = self.wanted();
+        (0..4).for_each(|_| self.break_one());
+        let mut missing = BTreeSet::new();
+        for (number, file) in self.broken.clone().into_iter().enumerate() {
+            if self.rng.bool() {
+                let moved = format!("moved{number}.yaml");
+                fs::rename(self.path(&file), self.path(&moved)).unwrap();
+                let objects = self.files.remove(&file).unwrap();
+                missing.extend(objects.keys().map(|name| format!("raycluster/default/n{name}")));
+                self.files.insert(moved.clone(), objects);
+                self.broken.remove(&file);
+                self.broken.insert(moved);
+            }
+        }
+        let texts = |list: &Value, field: &str| -> BTreeSet<String> {
+            let items = list.as_array().into_iter().flatten();
+            items
+                .filter_map(|item| if field.is_empty() { item.as_str() } else { item[field].as_str() })
+                .map(str::to_owned)
+                .collect()
+        };
+        see_source(&self.world, "watched", &format!("misses {missing:?}"), |source| {
+            texts(&source["errors"], "file") == self.broken
+                && texts(&source["pendingPrune"]["objects"], "") == missing
+        });
+        assert_eq!(self.stored(), wanted, "the last good manifests stay in force");
+        while let Some(file) = self.broken.pop_first() {
+            self.write(&file);
+        }
+    }
+
     /// What should be stored, by name: the value.
     fn wanted(&self) -> BTreeMap<String, String> {
         let objects = self.files.values().flatten();
@@ -239,6 +272,7 @@ fn whatever_happens_to_files_the_store_is_what_they_say() {
                 &format!("SEED={seed}, after {number}: the store is what files say: {wanted:#?}"),
                 || (storm.stored() == wanted).then_some(()),
             );
+            storm.last_good_stays();
         }
     }
     see_source(&storm.world, "watched", "is well", |source| {
