@@ -33,6 +33,9 @@ pub struct SourceStatus {
     /// Objects that are not as their files say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub out_of_sync: Vec<OutOfSync>,
+    /// Jobs that it has, which had been finished for as long as they are kept: `adaptdljob/default/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub finished: Vec<String>,
     /// Objects that would go, and do not before somebody confirms it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_prune: Option<PendingPrune>,

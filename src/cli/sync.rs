@@ -205,6 +205,16 @@ pub(super) fn source_page(source: &SourceStatus) -> String {
     for object in &source.out_of_sync {
         put!(page, "  {}: {}", object.object, object.message);
     }
+    for object in source.finished.iter().take(NAMED) {
+        put!(
+            page,
+            "  {object}: finished and gone (ttlAfterFinished); it runs again when its file says otherwise"
+        );
+    }
+    let more = source.finished.len().saturating_sub(NAMED);
+    if more > 0 {
+        put!(page, "  and {more} more that are finished and gone: sync status -o json has them all");
+    }
     if !source.self_heal {
         put!(page, "  what is changed by hand is left so (--self-heal=false)");
     }

@@ -292,7 +292,7 @@ fn keep(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), StoreError>
         tx.apply(object.clone(), None, Uid::from(Uuid::new_v4().to_string()), snapshot.now)?;
     }
     for (kind, key) in &plan.deletions {
-        tx.delete(*kind, key, snapshot.now)?;
+        tx.let_go(*kind, key, snapshot.now)?;
     }
     for removal in &plan.removals {
         if let Some((key, until)) = &removal.retire {

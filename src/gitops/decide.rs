@@ -11,7 +11,7 @@ use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::api::source::{PendingPrune, SourceError};
 use crate::api::words::count;
-use crate::store::Origin;
+use crate::store::{Cause, Departure, Origin};
 
 /// So few objects may go at once whatever their share is.
 const FEW: usize = 2;
@@ -56,8 +56,8 @@ pub(super) struct Facts<'a> {
     pub(super) origins: &'a BTreeMap<Id, Origin>,
     /// What may be another in the store than it was; all, if this is none.
     pub(super) touched: Option<&'a BTreeSet<Id>>,
-    /// What this source has applied and seen stored.
-    pub(super) kept: &'a BTreeSet<Id>,
+    /// What has left while a source had it.
+    pub(super) departed: &'a BTreeMap<Id, Departure>,
     pub(super) self_heal: bool,
     /// Objects that have been missing for long enough to be believed.
     pub(super) believed: &'a BTreeSet<Id>,
@@ -84,6 +84,10 @@ pub(super) struct Decision {
     pub(super) going: Vec<Id>,
     /// Wanted, deleted by hand, and not made again.
     pub(super) absent: Vec<Id>,
+    /// Wanted, and not made again: they had been finished for as long as they are kept.
+    pub(super) finished: Vec<Id>,
+    /// They have left, and their source does not have them any more either.
+    pub(super) forget: Vec<Id>,
     /// Another source's from now on.
     pub(super) release: Vec<Id>,
     /// May go from now on.
@@ -152,15 +156,19 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         }
     }
     prune(facts, &mut decision);
+    forget(facts, &mut decision);
     decision
 }
 
 fn want(facts: &Facts<'_>, id: &Id, wanted: &Wanted, decision: &mut Decision) {
+    // What has left stays away until something else is wanted.
+    let departure = facts.departed.get(id).filter(|departure| departure.digest == wanted.digest);
+    let away = departure.and_then(|departure| match departure.cause {
+        Cause::Finished => Some(&mut decision.finished),
+        Cause::Deleted => (!facts.self_heal).then_some(&mut decision.absent),
+    });
     let Some(origin) = facts.origins.get(id) else {
-        match facts.kept.contains(id) && !facts.self_heal {
-            true => decision.absent.push(id.clone()),
-            false => decision.apply.push(id.clone()),
-        }
+        away.unwrap_or(&mut decision.apply).push(id.clone());
         return;
     };
     let other = origin.source.as_ref().filter(|other| *other != facts.source);
@@ -172,7 +180,7 @@ fn want(facts: &Facts<'_>, id: &Id, wanted: &Wanted, decision: &mut Decision) {
         );
         decision.refused.push(SourceError { file: file.clone(), message });
     } else if origin.deleting {
-        decision.going.push(id.clone());
+        away.unwrap_or(&mut decision.going).push(id.clone());
     } else if origin.source.as_deref() != Some(facts.source)
         || origin.digest != wanted.digest
         || origin.file != wanted.file
@@ -204,6 +212,25 @@ fn prune(facts: &Facts<'_>, decision: &mut Decision) {
     };
     let now = going.iter().filter(|(kind, key)| *kind == Kind::AdaptDLJob || !has_jobs(key));
     decision.delete = now.map(|id| (*id).clone()).collect();
+}
+
+/// Of what has left it need not be known any more that it has, once its source does not have it either. In doubt it
+/// is: a job would be trained again.
+fn forget(facts: &Facts<'_>, decision: &mut Decision) {
+    let doubtful = facts.place != Place::There || facts.wanted.is_empty() || !facts.unclear.is_empty();
+    if doubtful || decision.blocked.is_some() {
+        return;
+    }
+    let ours = |departure: &Departure| departure.source == facts.source;
+    for (id, _) in facts.departed.iter().filter(|(_, departure)| ours(departure)) {
+        if facts.wanted.contains_key(id) || facts.origins.contains_key(id) {
+            continue;
+        }
+        decision.missing.insert(id.clone());
+        if facts.believed.contains(id) {
+            decision.forget.push(id.clone());
+        }
+    }
 }
 
 /// How many objects the source has.

@@ -186,7 +186,7 @@ pub(super) fn delete(tx: &Tx<'_>, source: &str, id: &Id) -> Result<bool, StoreEr
         return Ok(false);
     }
     tell(tx, &object, EventType::Normal, "Pruned", format!("{source} does not have it any more"))?;
-    tx.delete(id.0, &id.1, Timestamp::now())?;
+    tx.prune(id.0, &id.1, Timestamp::now())?;
     Ok(true)
 }
 

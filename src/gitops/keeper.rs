@@ -76,6 +76,8 @@ pub(super) struct Keeper {
     differing: BTreeMap<Id, OutOfSync>,
     /// What was deleted by hand.
     absent: Vec<OutOfSync>,
+    /// Jobs that had been finished for as long as they are kept.
+    finished: Vec<String>,
     blocked: Option<(PendingPrune, BTreeSet<Id>)>,
     failing: bool,
     /// Who wants to know how it is after the next fetch.
@@ -124,6 +126,7 @@ impl Keeper {
             refused: Vec::new(),
             differing: BTreeMap::new(),
             absent: Vec::new(),
+            finished: Vec::new(),
             blocked: None,
             failing: false,
             waiting: Vec::new(),
@@ -323,6 +326,7 @@ impl Keeper {
             fetch,
             errors,
             out_of_sync: self.absent.iter().chain(self.differing.values()).cloned().collect(),
+            finished: self.finished.clone(),
             pending_prune: self.blocked.as_ref().map(|(pending, _)| pending.clone()),
         };
         self.shared.statuses.send_modify(|statuses| {

@@ -4,6 +4,7 @@
 //! before or after it. One process at a time has the store, by a file lock. Changes of objects are published
 //! to whoever watches, after they are durable. What is too large for it is in files, or in object storage.
 
+mod departures;
 mod events;
 pub mod feed;
 pub mod logs;
@@ -24,6 +25,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
+pub use departures::{Cause, Departure};
 use feed::{Change, Feed};
 pub use objects::Applied;
 pub use origins::Origin;

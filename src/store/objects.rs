@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use serde_json::Value;
 
 use super::feed::{Change, ChangeType};
-use super::{StoreError, Tx};
+use super::{Cause, StoreError, Tx};
 use crate::api::ids::Uid;
 use crate::api::meta::{CHECKPOINT_NOW, DEFAULT_NAMESPACE, FINALIZER, ObjectKey, ObjectMeta};
 use crate::api::object::{AnyObject, Kind};
@@ -158,6 +158,7 @@ impl Tx<'_> {
                 object.status().to_string(),
             ],
         )?;
+        self.forget_departure(object.kind(), &object.key())?;
         self.note(ChangeType::Added, version, &object, None, false)?;
         Ok(object)
     }
@@ -213,9 +214,23 @@ impl Tx<'_> {
         key: &ObjectKey,
         now: Timestamp,
     ) -> Result<Option<AnyObject>, StoreError> {
+        self.delete_because(kind, key, Some(Cause::Deleted), now)
+    }
+
+    /// The same; why is for the object's source, if that still has it.
+    pub(super) fn delete_because(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        cause: Option<Cause>,
+        now: Timestamp,
+    ) -> Result<Option<AnyObject>, StoreError> {
         let Some(mut object) = self.get(kind, key)? else { return Ok(None) };
         if object.metadata().is_deleting() {
             return Ok(Some(object));
+        }
+        if let Some(cause) = cause {
+            self.note_departure(&object, cause)?;
         }
         object.metadata_mut().deletion_timestamp = Some(now);
         if object.metadata().finalizers.is_empty() {

@@ -30,6 +30,7 @@ use rayconcile::api::status::*;
 use rayconcile::api::units::{Bytes, MilliCpu, Span};
 use rayconcile::api::wire::{NoticeKind, ResourceBundles};
 use rayconcile::manifest::to_yaml;
+use rayconcile::store::{Cause, Departure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -534,6 +535,7 @@ proptest! {
         let commit = directory.clone();
         let revision = SourceRevision { commit, branch: known.clone(), subject: known.clone(), dirty: Some(true) };
         let fetch = FetchStatus { at: Some(at), next: known.as_ref().map(|_| at), error: known.clone(), note: known };
+        is_read_back(&Departure { source: directory.clone(), digest: directory.clone(), cause: if objects.is_multiple_of(2) { Cause::Deleted } else { Cause::Finished } })?;
         let pending = PendingPrune { reason: directory.clone(), objects: vec![directory.clone()], of: objects, digest: directory.clone() };
         is_read_back(&SourceStatus {
             state: SyncState::OutOfSync,
@@ -542,6 +544,7 @@ proptest! {
             revision: Some(revision),
             fetch: Some(fetch),
             out_of_sync,
+            finished: vec![directory.clone()],
             pending_prune: Some(pending),
             directory, at, objects, errors,
         })?;

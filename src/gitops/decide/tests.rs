@@ -34,7 +34,7 @@ struct Case {
     unclear: Vec<SourceError>,
     elsewhere: BTreeSet<Id>,
     unseen: Option<&'static str>,
-    kept: BTreeSet<Id>,
+    departed: BTreeMap<Id, Departure>,
     touched: BTreeSet<Id>,
     young: BTreeSet<Id>,
     condemned: BTreeSet<Id>,
@@ -64,7 +64,7 @@ impl Case {
             unclear: Vec::new(),
             elsewhere: BTreeSet::new(),
             unseen: None,
-            kept: BTreeSet::new(),
+            departed: BTreeMap::new(),
             touched: BTreeSet::new(),
             young: BTreeSet::new(),
             condemned: BTreeSet::new(),
@@ -78,9 +78,16 @@ impl Case {
         self.origins.get_mut(&id(name)).unwrap()
     }
 
+    /// Somebody has deleted it, or it was finished for long enough.
+    fn depart(&mut self, name: &str, cause: Cause) {
+        let departure = Departure { source: SOURCE.to_owned(), digest: "1".to_owned(), cause };
+        self.departed.insert(id(name), departure);
+    }
+
     fn decide(&self) -> Decision {
         let (wanted, _) = claims(&self.files, &self.origins, SOURCE);
-        let believed = self.origins.keys().filter(|id| !self.young.contains(*id)).cloned().collect();
+        let known = self.origins.keys().chain(self.departed.keys());
+        let believed = known.filter(|id| !self.young.contains(*id)).cloned().collect();
         decide(&Facts {
             source: SOURCE,
             sources: &[SOURCE.to_owned(), "/there".to_owned()].into(),
@@ -91,7 +98,7 @@ impl Case {
             unseen: self.unseen,
             origins: &self.origins,
             touched: Some(&self.touched),
-            kept: &self.kept,
+            departed: &self.departed,
             self_heal: self.self_heal,
             believed: &believed,
             condemned: &self.condemned,
@@ -144,12 +151,43 @@ fn what_was_deleted_by_hand_is_made_again_unless_that_is_switched_off() {
     let mut case = Case::new(&["a", "b"], &[]);
     case.origin("b").deleting = true;
     case.origins.remove(&id("a"));
-    case.kept.insert(id("a"));
+    ["a", "b"].iter().for_each(|name| case.depart(name, Cause::Deleted));
     let decision = case.decide();
     assert_eq!((decision.apply, decision.going), (ids(&["a"]), ids(&["b"])));
     case.self_heal = false;
     let decision = case.decide();
-    assert_eq!((decision.apply, decision.absent), (ids(&[]), ids(&["a"])));
+    assert_eq!((decision.apply, decision.going, decision.absent), (ids(&[]), ids(&[]), ids(&["a", "b"])));
+    // Its file's next word is the last one.
+    case.files.insert("a.yaml".to_owned(), vec![declared("a", "2")]);
+    assert_eq!((case.decide().apply, case.decide().absent), (ids(&["a"]), ids(&["b"])));
+}
+
+#[test]
+fn what_is_finished_is_not_made_again_before_its_file_changes() {
+    let mut case = Case::new(&["a", "b", "c"], &[]);
+    case.depart("a", Cause::Finished);
+    case.origin("a").deleting = true;
+    assert_eq!((case.decide().finished, case.decide().going), (ids(&["a"]), ids(&[])));
+    case.origins.remove(&id("a"));
+    assert_eq!((case.decide().finished, case.decide().apply), (ids(&["a"]), ids(&[])));
+    // Not from another source either, or under another name of this one.
+    case.departed.get_mut(&id("a")).unwrap().source = "/there".to_owned();
+    assert_eq!(case.decide().finished, ids(&["a"]));
+    case.depart("a", Cause::Finished);
+    case.files.insert("a.yaml".to_owned(), vec![declared("a", "2")]);
+    assert_eq!((case.decide().finished, case.decide().apply), (ids(&[]), ids(&["a"])));
+
+    // It is known until its file has gone, for sure.
+    case.files.remove("a.yaml");
+    assert_eq!((case.decide().forget, case.decide().delete), (ids(&["a"]), ids(&[])));
+    case.young.insert(id("a"));
+    assert_eq!((case.decide().forget, case.decide().missing), (ids(&[]), [id("a")].into()));
+    case.young.clear();
+    case.unclear = vec![SourceError { file: "b.yaml".to_owned(), message: String::new() }];
+    assert_eq!(case.decide().forget, ids(&[]));
+    case.unclear.clear();
+    case.files.clear();
+    assert_eq!(case.decide().forget, ids(&[]), "the directory may come back");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::super::keep;
 use super::fetching::Fetching;
 use super::{CONFIRMATION, Keeper};
 use crate::api::source::{OutOfSync, SourceError};
-use crate::store::{Origin, StoreError, Tx};
+use crate::store::{Cause, Departure, Origin, StoreError, Tx};
 
 /// What goes within this time counts as going at once.
 const AT_ONCE: Duration = Duration::from_secs(60);
@@ -24,6 +24,7 @@ enum Task {
     Inspect(Id, Wanted),
     Hold(Id, String),
     Release(Id),
+    Forget(Id),
     Delete(Id),
 }
 
@@ -46,7 +47,7 @@ impl Keeper {
             return Ok(());
         }
         let touched = self.touched.replace(BTreeSet::new());
-        let origins = self.shared.store.read(|tx| tx.origins()).await?;
+        let (origins, departed) = self.shared.store.read(|tx| Ok((tx.origins()?, tx.departures()?))).await?;
         let (wanted, doubles) = claims(&self.looked.files, &origins, &self.name);
         // Also of a paused source the others must know what it has.
         self.note_wants(&wanted);
@@ -57,7 +58,7 @@ impl Keeper {
             self.doubtful = false;
             return Ok(());
         }
-        let decision = self.decide(&wanted, &origins, touched.as_ref());
+        let decision = self.decide(&wanted, &origins, &departed, touched.as_ref());
         let since = |id: &Id| self.missing.get(id).copied().unwrap_or(self.last_look);
         self.missing = decision.missing.iter().map(|id| (id.clone(), since(id))).collect();
         self.doubtful = self.missing.values().any(|since| !self.is_believed(*since));
@@ -74,8 +75,9 @@ impl Keeper {
         self.absent = decision.absent.iter().map(|id| differ(id, "deleted by hand")).collect();
         let again = "being deleted; it is made again when it has gone";
         self.absent.extend(decision.going.iter().map(|id| differ(id, again)));
+        self.finished = decision.finished.iter().map(name).collect();
         let released = !decision.release.is_empty();
-        self.carry_out(decision, &wanted).await?;
+        self.carry_out(decision, &wanted, &departed).await?;
         if released {
             self.shared.tell_others(&self.name);
         }
@@ -86,6 +88,7 @@ impl Keeper {
         &mut self,
         wanted: &BTreeMap<Id, Wanted>,
         origins: &BTreeMap<Id, Origin>,
+        departed: &BTreeMap<Id, Departure>,
         touched: Option<&BTreeSet<Id>>,
     ) -> Decision {
         while self.recent.front().is_some_and(|(at, _)| at.elapsed() > AT_ONCE) {
@@ -110,7 +113,7 @@ impl Keeper {
             unseen: self.shared.unseen().as_deref(),
             origins,
             touched,
-            kept: &self.kept,
+            departed,
             self_heal: self.shared.settings.self_heal,
             believed: &believed,
             condemned: &self.memory.condemned,
@@ -176,20 +179,27 @@ impl Keeper {
         &mut self,
         decision: Decision,
         wanted: &BTreeMap<Id, Wanted>,
+        departed: &BTreeMap<Id, Departure>,
     ) -> Result<(), StoreError> {
         let with = |id: Id| wanted.get(&id).cloned().map(|wanted| (id, wanted));
-        let kept = &self.kept;
         let apply = decision.apply.into_iter().filter_map(with).map(|(id, wanted)| {
-            let was_there = kept.contains(&id);
-            Task::Apply(id, wanted, was_there)
+            let deleted = departed.get(&id).is_some_and(|departure| departure.cause == Cause::Deleted);
+            Task::Apply(id, wanted, deleted)
         });
         let inspect =
             decision.inspect.into_iter().filter_map(with).map(|(id, wanted)| Task::Inspect(id, wanted));
         let hold = decision.hold.into_iter().map(|(id, error)| Task::Hold(id, error));
         let release = decision.release.into_iter().map(Task::Release);
+        let forget = decision.forget.into_iter().map(Task::Forget);
         let delete = decision.delete.into_iter().map(Task::Delete);
-        let mut tasks =
-            apply.chain(inspect).chain(hold).chain(release).chain(delete).collect::<Vec<_>>().into_iter();
+        let mut tasks = apply
+            .chain(inspect)
+            .chain(hold)
+            .chain(release)
+            .chain(forget)
+            .chain(delete)
+            .collect::<Vec<_>>()
+            .into_iter();
         loop {
             let batch: Vec<Task> = tasks.by_ref().take(BATCH).collect();
             if batch.is_empty() || self.shared.stop.is_cancelled() {
@@ -232,8 +242,8 @@ impl Task {
         heal: bool,
     ) -> Result<Option<(Id, keep::Kept)>, StoreError> {
         Ok(match self {
-            Self::Apply(id, wanted, was_there) => {
-                Some((id.clone(), keep::apply(tx, source, id, wanted, *was_there)?))
+            Self::Apply(id, wanted, deleted) => {
+                Some((id.clone(), keep::apply(tx, source, id, wanted, *deleted)?))
             }
             Self::Inspect(id, wanted) => Some((id.clone(), keep::inspect(tx, source, id, wanted, heal)?)),
             Self::Hold(id, error) => {
@@ -241,6 +251,10 @@ impl Task {
             }
             Self::Release(id) => {
                 tx.disown(id.0, &id.1)?;
+                Some((id.clone(), keep::Kept::Gone))
+            }
+            Self::Forget(id) => {
+                tx.forget_departure(id.0, &id.1)?;
                 Some((id.clone(), keep::Kept::Gone))
             }
             Self::Delete(id) => {

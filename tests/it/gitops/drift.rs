@@ -2,10 +2,18 @@
 
 use std::fs;
 
+use jiff::Timestamp;
+use rayconcile::api::meta::ObjectKey;
+use rayconcile::api::object::Kind;
+use rayconcile::api::record::{JobOutcome, JobRecord};
+use rayconcile::api::status::JobPhase;
+use rayconcile::store::Store;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{cluster, finish, generation, job, see, see_source, state, told, watching, watching_with};
+use super::{
+    cluster, finish, generation, job, see, see_source, source, state, told, watching, watching_with,
+};
 use crate::world::{World, address};
 
 fn patch(world: &World, plural: &str, name: &str, patch: &Value) {
@@ -91,6 +99,67 @@ fn what_is_changed_by_hand_can_be_left_so() {
         state(source) == "OutOfSync" && source["outOfSync"][0]["message"] == "deleted by hand"
     });
     assert_eq!(world.get("job", "one"), Value::Null);
+    // Another controller knows it too; and then the file has something else to say.
+    world.kill();
+    world.start(&["--watch", "watched", "--self-heal=false"]);
+    see_source(&world, "watched", "knows", |source| {
+        state(source) == "OutOfSync" && source["outOfSync"][0]["message"] == "deleted by hand"
+    });
+    assert_eq!(world.get("job", "one"), Value::Null);
+    world.write("watched/one.yaml", &job("one", "  command: [d]\n"));
+    see(&world, "job", "one", "is there again", |job| generation(job) == 1);
+    see_source(&world, "watched", "is well", |source| state(source) == "Synced");
+    finish(world, &["watched"]);
+}
+
+/// Notes that a job has trained to its end.
+fn end(world: &World, name: &str) {
+    let store = Store::open(&world.path("state")).unwrap();
+    let key = ObjectKey::new("default", name);
+    let outcome = JobOutcome {
+        phase: JobPhase::Succeeded,
+        reason: "Completed".to_owned(),
+        message: String::new(),
+        at: Timestamp::now(),
+    };
+    let ended = store.write_now(|tx| {
+        let job = tx.get(Kind::AdaptDLJob, &key)?.unwrap();
+        let record = JobRecord { outcome: Some(outcome), ..tx.job_record(job.uid())? };
+        tx.put_job_record(job.uid(), &record)
+    });
+    ended.unwrap();
+}
+
+#[test]
+fn a_finished_job_that_was_let_go_is_not_trained_again() {
+    let world = watching(&["watched"]);
+    let manifest = job("one", "  command: [a]\n  ttlAfterFinished: 1s\n");
+    world.write("watched/one.yaml", &manifest);
+    world.write("watched/lab.yaml", &cluster("lab", ""));
+    see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    world.kill();
+    end(&world, "one");
+    world.start(&["--watch", "watched"]);
+    see(&world, "job", "one", "is gone", Value::is_null);
+    let known =
+        |source: &Value| state(source) == "Synced" && source["finished"] == json!(["adaptdljob/default/one"]);
+    see_source(&world, "watched", "knows", known);
+    // Neither for another controller, nor when its file is written anew, or moved.
+    world.kill();
+    world.start(&["--watch", "watched"]);
+    see_source(&world, "watched", "knows", known);
+    world.write("watched/one.yaml", &format!("# the same\n{manifest}"));
+    fs::rename(world.path("watched/one.yaml"), world.path("watched/two.yaml")).unwrap();
+    world.ok(&["sync", "now", "watched"]);
+    assert!(known(&source(&world, "watched")) && world.get("job", "one").is_null());
+    let page = world.ok(&["sync", "status"]);
+    let said = "adaptdljob/default/one: finished and gone (ttlAfterFinished); it runs again when its file says otherwise";
+    assert!(page.contains(said), "{page}");
+    world.write("watched/two.yaml", &manifest.replace("[a]", "[b]"));
+    see(&world, "job", "one", "is there again", |job| generation(job) == 1);
+    see_source(&world, "watched", "is well", |source| source["finished"].is_null());
+    let events = world.ok(&["events", "-A"]);
+    assert!(!events.contains("deleted by hand"), "{events}");
     finish(world, &["watched"]);
 }
 
