@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use super::text::age;
 use super::{Context, ExitStatus, Hinted};
 use crate::api::meta::SOURCE_FILE;
-use crate::api::object::AnyObject;
+use crate::api::object::{AnyObject, Kind};
 use crate::api::source::{FetchStatus, SourceAction, SourceRequest, SourceRevision, SourceStatus, SyncState};
 use crate::api::words::count;
 use crate::client::Client;
@@ -21,6 +22,13 @@ pub(super) const EXAMPLES: &str = "Examples:
 
 /// So many objects are named.
 const NAMED: usize = 20;
+
+/// Writing into a string does not fail.
+macro_rules! put {
+    ($page:expr, $($arguments:tt)*) => {{
+        let _ = writeln!($page, $($arguments)*);
+    }};
+}
 
 #[derive(Debug, Args)]
 pub(super) struct SyncArgs {
@@ -64,11 +72,14 @@ pub(super) async fn run(context: &Context, args: SyncArgs) -> Result<ExitStatus>
     let sources = client.sources().await?;
     let (which, action) = match args.verb {
         SyncVerb::Status { source, output } => {
-            let shown = match &source {
-                Some(_) => vec![find(&sources, source.as_deref())?.clone()],
-                None => sources,
+            let (shown, left) = match &source {
+                Some(_) => (vec![find(&sources, source.as_deref())?.clone()], Vec::new()),
+                None => {
+                    let left = left_behind(&client, &sources).await?;
+                    (sources, left)
+                }
             };
-            show(context, &shown, output)?;
+            show(context, &shown, &left, output)?;
             return Ok(ExitStatus::Success);
         }
         SyncVerb::Pause(which) => (which, SourceAction::Pause),
@@ -159,26 +170,71 @@ fn find<'a>(sources: &'a [SourceStatus], word: Option<&str>) -> Result<&'a Sourc
     Err(unclear(format!("there is no source {word}")))
 }
 
-fn show(context: &Context, sources: &[SourceStatus], output: Option<Output>) -> Result<()> {
+/// An object whose source is not watched any more.
+#[derive(Serialize)]
+struct Left {
+    object: String,
+    source: String,
+    file: String,
+}
+
+/// The objects whose sources this controller does not watch.
+async fn left_behind(client: &Client, sources: &[SourceStatus]) -> Result<Vec<Left>> {
+    let mut left = Vec::new();
+    for kind in [Kind::RayCluster, Kind::AdaptDLJob] {
+        for object in client.list(kind, None, None).await? {
+            let metadata = object.metadata();
+            let source = metadata.source().unwrap_or_default();
+            if source.is_empty() || sources.iter().any(|watched| watched.directory == source) {
+                continue;
+            }
+            let file = metadata.annotations.get(SOURCE_FILE).cloned().unwrap_or_default();
+            let object = format!("{}/{}", kind.singular(), object.key());
+            left.push(Left { object, source: source.to_owned(), file });
+        }
+    }
+    Ok(left)
+}
+
+fn show(context: &Context, sources: &[SourceStatus], left: &[Left], output: Option<Output>) -> Result<()> {
     match output {
         Some(Output::Json) => {
-            let list = serde_json::json!({"items": sources});
+            let mut list = serde_json::json!({"items": sources});
+            if !left.is_empty() {
+                list["leftBehind"] = serde_json::to_value(left)?;
+            }
             context.printer.data(&serde_json::to_string_pretty(&list)?);
         }
-        None if sources.is_empty() => context.printer.talk("nothing is watched"),
         None => {
-            let pages: Vec<String> = sources.iter().map(source_page).collect();
-            context.printer.data(&pages.join("\n"));
+            if sources.is_empty() {
+                context.printer.talk("nothing is watched");
+            }
+            let pages = sources.iter().map(source_page).chain((!left.is_empty()).then(|| left_page(left)));
+            let pages: Vec<String> = pages.collect();
+            if !pages.is_empty() {
+                context.printer.data(&pages.join("\n"));
+            }
         }
     }
     Ok(())
 }
 
-/// Writing into a string does not fail.
-macro_rules! put {
-    ($page:expr, $($arguments:tt)*) => {{
-        let _ = writeln!($page, $($arguments)*);
-    }};
+/// What stays of sources that are not watched any more.
+fn left_page(left: &[Left]) -> String {
+    let mut page = String::new();
+    put!(page, "{} from sources that this controller does not watch", count(left.len(), "object"));
+    put!(
+        page,
+        "  they stay until they are deleted, or their source, or another one that has them, is watched:"
+    );
+    for Left { object, source, file } in left.iter().take(NAMED) {
+        put!(page, "    {object}   {source} ({file})");
+    }
+    let more = left.len().saturating_sub(NAMED);
+    if more > 0 {
+        put!(page, "    and {more} more: sync status -o json has them all");
+    }
+    page
 }
 
 /// Everything that a person wants to know of a source.

@@ -279,6 +279,18 @@ fn an_object_belongs_to_one_directory() {
     assert_eq!(moved["metadata"]["uid"], uid);
     let annotations = &moved["metadata"]["annotations"];
     assert_eq!(annotations["rayconcile.dev/source"], world.path("two").display().to_string().as_str());
+    // Its source is not watched for a while.
+    let page = world.ok(&["sync", "status"]);
+    assert!(!page.contains("does not watch"), "{page}");
+    world.kill();
+    world.start(&["--watch", "one"]);
+    let line = format!("raycluster/default/lab   {} (mine.yaml)", world.path("two").display());
+    world.wait_page(
+        &["sync", "status"],
+        &["1 object from sources that this controller does not watch", &line],
+    );
+    world.kill();
+    world.start(&["--watch", "one", "--watch", "two"]);
     finish(world, &["one", "two"]);
 }
 
