@@ -43,33 +43,17 @@ pub(super) fn is_old(value: &Value) -> bool {
 /// Everything that nobody could run.
 pub(super) fn translate(value: &Value) -> Result<Translated, Vec<Finding>> {
     let mut reader = Reader::default();
-    let mut metadata = value.get("metadata").cloned().unwrap_or_else(|| json!({}));
-    let mut prefix = None;
-    if let Value::Object(fields) = &mut metadata {
-        fields.retain(|name, _| !SERVER_SET.contains(&name.as_str()));
-        if let Some(Value::Object(annotations)) = fields.get_mut("annotations") {
-            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-        }
-        let given = fields.remove("generateName");
-        let unnamed = fields.get("name").is_none_or(Value::is_null);
-        match given {
-            Some(Value::String(text)) if unnamed && !text.is_empty() => prefix = Some(text),
-            Some(Value::String(_) | Value::Null) | None => {}
-            Some(other) => {
-                let message = format!("must be a string, found {}", found(&other));
-                reader.errors.push(Finding::new(Path::of("metadata.generateName"), message));
-            }
-        }
-    }
-    let at = Path::of("spec");
-    match value.get("spec") {
-        None | Some(Value::Null) => spec(&mut reader, Fields { left: Vec::new(), at }),
-        some => {
-            if let Some(fields) = reader.map(some, at) {
+    let mut fields = Fields::of(value.as_object(), Path::default());
+    let (metadata, prefix) = metadata(&mut reader, fields.take("metadata"));
+    match fields.take("spec") {
+        None => spec(&mut reader, Fields::of(None, Path::of("spec"))),
+        Some((value, at)) => {
+            if let Some(fields) = reader.map(Some(value), at) {
                 spec(&mut reader, fields);
             }
         }
     }
+    reader.lose(&mut fields, lost::OBJECT);
     let spec = std::mem::take(&mut reader.spec);
     match reader.errors.is_empty() {
         true => Ok(Translated {
@@ -81,6 +65,29 @@ pub(super) fn translate(value: &Value) -> Result<Translated, Vec<Finding>> {
         }),
         false => Err(reader.errors),
     }
+}
+
+/// Ours of its metadata, and what a name that is to be made begins with.
+fn metadata(reader: &mut Reader, given: Option<(&Value, Path)>) -> (Map<String, Value>, Option<String>) {
+    let fields = given.and_then(|(value, at)| reader.map(Some(value), at));
+    let fields = fields.into_iter().flat_map(|fields| fields.left);
+    let kept = fields.filter(|(name, _)| !SERVER_SET.contains(&name.as_str()));
+    let mut ours: Map<String, Value> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    if let Some(Value::Object(annotations)) = ours.get_mut("annotations") {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    let given = ours.remove("generateName");
+    let unnamed = ours.get("name").is_none_or(Value::is_null);
+    let prefix = match given {
+        Some(Value::String(text)) => (unnamed && !text.is_empty()).then_some(text),
+        Some(Value::Null) | None => None,
+        Some(other) => {
+            let message = format!("must be a string, found {}", found(&other));
+            reader.errors.push(Finding::new(Path::of("metadata.generateName"), message));
+            None
+        }
+    };
+    (ours, prefix)
 }
 
 fn spec(reader: &mut Reader, mut fields: Fields<'_>) {
@@ -139,6 +146,10 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    fn of(fields: Option<&'a Map<String, Value>>, at: Path) -> Self {
+        Self { left: fields.into_iter().flatten().collect(), at }
+    }
+
     /// Takes the value of a key, with its path, if there is any.
     fn take(&mut self, name: &str) -> Option<(&'a Value, Path)> {
         let index = self.left.iter().position(|(known, _)| *known == name)?;
@@ -162,7 +173,7 @@ impl Reader {
     fn map<'a>(&mut self, value: Option<&'a Value>, at: Path) -> Option<Fields<'a>> {
         match value? {
             Value::Null => None,
-            Value::Object(fields) => Some(Fields { left: fields.iter().collect(), at }),
+            Value::Object(fields) => Some(Fields::of(Some(fields), at)),
             other => {
                 let message = format!("must be a mapping, found {}", found(other));
                 self.errors.push(Finding::new(at, message));

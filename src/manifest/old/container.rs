@@ -49,6 +49,13 @@ fn program(reader: &mut Reader, container: &mut Fields<'_>) {
     let at = container.at.clone();
     let command = words(reader, container.take("command"));
     let args = words(reader, container.take("args"));
+    let variables = variables(container);
+    for (words, path) in command.iter().chain(&args) {
+        words
+            .iter()
+            .enumerate()
+            .for_each(|(index, word)| references(reader, word, &variables, &path.item(index)));
+    }
     let directory = container.take("workingDir");
     let directory = directory.map(|(value, path)| (value.as_str().map(str::to_owned), path));
     let Some((command, path)) = command else {
@@ -103,6 +110,32 @@ fn words(reader: &mut Reader, given: Option<(&Value, Path)>) -> Option<(Vec<Stri
     Some((words, path))
 }
 
+/// The names of the variables that a container is given.
+fn variables(container: &Fields<'_>) -> Vec<String> {
+    let given = container.left.iter().find(|(name, _)| *name == "env");
+    let given = given.and_then(|(_, value)| value.as_array()).into_iter().flatten();
+    given.filter_map(|variable| variable["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// Says of a text that Kubernetes would put the values of variables into it. What names no variable of the container it
+/// leaves as it is, too.
+fn references(reader: &mut Reader, text: &str, variables: &[String], path: &Path) {
+    let mut rest = text;
+    while let Some(position) = rest.find('$') {
+        let (_, after) = rest.split_at(position + 1);
+        let name = after.strip_prefix('(').and_then(|name| name.split_once(')')).map(|(name, _)| name);
+        if let Some(name) = name.filter(|name| variables.iter().any(|known| known == name)) {
+            let how = format!(
+                "is taken as it stands, with $({name}): Kubernetes would put the variable's value there. Write the \
+                 value, or have the program read the variable"
+            );
+            return reader.remark(path.clone(), how);
+        }
+        // Doubled, it is a dollar sign and nothing else.
+        rest = after.strip_prefix('$').unwrap_or(after);
+    }
+}
+
 /// The script that a command has Python run, in the package that stands for the image's working directory, and the
 /// words after it; nothing if it is anything else.
 fn script(command: &[String], directory: Option<&str>) -> Option<(String, Vec<String>)> {
@@ -151,6 +184,7 @@ fn environment(reader: &mut Reader, container: &mut Fields<'_>) {
             Finding::new(path, "cannot be had: there are no ConfigMaps and Secrets here").at_key().help(help),
         );
     }
+    let names = variables(container);
     let Some((variables, path)) = container.take("env") else { return };
     let mut kept = Vec::new();
     for (index, variable) in reader.list(variables, &path).iter().enumerate() {
@@ -172,7 +206,9 @@ fn environment(reader: &mut Reader, container: &mut Fields<'_>) {
             continue;
         }
         // What is not written is empty, in Kubernetes.
-        let value = value.map_or_else(|| json!(""), |(value, _)| value.clone());
+        let (value, path) =
+            value.map_or_else(|| (json!(""), at.clone()), |(value, path)| (value.clone(), path));
+        references(reader, value.as_str().unwrap_or_default(), &names, &path);
         reader.origins.push((Path::of("spec.env").item(kept.len()), at));
         kept.push(json!({"name": name, "value": value}));
     }

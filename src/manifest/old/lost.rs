@@ -13,6 +13,9 @@ const PROBE: &str =
 const NETWORK: &str = "has no meaning here: workers are processes in the network of their node";
 const RIGHTS: &str = "has no meaning here: workers run as the user that Ray runs as";
 
+/// Of the object.
+pub(super) const OBJECT: &[Lost] = &[("apiVersion", ""), ("kind", ""), ("status", "")];
+
 /// Beside the pod's own specification.
 pub(super) const TEMPLATE: &[Lost] =
     &[("metadata", "has no meaning here: there are no pods; metadata.labels of the job itself are kept")];

@@ -34,7 +34,7 @@ spec: {command: [x]}
 
 #[test]
 fn old_manifests_are_read_with_a_warning_for_what_has_no_meaning() {
-    for name in ["everything.yaml", "other-program.yaml", "wrong.yaml"] {
+    for name in ["beside.yaml", "everything.yaml", "other-program.yaml", "wrong.yaml"] {
         let loaded = read(name);
         let mut told = String::new();
         for manifest in &loaded.manifests {
@@ -84,4 +84,12 @@ fn old_manifests_are_converted() {
     }
     let named = convert(source("generated.yaml"), Some("other")).unwrap();
     assert!(named.manifest.contains("name: other"), "{}", named.manifest);
+    for metadata in ["hello", "[hello]", "3"] {
+        let text = format!(
+            "apiVersion: adaptdl.petuum.com/v1\nkind: AdaptDLJob\nmetadata: {metadata}\n\
+             spec: {{template: {{spec: {{containers: [{{command: [\"true\"]}}]}}}}}}\n"
+        );
+        let problems = convert(Source::new("old", text, None), Some("other")).unwrap_err();
+        assert!(problems[0].to_string().contains("metadata: must be a mapping, found"), "{problems:?}");
+    }
 }
