@@ -71,7 +71,9 @@ pub(super) async fn run(context: &Context, args: ApplyArgs) -> Result<ExitStatus
         Err(ClientError::NoController { .. }) if args.start_controller => start_controller(context).await?,
         other => other?,
     };
-    send_packages(&client, &objects, packages.path()).await?;
+    if dry_run.is_none() {
+        send_packages(&client, &objects, packages.path()).await?;
+    }
     for object in &objects {
         let word = client.apply(object, dry_run.is_some()).await;
         let (word, stored) =

@@ -4,6 +4,7 @@
 #[cfg(feature = "ec2")]
 pub mod adopt;
 mod archive;
+mod clean;
 mod deliver;
 mod execute;
 mod observe;
@@ -27,11 +28,10 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::api::ids::{IntentId, Uid};
-use crate::api::meta::{ObjectKey, directory_name};
+use crate::api::meta::ObjectKey;
 use crate::plan::snapshot::Settings;
 use crate::provider::Directories;
 use crate::store::feed::Change;
-use crate::store::places::Place;
 use crate::store::{Store, StoreError};
 use observe::Watch;
 use queue::Queue;
@@ -45,8 +45,6 @@ const CONCURRENCY: usize = 4;
 const STORE_RETRY: Duration = Duration::from_secs(5);
 /// How long what is being done may take to finish when the controller is to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
-/// How often what is left of deleted jobs is looked through.
-const CLEANING: Duration = Duration::from_secs(3600);
 
 /// The controller. Clones share it.
 #[derive(Clone)]
@@ -194,39 +192,6 @@ impl Controller {
             tokio::time::sleep(RESYNC).await;
             self.wake_all().await;
         }
-    }
-
-    /// Removes the files of jobs that were deleted long ago.
-    async fn clean(self) {
-        loop {
-            let now = jiff::Timestamp::now();
-            let retired = self.inner.store.read(|tx| tx.retired()).await.unwrap_or_default();
-            for (uid, key, _) in retired.into_iter().filter(|(_, _, until)| *until < now) {
-                if let Err(error) = self.forget_retired(uid, &key).await {
-                    tracing::warn!(job = %key, %error, "cannot remove what is left of a deleted job");
-                }
-            }
-            tokio::time::sleep(CLEANING).await;
-        }
-    }
-
-    /// Removes the checkpoints and logs of a job that was deleted.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub async fn forget_retired(&self, uid: Uid, key: &ObjectKey) -> Result<(), StoreError> {
-        let of = uid.clone();
-        let checkpoints = self.inner.store.read(move |tx| tx.checkpoints(&of)).await?;
-        for checkpoint in checkpoints {
-            let place = Place::of(&self.inner.directories.state, &checkpoint.path);
-            if let Err(error) = place.remove().await {
-                tracing::warn!(job = %key, %error, "a checkpoint of a deleted job is left behind");
-            }
-        }
-        let name = directory_name(key, &uid);
-        let directory = self.inner.directories.state.join("jobs").join(name);
-        let _ = tokio::fs::remove_dir_all(&directory).await;
-        self.inner.store.write(move |tx| tx.forget_retired(&uid)).await
     }
 }
 

@@ -86,6 +86,9 @@ impl Cache {
     pub(super) fn read(&mut self, tree: &Tree, changed: &Changed, cautious: bool, packages: &Path) -> Looked {
         let mut looked = Looked { errors: tree.unreadable.clone(), ..Looked::default() };
         self.survey(changed);
+        // A package is tidied away that no object has named for long: it is packed again.
+        let is_whole = |declared: &Declared| manifest::missing_package(&declared.object, packages).is_none();
+        self.files.retain(|_, entry| entry.objects.iter().all(is_whole));
         let mut used = BTreeSet::new();
         for (name, found) in &tree.files {
             if cautious && self.is_on_the_move(name, found) {

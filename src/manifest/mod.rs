@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::api::ids::Digest;
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use finding::Finding;
@@ -48,7 +49,7 @@ mod words;
 mod yaml;
 
 pub use foreign::{Foreign, Ours, Part};
-pub use package::{PackError, Package, Survey, pack, survey};
+pub use package::{PackError, Package, Survey, keep_package, pack, survey};
 pub use path::Path;
 pub use problem::{Look, Position, Problem};
 pub use schema::schemas;
@@ -244,20 +245,18 @@ impl Manifest {
             return Err(self.origin.problems(vec![finding.help(help)], MAX_PROBLEMS));
         }
         let object = self.admit(packages)?;
-        match missing_package(&object, packages) {
-            Some(finding) => Err(self.origin.problems(vec![finding], MAX_PROBLEMS)),
-            None => Ok(object),
-        }
+        let Some(digest) = missing_package(&object, packages) else { return Ok(object) };
+        let finding =
+            Finding::new(Path::of("spec.workingDirDigest"), format!("there is no package {digest}"));
+        let help = "leave it out to have workingDir packed, or bring the package to the controller first";
+        Err(self.origin.problems(vec![finding.help(help)], MAX_PROBLEMS))
     }
 }
 
-/// The package that a job names, if it is not there.
-fn missing_package(object: &AnyObject, packages: &FilePath) -> Option<Finding> {
+/// The package that a job names, if it is not there. If it is, it is kept for a while from now on.
+pub fn missing_package<'a>(object: &'a AnyObject, packages: &FilePath) -> Option<&'a Digest> {
     let AnyObject::Job(job) = object else { return None };
-    let digest = job.spec.working_dir_digest.as_ref()?;
-    let finding = Finding::new(Path::of("spec.workingDirDigest"), format!("there is no package {digest}"));
-    let help = "leave it out to have workingDir packed, or bring the package to the controller first";
-    (!packages.join(format!("{digest}.zip")).exists()).then(|| finding.help(help))
+    job.spec.working_dir_digest.as_ref().filter(|digest| !keep_package(packages, digest))
 }
 
 /// The objects of a document: of a list, as `get -o yaml` writes it, its items.

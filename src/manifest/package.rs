@@ -139,6 +139,18 @@ pub fn pack(directory: &Path, into: &Path) -> Result<Package, PackError> {
     }
 }
 
+fn path_of(packages: &Path, digest: &Digest) -> PathBuf {
+    packages.join(format!("{digest}.zip"))
+}
+
+/// Whether a package is there. If it is, it counts as new: whoever asks is about to name it, and until then nothing
+/// else keeps it from being tidied away.
+pub fn keep_package(packages: &Path, digest: &Digest) -> bool {
+    let path = path_of(packages, digest);
+    let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+    touched.is_ok() || path.exists()
+}
+
 fn pack_once(directory: &Path, into: &Path, most: Bytes) -> Result<Package, PackError> {
     let store = |source| PackError::Store { path: into.to_owned(), source };
     fs::create_dir_all(into).map_err(store)?;
@@ -153,8 +165,8 @@ fn pack_once(directory: &Path, into: &Path, most: Bytes) -> Result<Package, Pack
     let mut file = tempfile::NamedTempFile::new_in(into).map_err(failed)?;
     write(&entries, file.as_file_mut(), most, failed)?;
     let (digest, size) = digest(file.as_file_mut()).map_err(failed)?;
-    let path = into.join(format!("{digest}.zip"));
-    if !path.exists() {
+    let path = path_of(into, &digest);
+    if !keep_package(into, &digest) {
         file.as_file().sync_all().map_err(failed)?;
         file.persist(&path).map_err(|error| failed(error.error))?;
         File::open(into).and_then(|directory| directory.sync_all()).map_err(failed)?;

@@ -12,9 +12,10 @@ use tokio_util::io::ReaderStream;
 use super::Api;
 use super::error::ApiError;
 use super::logs::find;
-use crate::api::ids::CheckpointId;
+use crate::api::ids::{CheckpointId, Digest};
 use crate::api::meta::ObjectKey;
 use crate::api::record::CheckpointRecord;
+use crate::manifest::keep_package;
 use crate::store::places::{Place, PlaceError};
 
 async fn checkpoints(api: &Api, key: ObjectKey) -> Result<Vec<CheckpointRecord>, ApiError> {
@@ -72,7 +73,8 @@ pub(super) async fn has_package(
     State(api): State<Api>,
     Path(digest): Path<String>,
 ) -> Result<Response, ApiError> {
-    if package_path(&api, &digest)?.exists() {
+    package_path(&api, &digest)?;
+    if keep_package(&api.state.join("packages"), &Digest::from(digest.clone())) {
         Ok(StatusCode::OK.into_response())
     } else {
         Err(ApiError::not_found(format!("there is no package {digest}")))

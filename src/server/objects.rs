@@ -73,9 +73,10 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let (kind, writer) = (kind(&plural)?, writer(&query, caller, &headers)?);
     generate_name(&mut body);
-    let object = read(&api, kind, &namespace, None, body.clone())?;
+    let dry_run = query.is_dry_run()?;
+    let object = read(&api, dry_run, kind, &namespace, None, body.clone())?;
     let work = move |tx: &Tx<'_>| change::change(tx, object, &Condition::Absent, &writer, Some(&body));
-    write(api, query.is_dry_run()?, work).await
+    write(api, dry_run, work).await
 }
 
 /// Gives an object a name of its own, if it wants one.
@@ -100,12 +101,13 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let writer = writer(&query, caller, &headers)?;
     let condition = Condition::of(&body)?;
-    let mut object = read(&api, kind(&plural)?, &namespace, Some(&name), body.clone())?;
+    let dry_run = query.is_dry_run()?;
+    let mut object = read(&api, dry_run, kind(&plural)?, &namespace, Some(&name), body.clone())?;
     let work = move |tx: &Tx<'_>| {
         tx.keep_wishes(&mut object)?;
         change::change(tx, object, &condition, &writer, Some(&body))
     };
-    write(api, query.is_dry_run()?, work).await
+    write(api, dry_run, work).await
 }
 
 /// A patch of any kind.
@@ -126,7 +128,8 @@ pub(super) async fn patch(
             return Err(ApiError::bad_request("an apply must say who applies: fieldManager"));
         }
         let reader = api.clone();
-        let read = move |key: &ObjectKey, body| read(&reader, kind, &key.namespace, Some(&key.name), body);
+        let read =
+            move |key: &ObjectKey, body| read(&reader, dry_run, kind, &key.namespace, Some(&key.name), body);
         let work = move |tx: &Tx<'_>| change::apply(tx, kind, &key, &patch, &writer, query.force, read);
         return write(api, dry_run, work).await;
     }
@@ -137,7 +140,7 @@ pub(super) async fn patch(
         let Some(stored) = tx.get(kind, &key)? else { return Ok(Err(missing(kind, &key))) };
         let mut body = stored.to_json();
         let object = patched(patch_kind, &mut body, patch)
-            .and_then(|()| read(&reader, kind, &key.namespace, Some(&key.name), body));
+            .and_then(|()| read(&reader, dry_run, kind, &key.namespace, Some(&key.name), body));
         match object {
             Ok(object) => change::change(tx, object, &condition, &writer, None),
             Err(error) => Ok(Err(error)),
@@ -166,9 +169,11 @@ pub(super) fn read_patch(headers: &HeaderMap, bytes: &Bytes) -> Result<(PatchKin
     Ok((kind, patch))
 }
 
-/// Reads an object that came in a request; it must be the one that the address names.
+/// Reads an object that came in a request; it must be the one that the address names. In a dry run it is not asked
+/// whether its package is here: it comes when it is done.
 fn read(
     api: &Api,
+    dry_run: bool,
     kind: Kind,
     namespace: &str,
     name: Option<&str>,
@@ -188,7 +193,7 @@ fn read(
     let packages = api.state.join("packages");
     let about = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let object = manifest::read_json(body, namespace, None)
-        .and_then(|manifest| manifest.accept(&packages))
+        .and_then(|manifest| if dry_run { manifest.admit(&packages) } else { manifest.accept(&packages) })
         .map_err(|problems| ApiError::invalid(&problems).about(GROUP, kind.name(), &about))?;
     if object.kind() != kind {
         return Err(ApiError::bad_request(format!(

@@ -5,6 +5,7 @@
 //! to whoever watches, after they are durable. What is too large for it is in files, or in object storage.
 
 mod departures;
+mod digests;
 mod events;
 pub mod feed;
 pub mod logs;

@@ -10,6 +10,7 @@ mod help;
 mod manifests;
 mod objects;
 mod output;
+mod packages;
 mod token;
 
 /// What a command did, with what differs from run to run made the same.
