@@ -11,7 +11,7 @@ use crate::api::API_VERSION;
 use crate::api::cluster::{Auth, ExistingProvider};
 use crate::api::meta::DEFAULT_NAMESPACE;
 use crate::api::object::AnyObject;
-use crate::manifest::{Manifest, read_json};
+use crate::manifest::{Manifest, name_of_script, read_json, suffix};
 
 /// How long a job that has ended is kept, with its checkpoints and its output.
 const KEPT: &str = "7d";
@@ -106,16 +106,7 @@ pub(super) fn script(directory: &Path, file: &Path) -> Result<(PathBuf, String)>
 
 /// A name for a run of a script, other than all others: `train_cifar.py` becomes `train-cifar-x7k2p`.
 pub(super) fn name_of(script: &str) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let stem = Path::new(script).file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let name: String =
-        stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
-    let end: String = (0..5).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect();
-    match name.trim_matches('-') {
-        "" => format!("job-{end}"),
-        name if name.starts_with(|c: char| c.is_ascii_digit()) => format!("job-{name}-{end}"),
-        name => format!("{name}-{end}"),
-    }
+    format!("{}-{}", name_of_script(Path::new(script)), suffix())
 }
 
 /// A name for a cluster at an address.

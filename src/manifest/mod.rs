@@ -49,6 +49,7 @@ mod words;
 mod yaml;
 
 pub use foreign::{Foreign, Ours, Part};
+pub use names::{name_of_script, suffix};
 pub use package::{PackError, Package, Survey, keep_package, pack, survey};
 pub use path::Path;
 pub use problem::{Look, Position, Problem};
@@ -128,17 +129,11 @@ fn understand(value: Value, namespace: &str) -> Result<(AnyObject, Vec<Finding>,
     let mut translated = old::translate(&value)?;
     let mut value = translated.value.take();
     if let Some(prefix) = &translated.prefix {
-        value["metadata"]["name"] = format!("{prefix}{}", suffix()).into();
+        value["metadata"]["name"] = format!("{prefix}{}", names::suffix()).into();
     }
     let object = object::read(value, namespace).map_err(|findings| translated.of_old(findings))?;
     translated.warnings.append(&mut translated.remarks);
     Ok((object, translated.warnings, translated.prefix.is_some()))
-}
-
-/// What tells a name that is made up from others: as in Kubernetes, no word comes of it.
-fn suffix() -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    (0..5).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect()
 }
 
 /// An object, if none of its kind, namespace and name was seen before.

@@ -1,11 +1,16 @@
 //! Names, labels and annotations, as Kubernetes has them.
 
+use std::path::Path as FilePath;
+
 use serde_json::{Map, Value};
 
 use super::finding::Finding;
 use super::path::Path;
 use super::words::quoted;
 use crate::api::meta::name_problem;
+
+/// How much of a script's name is in a job's.
+const LONGEST_OF_SCRIPT: usize = 57;
 
 /// Checks what a manifest gives as metadata. What is no text is left to the schema.
 pub(super) fn metadata(metadata: &Map<String, Value>) -> Vec<Finding> {
@@ -42,6 +47,24 @@ pub(super) fn name(text: &str, path: Path) -> Option<Finding> {
         .collect();
     let tame = tame.trim_matches(['-', '.']);
     Some(finding.help_if(name_problem(tame).is_none().then(|| format!("{tame} would do"))))
+}
+
+/// What tells a name that is made up from others: as in Kubernetes, no word comes of it.
+pub fn suffix() -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    (0..5).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect()
+}
+
+/// A name from a script's: `train_cifar.py` becomes `train-cifar`. There is room in it for a suffix.
+pub fn name_of_script(script: &FilePath) -> String {
+    let stem = script.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let tame = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let name: String = stem.chars().map(tame).take(LONGEST_OF_SCRIPT).collect();
+    match name.trim_matches('-') {
+        "" => "job".to_owned(),
+        name if name.starts_with(|c: char| c.is_ascii_digit()) => format!("job-{name}"),
+        name => name.to_owned(),
+    }
 }
 
 /// Why a label cannot be one.

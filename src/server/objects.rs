@@ -26,9 +26,6 @@ use crate::store::{Applied, StoreError, Tx};
 /// How long the part of a generated name is that was given.
 const LONGEST_PREFIX: usize = 58;
 
-/// What the rest of it is made of: as in Kubernetes, no word comes of it.
-const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
 /// The kind that an address names.
 pub(super) fn kind(plural: &str) -> Result<Kind, ApiError> {
     let found = Kind::ALL.into_iter().find(|kind| kind.plural() == plural);
@@ -85,8 +82,7 @@ fn generate_name(body: &mut Value) {
     let nameless = metadata.get("name").is_none_or(|name| name.is_null() || name == "");
     if let Some(Value::String(prefix)) = metadata.get("generateName").filter(|_| nameless) {
         let prefix: String = prefix.chars().take(LONGEST_PREFIX).collect();
-        let letters = std::iter::repeat_with(|| char::from(LETTERS[fastrand::usize(..LETTERS.len())]));
-        let name = format!("{prefix}{}", letters.take(5).collect::<String>());
+        let name = format!("{prefix}{}", manifest::suffix());
         metadata.insert("name".to_owned(), json!(name));
     }
 }

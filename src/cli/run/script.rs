@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::RunArgs;
 use crate::api::API_VERSION;
 use crate::cli::input::InvalidManifests;
-use crate::manifest::{Manifest, read_json};
+use crate::manifest::{Manifest, name_of_script, read_json};
 
 /// Whether this is a Python script, not a manifest.
 pub(super) fn is_script(path: &Path) -> bool {
@@ -20,7 +20,7 @@ pub(super) fn manifests(args: &RunArgs) -> Result<Vec<Manifest>> {
     let path = args.what.canonicalize().with_context(|| format!("cannot read {}", args.what.display()))?;
     let directory = path.parent().ok_or_else(|| anyhow!("{} is in no directory", path.display()))?;
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let name = args.name.clone().unwrap_or_else(|| name_of(&path));
+    let name = args.name.clone().unwrap_or_else(|| name_of_script(&path));
     let mut resources = Map::new();
     resources.extend(args.cpu.as_ref().map(|cpu| ("cpu".to_owned(), json!(cpu))));
     resources.extend(args.gpu.map(|gpu| ("gpu".to_owned(), json!(gpu))));
@@ -39,11 +39,4 @@ pub(super) fn manifests(args: &RunArgs) -> Result<Vec<Manifest>> {
         Ok(manifest) => Ok(vec![manifest]),
         Err(problems) => Err(InvalidManifests { problems }.into()),
     }
-}
-
-/// A name from a script's: `train_cifar.py` becomes `train-cifar`.
-fn name_of(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    name.trim_matches('-').to_owned()
 }
