@@ -81,7 +81,7 @@ pub(super) async fn run(context: &Context, args: ApplyArgs) -> Result<ExitStatus
         let note = if dry_run.is_some() { " (server dry run)" } else { "" };
         context.printer.data(&format!("{} {word}{note}", name(object.kind(), &object.key())));
         if word == "configured" && dry_run.is_none() {
-            warn_of_source(context, &stored, "its manifest there");
+            warn_of_source(context, &stored, "change its manifest there");
         }
     }
     for object in surplus(&client, &args.prune, &objects, &args.files.namespace).await? {

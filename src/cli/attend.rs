@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::controller::Running;
+use super::delete::still_there;
 use super::events::short_line;
 use super::target::name;
 use super::voice::Voice;
@@ -309,12 +310,12 @@ impl Attendance<'_> {
         }
         self.offer(client).await;
         if !self.is_cluster_needed(client).await? {
-            match client.delete(Kind::RayCluster, &self.cluster.key(), false).await {
+            let going = match client.delete(Kind::RayCluster, &self.cluster.key(), false).await {
                 // Another that has ended was quicker.
                 Err(error) if error.is_not_found() => return Ok(()),
                 other => other?,
             };
-            if tokio::time::timeout(GIVING_BACK, until_gone(client, &self.cluster.key())).await.is_err() {
+            if tokio::time::timeout(GIVING_BACK, until_gone(client, &going)).await.is_err() {
                 self.voice.status("the cluster has not let go of Rayconcile's agent; it is left there");
             }
         }
@@ -367,8 +368,8 @@ fn state(status: &AdaptDLJobStatus) -> String {
     format!("{}, {workers}: {message}", status.phase).trim_end_matches(": ").to_owned()
 }
 
-async fn until_gone(client: &Client, cluster: &ObjectKey) {
-    while client.get(Kind::RayCluster, cluster).await.is_ok() {
+async fn until_gone(client: &Client, cluster: &AnyObject) {
+    while let Ok(Some(_)) = still_there(client, cluster).await {
         tokio::time::sleep(AGAIN).await;
     }
 }

@@ -6,10 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 
+use super::sync::warn_of_source;
 use super::target::{name, objects};
 use super::{Context, ExitStatus, Scope, complete, input, wrong};
-use crate::api::meta::ObjectKey;
-use crate::api::object::{AnyObject, Kind};
+use crate::api::object::AnyObject;
 use crate::api::status::{ClusterPhase, JobPhase};
 use crate::client::{Client, ClientError};
 
@@ -48,8 +48,14 @@ pub(super) async fn run(context: &Context, args: DeleteArgs) -> Result<ExitStatu
     let mut asked = Vec::new();
     for (kind, key) in &wanted {
         match client.delete(*kind, key, args.force).await {
-            Ok(_) if args.no_wait => context.printer.data(&format!("{} is being deleted", name(*kind, key))),
-            Ok(_) => asked.push((*kind, key)),
+            Ok(object) => {
+                warn_of_source(context, &object, "delete its manifest there");
+                if args.no_wait {
+                    context.printer.data(&format!("{} is being deleted", name(*kind, key)));
+                } else {
+                    asked.push(object);
+                }
+            }
             Err(error) if error.is_not_found() => {
                 context.printer.error(&error.into());
                 status = ExitStatus::Failure;
@@ -57,26 +63,23 @@ pub(super) async fn run(context: &Context, args: DeleteArgs) -> Result<ExitStatu
             Err(error) => return Err(error.into()),
         }
     }
-    for (kind, key) in asked {
-        wait_until_gone(context, &client, kind, key).await?;
-        context.printer.data(&format!("{} deleted", name(kind, key)));
+    for object in asked {
+        wait_until_gone(context, &client, &object).await?;
+        context.printer.data(&format!("{} deleted", name(object.kind(), &object.key())));
     }
     Ok(status)
 }
 
-/// Waits until an object has gone, telling what it waits for.
+/// Waits until an object that was asked to go has gone, telling what it waits for. Another one of its name is not it: a
+/// watched directory makes it anew at once.
 pub(super) async fn wait_until_gone(
     context: &Context,
     client: &Client,
-    kind: Kind,
-    key: &ObjectKey,
+    asked: &AnyObject,
 ) -> Result<(), ClientError> {
+    let (kind, key) = (asked.kind(), asked.key());
     let mut said = String::new();
-    loop {
-        let object = match client.get(kind, key).await {
-            Err(error) if error.is_not_found() => return Ok(()),
-            other => other?,
-        };
+    while let Some(object) = still_there(client, asked).await? {
         let (stopping, message) = match &object {
             AnyObject::Job(job) => (job.status.phase == JobPhase::Stopping, job.status.message.clone()),
             AnyObject::Cluster(cluster) => {
@@ -84,9 +87,21 @@ pub(super) async fn wait_until_gone(
             }
         };
         if message != said && !message.is_empty() && stopping {
-            context.printer.talk(&format!("{}: {message}", name(kind, key)));
+            context.printer.talk(&format!("{}: {message}", name(kind, &key)));
             said = message;
         }
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+/// An object as it is now, unless it has gone.
+pub(super) async fn still_there(
+    client: &Client,
+    object: &AnyObject,
+) -> Result<Option<AnyObject>, ClientError> {
+    match client.get(object.kind(), &object.key()).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        found => Ok(Some(found?).filter(|found| found.uid() == object.uid())),
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context, args: SuspendArgs, suspend: bool) -> 
         };
         let word = if suspend { "is being suspended" } else { "goes on" };
         context.printer.data(&format!("{} {word}", name(kind, &key)));
-        warn_of_source(context, &object, "spec.suspend there");
+        warn_of_source(context, &object, "change spec.suspend there");
     }
     Ok(ExitStatus::Success)
 }

@@ -92,14 +92,14 @@ pub(super) async fn run(context: &Context, args: SyncArgs) -> Result<ExitStatus>
 }
 
 /// Says that what was changed by hand comes from a source, which has it otherwise.
-pub(super) fn warn_of_source(context: &Context, object: &AnyObject, change: &str) {
+pub(super) fn warn_of_source(context: &Context, object: &AnyObject, advice: &str) {
     let metadata = object.metadata();
     let Some(source) = metadata.source() else { return };
     let file = metadata.annotations.get(SOURCE_FILE).map_or("", String::as_str);
     let name = super::target::name(object.kind(), &object.key());
     context.printer.warn(&format!(
         "{name} comes from {source} ({file}), which sets it back unless that is switched off or paused; \
-         change {change}, or see `rayconcile sync`"
+         {advice}, or see `rayconcile sync`"
     ));
 }
 

@@ -12,6 +12,7 @@ use super::complete;
 use super::target::{name, object};
 use super::{Context, ExitStatus, wrong};
 use crate::api::condition::{Condition, Truth};
+use crate::api::ids::Uid;
 use crate::api::meta::DEFAULT_NAMESPACE;
 use crate::api::object::{AnyObject, Kind};
 use crate::api::status::{ClusterPhase, JobPhase};
@@ -67,11 +68,16 @@ pub(super) async fn run(context: &Context, args: WaitArgs) -> Result<ExitStatus>
     check(&args.what, kind)?;
     let client = context.client()?;
     let deadline = tokio::time::Instant::now() + args.timeout.duration();
+    let deletion = matches!(args.what, Goal::Delete);
+    let mut first: Option<Uid> = None;
     loop {
         let found = match client.get(kind, &key).await {
-            Err(error) if error.is_not_found() && matches!(args.what, Goal::Delete) => None,
+            Err(error) if error.is_not_found() && deletion => None,
             other => Some(other?),
         };
+        // Another one of its name, such as a watched directory makes at once, is not the one that was to go.
+        let found = found
+            .filter(|object| !deletion || first.get_or_insert_with(|| object.uid().clone()) == object.uid());
         match found.as_ref().map(|object| reached(object, &args.what)) {
             None => {
                 context.printer.data(&format!("{} has gone", name(kind, &key)));

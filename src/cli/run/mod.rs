@@ -213,8 +213,8 @@ impl Run<'_> {
         if job.status.phase.is_final() {
             let message = format!("{old} finished before ({}); it is run afresh", job.status.phase);
             self.printer.talk(&message);
-            self.client.delete(Kind::AdaptDLJob, &self.job, false).await?;
-            wait_until_gone(self.context, &self.client, Kind::AdaptDLJob, &self.job).await?;
+            let going = self.client.delete(Kind::AdaptDLJob, &self.job, false).await?;
+            wait_until_gone(self.context, &self.client, &going).await?;
         } else if job.status.checkpoint.is_some() {
             self.printer.talk(&format!("{old} goes on from its checkpoint"));
         }
@@ -292,24 +292,26 @@ impl Run<'_> {
 
     /// Deletes the clusters that this run brought along; an embedded controller also sees the built-in one out.
     async fn give_back(&self, brought: &[ObjectKey]) -> Result<()> {
-        let mut leaving: Vec<ObjectKey> = if self.keep_clusters { Vec::new() } else { brought.to_vec() };
-        for cluster in &leaving {
-            self.client.delete(Kind::RayCluster, cluster, false).await?;
+        let mut leaving = Vec::new();
+        if !self.keep_clusters {
+            for cluster in brought {
+                leaving.push(self.client.delete(Kind::RayCluster, cluster, false).await?);
+            }
         }
         let built_in = ObjectKey::new(DEFAULT_NAMESPACE, crate::plan::LOCAL_CLUSTER);
-        if self.embedded && !brought.contains(&built_in) && self.is_unused_built_in(&built_in).await {
-            leaving.push(built_in);
+        if self.embedded && !brought.contains(&built_in) {
+            leaving.extend(self.unused_built_in(&built_in).await);
         }
         for cluster in &leaving {
-            wait_until_gone(self.context, &self.client, Kind::RayCluster, cluster).await?;
+            wait_until_gone(self.context, &self.client, cluster).await?;
         }
         Ok(())
     }
 
-    /// Whether the built-in cluster is there for no job that still wants to run.
-    async fn is_unused_built_in(&self, key: &ObjectKey) -> bool {
+    /// The built-in cluster, if it is there for no job that still wants to run.
+    async fn unused_built_in(&self, key: &ObjectKey) -> Option<AnyObject> {
         let Ok(AnyObject::Cluster(cluster)) = self.client.get(Kind::RayCluster, key).await else {
-            return false;
+            return None;
         };
         let jobs = self.client.list(Kind::AdaptDLJob, None, None).await.unwrap_or_default();
         let wanted = jobs.iter().any(|object| match object {
@@ -318,6 +320,7 @@ impl Run<'_> {
             }
             AnyObject::Cluster(_) => false,
         });
-        cluster.metadata.labels.contains_key(crate::api::meta::BUILT_IN) && !wanted
+        let unused = cluster.metadata.labels.contains_key(crate::api::meta::BUILT_IN) && !wanted;
+        unused.then_some(AnyObject::Cluster(cluster))
     }
 }

@@ -59,8 +59,10 @@ fn what_is_changed_by_hand_is_set_back() {
     assert!(said.code == 0 && said.err.contains("spec.suspend there"), "{said:?}");
     see(&world, "job", "one", "goes on", |job| generation(job) == 7 && job["spec"]["suspend"] != true);
 
-    // Deleted, it is made again.
-    world.ok(&["delete", "--no-wait", "job/one"]);
+    // Deleted, it is made again: it has gone all the same, and whoever deletes it is told.
+    let said = world.run(&["delete", "job/one"]);
+    assert!(said.code == 0 && said.out == "adaptdljob/one deleted\n", "{said:?}");
+    assert!(said.err.starts_with(&warning) && said.err.contains("delete its manifest there"), "{said:?}");
     let again = see(&world, "job", "one", "is there again", |job| generation(job) == 1);
     assert_ne!(again["metadata"]["uid"], first["metadata"]["uid"]);
     let event = told(&world, "job/one", "DriftCorrected");
