@@ -57,6 +57,12 @@ pub(super) async fn run(context: &Context, args: ApplyArgs) -> Result<ExitStatus
     if args.wait && dry_run.is_some() {
         return Err(wrong("--wait has nothing to wait for where nothing is changed"));
     }
+    if args.start_controller && dry_run.is_some() {
+        return Err(wrong("--start-controller would change something, and --dry-run is to change nothing"));
+    }
+    if args.prune.prune && dry_run == Some(DryRun::Client) {
+        return Err(wrong("only the controller knows what --prune would delete: use --dry-run=server"));
+    }
     let manifests = read(&args.files.files, args.files.recursive, &args.files.namespace)?;
     warn(context, &manifests);
     let packages = tempfile::tempdir().context("cannot make a temporary directory")?;

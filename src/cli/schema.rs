@@ -14,7 +14,7 @@ pub(super) struct SchemaArgs {
     #[arg(default_value = "all")]
     kind: String,
     /// Write all schemas into a directory instead
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "kind")]
     write: Option<PathBuf>,
 }
 

@@ -84,14 +84,11 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<ExitStatus> 
 
 /// The objects of the manifest, or of the script, and the one job among them.
 fn wanted(context: &Context, args: &RunArgs, packages: &Path) -> Result<(Vec<AnyObject>, ObjectKey)> {
-    let manifests = if script::is_script(&args.what) {
+    let is_script = script::is_script(&args.what);
+    script::check_flags(args, is_script)?;
+    let manifests = if is_script {
         script::manifests(args)?
     } else {
-        if !args.arguments.is_empty() || args.name.is_some() || args.max_replicas.is_some() {
-            return Err(wrong(
-                "arguments, a name and numbers of workers belong into the manifest; they are for scripts only",
-            ));
-        }
         input::read(std::slice::from_ref(&args.what), false, &args.namespace)?
     };
     input::warn(context, &manifests);

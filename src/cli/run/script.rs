@@ -8,11 +8,32 @@ use serde_json::{Map, Value, json};
 use super::RunArgs;
 use crate::api::API_VERSION;
 use crate::cli::input::InvalidManifests;
+use crate::cli::wrong;
 use crate::manifest::{Manifest, name_of_script, read_json};
 
 /// Whether this is a Python script, not a manifest.
 pub(super) fn is_script(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "py")
+}
+
+/// Refuses flags that would have no meaning.
+pub(super) fn check_flags(args: &RunArgs, is_script: bool) -> Result<()> {
+    let for_scripts = [
+        ("arguments after --", !args.arguments.is_empty()),
+        ("--name", args.name.is_some()),
+        ("--max-replicas", args.max_replicas.is_some()),
+        ("--cpu", args.cpu.is_some()),
+        ("--gpu", args.gpu.is_some()),
+    ];
+    let given = for_scripts.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag);
+    let given = given.collect::<Vec<_>>().join(", ");
+    if !is_script && !given.is_empty() {
+        return Err(wrong(format!("only for scripts: {given}; what a job has belongs into its manifest")));
+    }
+    if is_script && args.keep_clusters {
+        return Err(wrong("--keep-clusters is for manifests: a script brings no cluster along"));
+    }
+    Ok(())
 }
 
 /// The manifest of a job that runs a script on the built-in cluster.

@@ -108,3 +108,28 @@ fn a_controller_can_be_started_when_it_is_needed() {
     let said = run(&world, &["apply", "-f", "objects.yaml", "--start-controller"]);
     insta::assert_snapshot!("apply-start-controller-fails", said);
 }
+
+#[test]
+fn flags_that_would_have_no_meaning_are_refused() {
+    let world = World::new();
+    world.write(
+        "job.yaml",
+        "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {name: j}\nspec: {command: [a]}\n",
+    );
+    world.write("main.py", "");
+    for (arguments, words) in [
+        (&["run", "job.yaml", "--gpu", "2", "--cpu", "7"] as &[&str], "only for scripts: --cpu, --gpu; what"),
+        (
+            &["run", "job.yaml", "--name", "x", "--", "-e"],
+            "only for scripts: arguments after --, --name; what",
+        ),
+        (&["run", "main.py", "--keep-clusters"], "--keep-clusters is for manifests"),
+        (&["apply", "-f", "job.yaml", "--dry-run", "--start-controller"], "--start-controller would change"),
+        (&["apply", "-f", "job.yaml", "--dry-run", "--prune", "--all"], "use --dry-run=server"),
+        (&["schema", "job", "--write", "out"], "cannot be used with"),
+    ] {
+        let said = world.run(arguments);
+        assert!(said.code == 2 && said.err.contains(words), "{arguments:?}: {said:?}");
+    }
+    assert!(!world.path("state").exists() && !world.path("out").exists());
+}
