@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::attend::{Asked, Signals};
+use super::signals::{Asked, Signals};
 use super::submission::dashboard_of;
 use super::text::{duration, table};
 use super::voice::Voice;

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures_util::{StreamExt as _, pin_mut};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::controller::Running;
 use super::delete::still_there;
 use super::events::short_line;
+use super::signals::{Asked, Signals};
 use super::target::name;
 use super::voice::Voice;
 use super::{Context, ExitStatus, input};
@@ -37,34 +37,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const LAST_OUTPUT: Duration = Duration::from_secs(10);
 /// How long the agent may take to go when nobody needs it any more.
 const GIVING_BACK: Duration = Duration::from_secs(60);
-
-/// What somebody wants of whoever attends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// The job shall save its state and stop: Ctrl-C, or a request such as `timeout` makes.
-    Stop,
-    /// Nobody is there any more: the end of the terminal. The job goes on.
-    Leave,
-}
-
-/// The signals that ask for it.
-pub(super) struct Signals([Signal; 3]);
-
-impl Signals {
-    pub(super) fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context("cannot listen to signals");
-        Ok(Self([on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?]))
-    }
-
-    pub(super) async fn next(&mut self) -> Asked {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => Asked::Stop,
-            _ = terminate.recv() => Asked::Stop,
-            _ = hangup.recv() => Asked::Leave,
-        }
-    }
-}
 
 /// How it came to an end.
 pub(super) enum End {

@@ -25,6 +25,7 @@ mod man;
 mod printer;
 mod run;
 mod schema;
+mod signals;
 mod status;
 mod submission;
 mod suspend;

@@ -13,12 +13,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use futures_util::{StreamExt as _, pin_mut};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::controller::Running;
 use super::delete::wait_until_gone;
 use super::printer::Printer;
+use super::signals::Signals;
 use super::target::name;
 use super::{Context, ExitStatus, input, status, wrong};
 use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
@@ -106,25 +106,6 @@ fn wanted(context: &Context, args: &RunArgs, packages: &Path) -> Result<(Vec<Any
     }
 }
 
-/// Whoever wants the run to end: Ctrl-C, the end of the terminal, or a request such as `timeout` makes.
-struct Interrupts([Signal; 3]);
-
-impl Interrupts {
-    fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context("cannot listen to signals");
-        Ok(Self([on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?]))
-    }
-
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
-}
-
 struct Run<'a> {
     printer: Printer,
     context: &'a Context,
@@ -143,12 +124,12 @@ enum End {
 
 impl Run<'_> {
     async fn run(&self, objects: &[AnyObject], packages: &Path) -> Result<ExitStatus> {
-        let mut interrupts = Interrupts::new()?;
+        let mut signals = Signals::new()?;
         let view = View::new(self.printer);
         let mut brought = Vec::new();
         let end = tokio::select! {
             end = self.attend(objects, packages, &view, &mut brought) => end,
-            () = interrupts.next() => self.interrupt(&view, &mut interrupts).await,
+            _ = signals.next() => self.interrupt(&view, &mut signals).await,
         };
         view.finish();
         if let Ok(End::Finished(job)) = &end {
@@ -156,7 +137,7 @@ impl Run<'_> {
         }
         let given_back = tokio::select! {
             done = self.give_back(&brought) => done,
-            () = interrupts.next() => {
+            _ = signals.next() => {
                 self.printer.warn("left at once; clusters may still be running: `rayconcile run` or `controller` goes on with them");
                 Ok(())
             }
@@ -253,7 +234,7 @@ impl Run<'_> {
     }
 
     /// Ctrl-C: the job saves its state and stops; a second one leaves at once.
-    async fn interrupt(&self, view: &View, interrupts: &mut Interrupts) -> Result<End> {
+    async fn interrupt(&self, view: &View, signals: &mut Signals) -> Result<End> {
         view.say("interrupted: the job saves its state and stops (Ctrl-C again leaves at once)");
         match self.client.patch(Kind::AdaptDLJob, &self.job, &json!({"spec": {"suspend": true}})).await {
             Err(error) if error.is_not_found() => return Ok(End::Interrupted), // It had not even been made.
@@ -279,7 +260,7 @@ impl Run<'_> {
                 }
                 Ok(End::Interrupted)
             }
-            () = interrupts.next() => {
+            _ = signals.next() => {
                 view.finish();
                 self.printer.warn("left at once; the job goes on: `rayconcile run` or `controller` finds it again");
                 std::process::exit(130);
