@@ -4,12 +4,14 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::signals::{Asked, Signals};
 use super::submission::dashboard_of;
@@ -34,8 +36,12 @@ Examples:
 
 The exit code of following a job is the job's.";
 
-/// A Ray job that dies so often is not submitted again.
+/// A Ray job that dies so often, never having attended for long, is not submitted again.
 const MOST_DEATHS: u32 = 5;
+/// After so long a life earlier deaths do not count any more.
+const LONG_LIFE: Duration = Duration::from_secs(600);
+/// How long to wait after the first death before it is submitted again; after each further one four times as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
@@ -143,8 +149,21 @@ pub(super) struct Subject<'a> {
 
 /// What comes of following one Ray job.
 enum Followed {
-    Ended(Box<ListedJob>, String),
+    /// With what it wrote before it attended, and for how long it was seen to attend.
+    Ended(Box<ListedJob>, String, Duration),
     Left,
+}
+
+/// How often what attends has died lately.
+#[derive(Default)]
+struct Deaths(u32);
+
+impl Deaths {
+    /// Counts one, after so long a life; says how long to wait before it is started again, if it is.
+    fn pause_after(&mut self, lived: Duration) -> Option<Duration> {
+        self.0 = if lived < LONG_LIFE { self.0 + 1 } else { 1 };
+        (self.0 < MOST_DEATHS).then(|| FIRST_PAUSE * 4_u32.pow(self.0 - 1))
+    }
 }
 
 impl Subject<'_> {
@@ -161,29 +180,52 @@ impl Subject<'_> {
     pub(super) async fn follow(&self, on_interrupt: OnInterrupt) -> Result<ExitStatus> {
         let voice = Voice::new(self.context.printer);
         let mut signals = Signals::new()?;
-        for _ in 0..MOST_DEATHS {
+        let mut deaths = Deaths::default();
+        loop {
             let hosted = self.find().await?;
-            let (job, preface) = match self.follow_one(&voice, &mut signals, &hosted, on_interrupt).await? {
-                Followed::Left => return Ok(ExitStatus::Interrupted),
-                Followed::Ended(job, preface) => (job, preface),
-            };
+            let followed = self.follow_one(&voice, &mut signals, &hosted, on_interrupt).await?;
+            let Followed::Ended(job, preface, lived) = followed else { return Ok(ExitStatus::Interrupted) };
             if !hosting::has_died(&job) {
                 say_preface(&voice, &preface);
                 return Ok(self.end(&voice, &job));
             }
-            voice.status(&format!(
-                "what attended to {} has died ({}); it is started again",
+            let reason = job.message.as_deref().unwrap_or("no reason is given");
+            let death = format!(
+                "what attended to {} has died ({})",
                 self.name,
-                job.message.as_deref().unwrap_or("no reason is given").lines().next().unwrap_or_default()
-            ));
+                reason.lines().next().unwrap_or_default()
+            );
+            let Some(pause) = deaths.pause_after(lived) else {
+                voice.status(&death);
+                say_preface(&voice, &preface);
+                bail!("what attends to {} dies again and again; `{}` tries again", self.name, self.again());
+            };
+            voice.status(&format!("{death}; it is started again in {} s", pause.as_secs()));
             say_preface(&voice, &preface);
-            self.submit_again(&hosted, false).await?;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => self.submit_again(&hosted, false).await?,
+                asked = signals.next() => {
+                    if asked == Asked::Leave || on_interrupt == OnInterrupt::Leave {
+                        self.say_left(&voice);
+                        return Ok(ExitStatus::Interrupted);
+                    }
+                    self.stop(&hosted).await?;
+                }
+            }
         }
-        bail!("what attends to {} dies again and again", self.name)
+    }
+
+    /// The command that shows the job.
+    fn again(&self) -> String {
+        format!("rayconcile attach {} --uri {}", self.name, self.address)
+    }
+
+    fn say_left(&self, voice: &Voice) {
+        voice.status(&format!("{} goes on: `{}`", self.name, self.again()));
     }
 
     fn end(&self, voice: &Voice, job: &ListedJob) -> ExitStatus {
-        let more = format!("rayconcile attach {} --uri {}", self.name, self.address);
+        let more = self.again();
         match job.driver_exit_code {
             Some(0) => ExitStatus::Success,
             Some(130) => {
@@ -207,6 +249,7 @@ impl Subject<'_> {
         let following = tokio::spawn(follow(self.dashboard.clone(), hosted.submission().to_owned(), sender));
         let mut stopping: OptionFuture<BoxFuture<'_, Result<()>>> = None.into();
         let (mut asked_before, mut asking) = (false, false);
+        let mut began: Option<Instant> = None;
         let left = loop {
             tokio::select! {
                 biased;
@@ -226,13 +269,21 @@ impl Subject<'_> {
                     }
                 }
                 told = news.recv() => match told {
-                    Some(News::Piece(Piece::Output(text))) => voice.output(&text),
-                    Some(News::Piece(Piece::Status(line))) => voice.status(&line),
+                    Some(News::Piece(piece)) => {
+                        began.get_or_insert_with(Instant::now);
+                        match piece {
+                            Piece::Output(text) => voice.output(&text),
+                            Piece::Status(line) => voice.status(&line),
+                        }
+                    }
                     Some(News::Lost(reason)) => {
                         voice.status(&format!("{reason}; the job goes on, and is looked for again and again"));
                     }
                     Some(News::Back) => voice.status("the cluster can be reached again"),
-                    Some(News::Ended(job, preface)) => break Followed::Ended(job, preface),
+                    Some(News::Ended(job, preface)) => {
+                        let lived = began.map_or(Duration::ZERO, |began| began.elapsed());
+                        break Followed::Ended(job, preface, lived);
+                    }
                     Some(News::Refused(error)) => return Err(EffectError::from(error).into()),
                     None => bail!("following {} has come to an end", self.name),
                 },
@@ -240,10 +291,7 @@ impl Subject<'_> {
         };
         following.abort();
         if let Followed::Left = left {
-            voice.status(&format!(
-                "{} goes on: `rayconcile attach {} --uri {}`",
-                self.name, self.name, self.address
-            ));
+            self.say_left(voice);
         }
         Ok(left)
     }
@@ -292,5 +340,21 @@ impl Subject<'_> {
             .with_context(|| format!("cannot unpack into {}", directory.display()))?;
         self.context.printer.data(&directory.display().to_string());
         Ok(ExitStatus::Success)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deaths_are_forgotten_after_a_long_life_and_waited_after_else() {
+        let pauses = |lives: &[u64]| {
+            let mut deaths = Deaths::default();
+            let pauses = lives.iter().map(|life| deaths.pause_after(Duration::from_secs(*life)));
+            pauses.map(|pause| pause.map(|pause| pause.as_secs())).collect::<Vec<_>>()
+        };
+        assert_eq!(pauses(&[0, 599, 3, 0, 0]), [Some(1), Some(4), Some(16), Some(64), None]);
+        assert_eq!(pauses(&[0, 0, 0, 0, 600, 0]), [Some(1), Some(4), Some(16), Some(64), Some(1), Some(4)]);
     }
 }
