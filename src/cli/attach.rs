@@ -90,7 +90,7 @@ async fn list(context: &Context, dashboard: &Dashboard) -> Result<ExitStatus> {
     if rows.is_empty() {
         context.printer.talk("no job has its controller in this cluster");
     } else {
-        context.printer.data(&table("", &["NAME", "STATUS", "AGE", "EXIT CODE"], &rows));
+        context.printer.table(&table("", &["NAME", "STATUS", "AGE", "EXIT CODE"], &rows));
     }
     Ok(ExitStatus::Success)
 }

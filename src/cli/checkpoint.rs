@@ -76,7 +76,7 @@ async fn list(context: &Context, key: &ObjectKey) -> Result<ExitStatus> {
             ]
         })
         .collect();
-    context.printer.data(&table("", &["ID", "AGE", "SIZE", "FILES", "STEPS", "SAVED IN", "DIGEST"], &rows));
+    context.printer.table(&table("", &["ID", "AGE", "SIZE", "FILES", "STEPS", "SAVED IN", "DIGEST"], &rows));
     Ok(ExitStatus::Success)
 }
 

@@ -5,7 +5,7 @@ use clap::Args;
 use futures_util::{StreamExt as _, pin_mut};
 
 use super::target::object;
-use super::text::{age, table};
+use super::text::{age, prose_table};
 use super::{Context, ExitStatus, Scope};
 use crate::api::object::Kind;
 use crate::client::EventView;
@@ -36,7 +36,7 @@ pub(super) async fn run(context: &Context, args: EventsArgs) -> Result<ExitStatu
         if events.is_empty() {
             context.printer.talk("no events");
         } else {
-            context.printer.data(&render(&events));
+            context.printer.data(&render(&events, context.printer.screen()));
         }
         return Ok(ExitStatus::Success);
     }
@@ -48,25 +48,19 @@ pub(super) async fn run(context: &Context, args: EventsArgs) -> Result<ExitStatu
     Ok(ExitStatus::Success)
 }
 
-/// Events as a table; of a message of several lines the others stand below the first.
-pub(super) fn render(events: &[EventView]) -> String {
+/// Events as a table, on a screen of some width if one shows it.
+pub(super) fn render(events: &[EventView], screen: Option<usize>) -> String {
     let row = |event: &EventView| {
-        let mut lines = event.message.lines();
-        let first = lines.next().unwrap_or_default().to_owned();
         let times = if event.count > 1 {
             format!("{} (×{})", age(event.last_timestamp), event.count)
         } else {
             age(event.last_timestamp)
         };
         let object = format!("{}/{}", singular(&event.involved_object.kind), event.involved_object.name);
-        let mut rows = vec![vec![times, event.event_type.clone(), event.reason.clone(), object, first]];
-        rows.extend(lines.map(|line| {
-            vec![" ".to_owned(), " ".to_owned(), " ".to_owned(), " ".to_owned(), line.to_owned()]
-        }));
-        rows
+        vec![times, event.event_type.clone(), event.reason.clone(), object, event.message.clone()]
     };
-    let rows: Vec<Vec<String>> = events.iter().flat_map(row).collect();
-    table("", &["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], &rows)
+    let rows: Vec<Vec<String>> = events.iter().map(row).collect();
+    prose_table("", &["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], &rows, screen)
 }
 
 /// An event as one line, with its time and its object.

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use super::text::{cut, folded};
 use crate::client::ClientError;
 use crate::manifest::{Look, Problem};
 use crate::store::StoreError;
@@ -49,15 +50,12 @@ impl Printer {
 
     /// A table: on a terminal no line is longer than the screen, for wrapped lines are no table.
     pub(super) fn table(&self, text: &str) {
-        if !self.terminal {
-            return self.data(text);
-        }
-        let width = self.data_width();
-        let cut = |line: &str| match line.char_indices().nth(width) {
-            None => line.to_owned(),
-            Some(_) => line.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
-        };
-        self.data(&text.lines().map(cut).collect::<Vec<_>>().join("\n"));
+        self.data(&cut(text, self.screen()));
+    }
+
+    /// Prose, and tables that fit: on a terminal words are not broken at its edge.
+    pub(super) fn page(&self, text: &str) {
+        self.data(&folded(text, self.screen()));
     }
 
     /// Data as it is.
@@ -122,10 +120,15 @@ impl Printer {
         terminal.map_or(100, |(width, _)| usize::from(width.0)).clamp(40, 120)
     }
 
-    /// How wide lines of data may be.
+    /// How wide lines of data may be that are read as prose.
     pub(super) fn data_width(self) -> usize {
+        self.screen().unwrap_or(100).min(120)
+    }
+
+    /// How wide the screen is that shows data; none if a program reads it.
+    pub(super) fn screen(self) -> Option<usize> {
         let terminal = terminal_size::terminal_size_of(std::io::stdout()).filter(|_| self.terminal);
-        terminal.map_or(100, |(width, _)| usize::from(width.0)).clamp(40, 120)
+        terminal.map(|(width, _)| usize::from(width.0).max(40))
     }
 
     fn paint(&self, style: &str, text: &str) -> String {

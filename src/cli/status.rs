@@ -9,7 +9,7 @@ use clap::Args;
 use clap_complete::ArgValueCandidates;
 
 use super::sync::source_page;
-use super::text::{age, maybe_age, millis, table};
+use super::text::{age, cut, maybe_age, millis, table};
 use super::{Context, ExitStatus, complete};
 use crate::api::condition::Truth;
 use crate::api::money::Money;
@@ -40,12 +40,13 @@ pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<ExitStatu
     let clusters = client.list(Kind::RayCluster, namespace, None).await?;
     let jobs = client.list(Kind::AdaptDLJob, namespace, None).await?;
     let sources = client.sources().await?;
+    let screen = context.printer.screen();
     let mut page = String::new();
     if args.jobs.is_empty() {
-        clusters.iter().for_each(|object| page.push_str(&object_page(object)));
+        clusters.iter().for_each(|object| page.push_str(&object_page(object, screen)));
     }
     let wanted = |object: &&AnyObject| args.jobs.is_empty() || args.jobs.contains(&object.metadata().name);
-    jobs.iter().filter(wanted).for_each(|object| page.push_str(&object_page(object)));
+    jobs.iter().filter(wanted).for_each(|object| page.push_str(&object_page(object, screen)));
     if args.jobs.is_empty() {
         let pages = sources.iter().map(source_page);
         pages.for_each(|source| put!(page, "{source}"));
@@ -53,20 +54,20 @@ pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<ExitStatu
     if page.is_empty() {
         context.printer.talk("there are no clusters and no jobs");
     } else {
-        context.printer.data(&page);
+        context.printer.page(&page);
     }
     Ok(ExitStatus::Success)
 }
 
-/// What an operator wants to know of one object.
-pub(super) fn object_page(object: &AnyObject) -> String {
+/// What an operator wants to know of one object, on a screen of some width if one shows it.
+pub(super) fn object_page(object: &AnyObject, screen: Option<usize>) -> String {
     match object {
-        AnyObject::Cluster(cluster) => cluster_page(cluster),
-        AnyObject::Job(job) => job_page(job),
+        AnyObject::Cluster(cluster) => cluster_page(cluster, screen),
+        AnyObject::Job(job) => job_page(job, screen),
     }
 }
 
-fn cluster_page(cluster: &RayCluster) -> String {
+fn cluster_page(cluster: &RayCluster, screen: Option<usize>) -> String {
     let status = &cluster.status;
     let nodes = format!("{}/{} worker nodes", status.ready_nodes, status.desired_nodes);
     let mut page = String::new();
@@ -107,7 +108,7 @@ fn cluster_page(cluster: &RayCluster) -> String {
             row
         };
         let rows: Vec<Vec<String>> = status.nodes.iter().map(row).collect();
-        page.push_str(&table("  ", &header, &rows));
+        page.push_str(&cut(&table("  ", &header, &rows), screen));
     }
     page.push('\n');
     page
@@ -123,7 +124,7 @@ fn price(instance: &InstanceStatus) -> String {
     instance.price.map_or_else(|| "unknown".to_owned(), Money::hourly)
 }
 
-fn job_page(job: &AdaptDLJob) -> String {
+fn job_page(job: &AdaptDLJob, screen: Option<usize>) -> String {
     let status = &job.status;
     let mut page = String::new();
     let desired = count(status.desired_replicas, "worker");
@@ -168,7 +169,7 @@ fn job_page(job: &AdaptDLJob) -> String {
             vec![worker.rank.to_string(), worker.node.to_string(), pid, worker.state.clone()]
         };
         let rows: Vec<Vec<String>> = status.workers.iter().map(row).collect();
-        page.push_str(&table("  ", &["RANK", "NODE", "PID", "STATE"], &rows));
+        page.push_str(&cut(&table("  ", &["RANK", "NODE", "PID", "STATE"], &rows), screen));
     }
     page.push('\n');
     page

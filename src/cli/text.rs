@@ -72,6 +72,72 @@ pub(super) fn table<R: AsRef<[String]>>(indent: &str, header: &[&str], rows: &[R
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
+/// A table whose lines are no longer than the screen, if one shows it: wrapped lines are no table.
+pub(super) fn cut(table: &str, screen: Option<usize>) -> String {
+    let Some(width) = screen else { return table.to_owned() };
+    let cut = |line: &str| match line.char_indices().nth(width) {
+        None => format!("{line}\n"),
+        Some(_) => line.chars().take(width.saturating_sub(1)).chain(['…', '\n']).collect(),
+    };
+    table.lines().map(cut).collect()
+}
+
+/// A table whose last column is prose, of which nothing is cut off: on a screen it goes on below itself, or below the row
+/// where little room is left beside it.
+pub(super) fn prose_table(
+    indent: &str,
+    header: &[&str],
+    rows: &[Vec<String>],
+    screen: Option<usize>,
+) -> String {
+    const ROOM: usize = 30;
+    let others = header.len().saturating_sub(1);
+    let columns: Vec<&[String]> = rows.iter().map(|row| row.get(..others).unwrap_or_default()).collect();
+    let left = table(indent, header.get(..others).unwrap_or_default(), &columns);
+    let margin = left.lines().map(|line| line.chars().count()).max().unwrap_or_default() + 3;
+    let beside = screen.is_none_or(|width| width >= margin + ROOM);
+    let prose = rows.iter().map(|row| row.last().map_or("", String::as_str));
+    let prose = header.last().copied().into_iter().chain(prose);
+    let row = |(left, prose): (&str, &str)| {
+        let (mut text, mut title) = match beside {
+            true => (String::new(), format!("{left:<margin$}")),
+            false => (format!("{left}\n"), format!("{indent}  ")),
+        };
+        for line in if prose.is_empty() { "-" } else { prose }.lines() {
+            text.push_str(&fitted(&title, line, screen));
+            title = " ".repeat(title.chars().count());
+        }
+        text
+    };
+    left.lines().zip(prose).map(row).collect()
+}
+
+/// A page whose lines are no longer than the screen, if one shows it: what is too long goes on below itself.
+pub(super) fn folded(page: &str, screen: Option<usize>) -> String {
+    let line = |line: &str| {
+        let (title, text) = line.split_at(margin(line));
+        fitted(title, text, screen)
+    };
+    page.lines().map(line).collect()
+}
+
+/// Where the text of a line begins: after its indentation, and after its title if it has one.
+fn margin(line: &str) -> usize {
+    const TITLES: usize = 16;
+    let blanks = |from: usize| line.get(from..).unwrap_or_default().chars().take_while(|c| *c == ' ').count();
+    let indent = blanks(0);
+    let gap = line.get(indent..).and_then(|text| text.find("  ")).map(|gap| indent + gap);
+    gap.map(|gap| gap + blanks(gap)).filter(|begin| *begin <= TITLES).unwrap_or(indent)
+}
+
+/// A line with a title as it is, or, if it is too long for the screen, on as many lines as it takes.
+pub(super) fn fitted(title: &str, line: &str, screen: Option<usize>) -> String {
+    match screen {
+        Some(width) if title.chars().count() + line.chars().count() > width => paragraph(title, line, width),
+        _ => format!("{}\n", format!("{title}{line}").trim_end()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +154,42 @@ mod tests {
     fn tables_have_no_trailing_spaces_and_no_empty_cells() {
         let rows = [vec!["a".to_owned(), String::new()], vec!["long".to_owned(), "b".to_owned()]];
         assert_eq!(table("", &["NAME", "X"], &rows), "NAME   X\na      -\nlong   b\n");
+    }
+
+    #[test]
+    fn prose_goes_on_below_itself_or_below_its_row() {
+        let rows = [["a", "one two three four five six seven eight"], ["b", "nine\nten"]];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        let shown = |screen| prose_table("", &["NAME", "MESSAGE"], &rows, screen);
+        assert_eq!(
+            shown(None),
+            "NAME   MESSAGE\na      one two three four five six seven eight\nb      nine\n       ten\n"
+        );
+        assert_eq!(
+            shown(Some(40)),
+            "NAME   MESSAGE\na      one two three four five six seven\n       eight\nb      nine\n       ten\n"
+        );
+        assert_eq!(
+            shown(Some(36)),
+            "NAME\n  MESSAGE\na\n  one two three four five six seven\n  eight\nb\n  nine\n  ten\n"
+        );
+    }
+
+    #[test]
+    fn pages_go_on_below_their_titles() {
+        let page =
+            "job a   Running for 3m   of 2\n  one two three\n  scaling     2 workers because it is so\n\n";
+        assert_eq!(folded(page, None), page);
+        assert_eq!(
+            folded(page, Some(26)),
+            "job a   Running for 3m of\n        2\n  one two three\n  scaling     2 workers\n              \
+             because it\n              is so\n\n"
+        );
+    }
+
+    #[test]
+    fn tables_are_no_wider_than_the_screen() {
+        assert_eq!(cut("abcd\nab\n", Some(3)), "ab…\nab\n");
+        assert_eq!(cut("abcd\n", None), "abcd\n");
     }
 }

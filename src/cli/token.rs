@@ -60,7 +60,7 @@ pub(super) async fn run(context: &Context, args: TokenArgs) -> Result<ExitStatus
                 .into_iter()
                 .map(|token| vec![token.name, token.role.to_string(), age(token.created)])
                 .collect();
-            context.printer.data(&table("", &["NAME", "ROLE", "AGE"], &rows));
+            context.printer.table(&table("", &["NAME", "ROLE", "AGE"], &rows));
         }
         What::Revoke { name } => {
             client.revoke_token(&name).await?;

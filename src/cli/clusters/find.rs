@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context, args: FindArgs) -> Result<ExitStatus>
     }
     let columns = ["CLUSTER", "UID", "REGION", "HEAD", "INSTANCES", "AGE", "ELSE", "HERE"];
     let rows: Vec<Vec<String>> = found.iter().map(|cluster| row(cluster, known.as_ref())).collect();
-    context.printer.data(&table("", &columns, &rows));
+    context.printer.table(&table("", &columns, &rows));
     Ok(ExitStatus::Success)
 }
 

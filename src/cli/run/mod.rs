@@ -133,7 +133,7 @@ impl Run<'_> {
         };
         view.finish();
         if let Ok(End::Finished(job)) = &end {
-            self.printer.data(&status::object_page(&AnyObject::Job(job.clone())));
+            self.printer.page(&status::object_page(&AnyObject::Job(job.clone()), self.printer.screen()));
         }
         let given_back = tokio::select! {
             done = self.give_back(&brought) => done,

@@ -70,7 +70,7 @@ mod tests {
             "apiVersion": "rayconcile.dev/v1", "kind": kind.name(), "metadata": {"name": name, "namespace": "default"},
             "spec": spec, "status": status,
         });
-        object_page(&AnyObject::from_json(value).unwrap())
+        object_page(&AnyObject::from_json(value).unwrap(), None)
     }
 
     #[test]

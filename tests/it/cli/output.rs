@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use super::some_objects;
+use super::{OBJECTS, some_objects};
 use crate::world::{RAYCONCILE, World, ends, read_all, said};
 
 #[test]
@@ -92,4 +92,30 @@ fn a_terminal_gets_colour_unless_it_wants_none_and_lines_that_fit() {
     // Into a pipe it writes without colour and without anything that is for terminals.
     let piped = world.run(&["validate", "-f", "bad.yaml"]);
     assert!(piped.code == 2 && piped.err.is_ascii() && !piped.err.contains('\u{1b}'), "{}", piped.err);
+}
+
+#[test]
+fn tables_fit_on_a_terminal_and_nothing_of_their_prose_is_lost() {
+    let world = World::new();
+    world.write("watched/objects.yaml", OBJECTS);
+    world.start(&["--watch", "watched"]);
+    world.wait("the objects are there", || world.get("job", "waits").is_object().then_some(()));
+    world
+        .write("watched/objects.yaml", &OBJECTS.replace("command: [python, train.py]}", "comand: [python]}"));
+    world.wait_page(&["events", "--for", "job/waits"], &["the last good manifest stays in force"]);
+    if Command::new("script").arg("--version").output().is_err() {
+        return; // Without util-linux there is no terminal to be had so easily.
+    }
+    for arguments in ["events", "status", "describe job waits", "get jobs -o wide", "get jobs --show-labels"]
+    {
+        let page = on_terminal(&world, 80, &[("NO_COLOR", "1")], arguments);
+        let wide: Vec<&str> = page.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty() && page.lines().count() > 2, "{arguments}: {wide:#?}\n{page}");
+    }
+    // What a program reads has each message on its line.
+    let piped = world.ok(&["events", "--for", "job/waits"]);
+    let message = piped.lines().last().unwrap().split("   ").last().unwrap();
+    let shown = on_terminal(&world, 80, &[("NO_COLOR", "1")], "events --for job/waits");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(&shown).contains(message), "{message}\n{shown}");
 }
