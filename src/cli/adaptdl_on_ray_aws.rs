@@ -34,7 +34,7 @@ Examples:
   rayconcile attach --uri http://head:8265
 
 Ray's token, if the cluster asks for one, is read from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
-Ctrl-C checkpoints and stops the job; after the end of the terminal it goes on.
+Ctrl-C checkpoints and stops the job; after the end of the terminal it goes on. Under nohup this goes on, too.
 Exit codes: 0 the job has succeeded; 1 it has failed; 2 wrong arguments; 130 interrupted.";
 
 /// AdaptDL on Ray: train elastically on a Ray cluster

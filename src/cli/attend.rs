@@ -161,7 +161,11 @@ impl Attendance<'_> {
                 other => break other?,
             }
         };
-        self.conclude(&client, &end).await?;
+        tokio::select! {
+            done = self.conclude(&client, &end) => done?,
+            // The job has ended; only the cluster was waited for.
+            _ = signals.next() => self.voice.status("left at once; Rayconcile's agent may still be on the cluster"),
+        }
         Ok(end)
     }
 

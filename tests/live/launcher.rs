@@ -306,3 +306,111 @@ fn the_exit_code_is_the_jobs_from_wherever_it_is_asked() {
     assert!(err.contains("attends to no job nosuch; it knows of") && err.contains(job), "{err}");
     site.wait("nothing is left", || site.ours(&networks).is_empty().then_some(()));
 }
+
+/// Runs a command on the head as a shell on a terminal does, or as `nohup`.
+fn on_terminal(site: &Site, hangup: &str, arguments: &[&str]) -> Caller {
+    site.on_head("env", &[&[hangup, OLD][..], arguments].concat())
+}
+
+#[test]
+fn signals_stop_a_job_or_leave_it_where_its_controller_is_here() {
+    let site = Site::new();
+    let networks = BTreeSet::from([network(site.machines.pid()).unwrap()]);
+    let jobs = repository("tests/live/jobs");
+    let record = site.world.path("record");
+    let arguments = |record: &str| {
+        let base = ["-u", "http://10.87.0.1:8265", "-m", "1", "--gpus", "0", "-d", jobs.to_str().unwrap()];
+        let rest = ["-f", "elastic.py", "--", "--steps", "1000000", "--record", record];
+        base.iter().chain(&rest).map(|word| (*word).to_owned()).collect::<Vec<_>>()
+    };
+    let run = |hangup: &str| {
+        let _ = fs::remove_file(&record);
+        let arguments = arguments(record.to_str().unwrap());
+        let caller = on_terminal(&site, hangup, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        site.wait("it trains", || (steps(&record).len() > 5).then_some(()));
+        caller
+    };
+
+    // Under `nohup` the end of the terminal is nothing; Ctrl-C saves and stops the job, and leaves nothing behind.
+    let caller = run("--ignore-signal=HUP");
+    signal(caller.pid, Signal::SIGHUP);
+    let made = steps(&record).len();
+    site.wait("it trains on", || (steps(&record).len() > made + 5).then_some(()));
+    signal(caller.pid, Signal::SIGINT);
+    let (code, _, err) = site.end(caller);
+    assert_eq!(code, Some(130), "{err}");
+    assert!(err.contains("has stopped at checkpoint") && !err.contains("goes on without"), "{err}");
+    site.wait("nothing is left", || site.ours(&networks).is_empty().then_some(()));
+
+    // At the end of the terminal the job is left, and a controller finds it again.
+    let caller = run("--default-signal=HUP");
+    let job = name(&caller).unwrap();
+    signal(caller.pid, Signal::SIGHUP);
+    let (code, _, err) = site.end(caller);
+    assert_eq!(code, Some(130), "{err}");
+    assert!(err.contains(&format!("{job} goes on without a controller")), "{err}");
+    let made = steps(&record).len();
+    site.wait("it trains on", || (steps(&record).len() > made + 5).then_some(()));
+    let mut controller = site.on_head(RAYCONCILE, &["controller"]);
+    let ask = |arguments: &[&str]| site.end(site.on_head(RAYCONCILE, arguments));
+    site.wait("the controller is there", || read(&controller.err).contains("API at").then_some(()));
+    let (code, _, err) = ask(&["wait", "job", &job, "--for", "phase=Running", "--timeout", "120s"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(steps(&record).iter().all(|step| step.0 == 0), "its first group trains on");
+    for object in [format!("job/{job}"), "cluster/ray-10-87-0-1-8265".to_owned()] {
+        let (code, _, err) = ask(&["delete", &object]);
+        assert_eq!(code, Some(0), "{err}");
+    }
+    signal(controller.pid, Signal::SIGTERM);
+    assert!(controller.process.wait().unwrap().success());
+    site.wait("nothing is left", || site.ours(&networks).is_empty().then_some(()));
+}
+
+#[test]
+fn a_job_that_ray_is_told_to_stop_saves_and_stops() {
+    let site = Site::new();
+    let networks = BTreeSet::from([network(site.machines.pid()).unwrap()]);
+    let (jobs, record) = (repository("tests/live/jobs"), site.world.path("record"));
+    let ray = python().with_file_name("ray");
+    let stop = |job: &str, attempt: u32| {
+        let submission = format!("rayconcile-{job}-{attempt}");
+        let address = ["--address", "http://10.87.0.1:8265"];
+        let words = ["RAY_AUTH_MODE=token", ray.to_str().unwrap(), "job", "stop", &submission];
+        let (code, out, err) = site.end(site.on_head("env", &[&words[..], &address].concat()));
+        assert_eq!(code, Some(0), "{out}{err}");
+    };
+    let base = ["-u", "ray://127.0.0.1:10001", "-m", "1", "--gpus", "0", "-d", jobs.to_str().unwrap()];
+    let rest = ["-f", "elastic.py", "--", "--steps", "1000000", "--record", record.to_str().unwrap()];
+    let caller = site.enclosed(OLD, &[&base[..], &rest].concat());
+    site.wait("it trains", || (steps(&record).len() > 5).then_some(()));
+    let job = name(&caller).unwrap();
+    let attach = |more: &[&str]| {
+        let uri = ["--uri", "http://127.0.0.1:8265"];
+        site.enclosed(RAYCONCILE, &[&["attach", &job][..], &uri, more].concat())
+    };
+
+    // While somebody looks.
+    stop(&job, 1);
+    let (code, _, err) = site.end(caller);
+    assert_eq!(code, Some(130), "{err}");
+    assert!(err.contains("has stopped at checkpoint"), "{err}");
+    site.wait("nothing is left", || site.ours(&networks).is_empty().then_some(()));
+    let made = *steps(&record).last().unwrap();
+
+    // And while nobody does.
+    let mut resumed = attach(&["--resume"]);
+    site.wait("it goes on", || (steps(&record).last()?.0 > made.0).then_some(()));
+    let first = steps(&record).into_iter().find(|step| step.0 > made.0).unwrap();
+    assert_eq!(first.1, made.1 + 1, "it goes on from where it was");
+    signal(resumed.pid, Signal::SIGKILL);
+    resumed.process.wait().unwrap();
+    // The first was stopped, the second saw to it for whoever looked, and this is the third.
+    stop(&job, 3);
+    site.wait("its workers are gone", || {
+        site.ours(&networks).iter().all(|command| !command.contains("ray::Slot")).then_some(())
+    });
+    let (code, _, err) = site.end(attach(&[]));
+    assert_eq!(code, Some(130), "{err}");
+    assert!(err.contains("has stopped at checkpoint"), "{err}");
+    site.wait("nothing is left", || site.ours(&networks).is_empty().then_some(()));
+}
