@@ -1,6 +1,8 @@
 //! What was observed goes into the records. Nothing is decided here, and nothing is taken for gone that was only
 //! not seen.
 
+mod outcomes;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +27,7 @@ use crate::api::record::{
 use crate::api::units::Span;
 use crate::api::wire::{BlobKind, BridgeReport, GroupReport, Outcome, RayNode};
 use crate::goodput::Hints;
+use outcomes::{announce, message, name};
 
 /// The longest wait between two groups that failed through no fault of the program.
 const LONGEST_TROUBLE: Span = Span::from_secs(300);
@@ -390,79 +393,6 @@ fn note_outcome(
     if matches!(outcome, Outcome::Failed { .. }) {
         job.record.failures += 1;
     }
-}
-
-fn announce(job: &JobDraft<'_>, number: GroupNumber, outcome: &GroupOutcome, trained: bool) -> Option<Said> {
-    let what = if trained { "" } else { " while it was prepared" };
-    let limit = job.job.spec.backoff_limit;
-    let (event_type, reason, message) = match outcome.kind.as_str() {
-        "Superseded" => return None,
-        "Succeeded" => (EventType::Normal, "ProgramSucceeded", format!("group {number} has done its work")),
-        "Stopped" => {
-            (EventType::Normal, "GroupStopped", format!("group {number} has stopped{}", outcome.message))
-        }
-        "Failed" => {
-            let count = job.record.failures + 1;
-            let message =
-                format!("group {number} failed{what} (failure {count}, limit {limit}): {}", outcome.message);
-            (EventType::Warning, "ProgramFailed", message)
-        }
-        kind => {
-            let reason = if kind == "Killed" { "WorkerKilled" } else { kind };
-            (EventType::Warning, reason, format!("group {number} ended{what}: {}", outcome.message))
-        }
-    };
-    Some((event_type, reason.to_owned(), message))
-}
-
-/// An outcome's name on the wire.
-fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Succeeded => "Succeeded",
-        Outcome::Stopped { .. } => "Stopped",
-        Outcome::Superseded => "Superseded",
-        Outcome::Failed { .. } => "Failed",
-        Outcome::Killed { .. } => "Killed",
-        Outcome::Hung { .. } => "Hung",
-        Outcome::Terminated { .. } => "Terminated",
-        Outcome::Lost { .. } => "Lost",
-        Outcome::SlotFailed { .. } => "SlotFailed",
-        Outcome::RuntimeEnvFailed { .. } => "RuntimeEnvFailed",
-        Outcome::NoCheckpoint { .. } => "NoCheckpoint",
-    }
-}
-
-/// An outcome in a sentence; of a failed program the last lines it wrote.
-fn message(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Succeeded | Outcome::Superseded => String::new(),
-        Outcome::Stopped { saved: true } => ", its checkpoint is saved".to_owned(),
-        Outcome::Stopped { saved: false } => " without a checkpoint".to_owned(),
-        Outcome::Failed { rank, code, signal, tail } => {
-            let end = match (code, signal) {
-                (Some(code), _) => format!("exit code {code}"),
-                (None, Some(signal)) => signal.clone(),
-                (None, None) => "an unknown end".to_owned(),
-            };
-            format!("rank {rank} ended with {end}{}", last_lines(tail))
-        }
-        Outcome::Killed { message }
-        | Outcome::Hung { message }
-        | Outcome::Terminated { message }
-        | Outcome::Lost { message }
-        | Outcome::SlotFailed { message }
-        | Outcome::RuntimeEnvFailed { message }
-        | Outcome::NoCheckpoint { message } => message.trim().to_owned(),
-    }
-}
-
-/// The last lines of some output, as many as a message bears.
-fn last_lines(output: &str) -> String {
-    let lines: Vec<&str> = output.trim_end().lines().rev().take(8).collect();
-    if lines.is_empty() {
-        return ", having written nothing".to_owned();
-    }
-    lines.iter().rev().fold(":".to_owned(), |text, line| format!("{text}\n    {line}"))
 }
 
 /// Takes in new hints, if they pass every check; says so if they do not.
