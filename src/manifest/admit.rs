@@ -1,7 +1,11 @@
 //! What of a manifest depends on the machine it is read on: paths, the requirements file, the working
 //! directory.
+//!
+//! What comes through the API has no directory it was read from. For it no file is looked at, let alone read: whoever
+//! sends it need not be one who may see the controller's files.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path as FilePath, PathBuf};
 
 use serde_json::Value;
@@ -68,7 +72,7 @@ impl Resolver<'_> {
         ] {
             let Some(text) = text.as_mut().filter(|text| !BucketAddress::is_meant(text)) else { continue };
             self.absolute(text, path.clone());
-            if FilePath::new(text).exists() && !FilePath::new(text).is_dir() {
+            if self.base.is_some() && FilePath::new(text).exists() && !FilePath::new(text).is_dir() {
                 self.findings.push(Finding::new(path, format!("must be a directory, and {text} is none")));
             }
         }
@@ -82,6 +86,12 @@ impl Resolver<'_> {
         }
         let path = at.key("workingDir");
         let mut text = spec.working_dir.clone()?;
+        if self.base.is_none() {
+            let finding =
+                Finding::new(path, "needs `workingDirDigest`: through the API no directory is packed");
+            self.findings.push(finding.help("`rayconcile apply` packs it, and brings the package"));
+            return None;
+        }
         if !self.absolute(&mut text, path.clone()) {
             return None;
         }
@@ -113,24 +123,11 @@ impl Resolver<'_> {
     /// Puts the lines of a requirements file in place of its name.
     fn requirements(&mut self, pip: &mut Value, directory: &FilePath, path: Path) {
         let Value::String(name) = pip else { return };
-        let file = directory.join(name.as_str());
         let problem = |message: String| Finding::new(path.clone(), message);
-        let text = match fs::metadata(&file) {
-            Ok(metadata) if metadata.len() > MAX_REQUIREMENTS.0 => {
-                return self.findings.push(problem(format!(
-                    "{} has {}, and a requirements file at most {}",
-                    file.display(),
-                    Bytes(metadata.len()).rounded(),
-                    MAX_REQUIREMENTS.rounded()
-                )));
-            }
-            Ok(_) => fs::read_to_string(&file),
-            Err(error) => Err(error),
-        };
-        let text = match text {
+        let text = match requirements(directory, name) {
             Ok(text) => text,
-            Err(error) => {
-                let finding = problem(format!("cannot read {}: {error}", file.display()));
+            Err(message) => {
+                let finding = problem(message);
                 return self.findings.push(finding.help("it is looked for in workingDir"));
             }
         };
@@ -140,7 +137,8 @@ impl Resolver<'_> {
         };
         match lines().find(includes) {
             Some(line) => {
-                let message = format!("{} has the line {}", file.display(), quoted(line));
+                let message =
+                    format!("{} has the line {}", directory.join(name.as_str()).display(), quoted(line));
                 self.findings
                     .push(problem(message).help("other files are not read; list all packages in one"));
             }
@@ -157,7 +155,10 @@ impl Resolver<'_> {
         // A bare name is for the controller to find.
         if let Some(python) = local.python.as_mut().filter(|python| python.contains('/')) {
             let path = Path::of("spec.provider.local.python");
-            if self.absolute(python, path.clone()) && !FilePath::new(python.as_str()).is_file() {
+            if self.absolute(python, path.clone())
+                && self.base.is_some()
+                && !FilePath::new(python.as_str()).is_file()
+            {
                 self.findings.push(Finding::new(path, format!("there is no file {python}")));
             }
         }
@@ -195,6 +196,33 @@ impl Resolver<'_> {
                 false
             }
         }
+    }
+}
+
+/// The text of a requirements file, which must be in the working directory.
+fn requirements(directory: &FilePath, name: &str) -> Result<String, String> {
+    let file = directory.join(name);
+    let unreadable = |error: std::io::Error| format!("cannot read {}: {error}", file.display());
+    let (root, real) =
+        (fs::canonicalize(directory).map_err(unreadable)?, fs::canonicalize(&file).map_err(unreadable)?);
+    if !real.starts_with(root) {
+        return Err(format!("must be in workingDir, and {} is not", real.display()));
+    }
+    // Of others the size says nothing, and some never end.
+    if !fs::metadata(&real).map_err(unreadable)?.is_file() {
+        return Err(format!("must be a file, and {} is none", file.display()));
+    }
+    let mut text = String::new();
+    let read =
+        File::open(&real).and_then(|opened| opened.take(MAX_REQUIREMENTS.0 + 1).read_to_string(&mut text));
+    read.map_err(unreadable)?;
+    match text.len() as u64 > MAX_REQUIREMENTS.0 {
+        true => Err(format!(
+            "{} is larger than {}, and no requirements file is",
+            file.display(),
+            MAX_REQUIREMENTS.rounded()
+        )),
+        false => Ok(text),
     }
 }
 

@@ -103,7 +103,7 @@ fn what_is_wrong_with_the_files_is_said_with_its_place() {
     let (directory, packages) = place();
     let at = directory.path();
     symlink("/etc", at.join("etc")).unwrap();
-    write(at, &[("out", ""), ("linked/main.py", "")]);
+    write(at, &[("out", ""), ("linked/main.py", ""), ("code/large.txt", &"torch\n".repeat(200_000))]);
     symlink("/etc/hostname", at.join("linked/hostname")).unwrap();
     let specs = [
         "{workingDir: cod, entrypoint: main.py}",
@@ -114,6 +114,10 @@ fn what_is_wrong_with_the_files_is_said_with_its_place() {
         "{workingDir: linked, entrypoint: main.py}",
         "{workingDir: code, entrypoint: main.py, runtimeEnv: {pip: require.txt}}",
         "{workingDir: code, entrypoint: main.py, runtimeEnv: {pip: nested.txt}}",
+        "{workingDir: code, entrypoint: main.py, runtimeEnv: {pip: ../token}}",
+        "{workingDir: code, entrypoint: main.py, runtimeEnv: {pip: /dev/zero}}",
+        "{workingDir: code, entrypoint: main.py, runtimeEnv: {pip: lib}}",
+        "{workingDir: code, entrypoint: main.py, runtimeEnv: {pip: large.txt}}",
         "{workingDir: code, entrypoint: main.py, artifacts: {paths: [x], destination: out}}",
         "{provider: {local: {python: ./venv/bin/python}}}",
     ];
@@ -174,4 +178,24 @@ fn relative_paths_from_the_api_are_refused() {
     let problems = read(None).admit(&packages).unwrap_err();
     insta::assert_snapshot!(lines(&problems, directory.path()));
     read(Some(directory.path().to_owned())).admit(&packages).unwrap();
+}
+
+#[test]
+fn through_the_api_no_file_is_looked_at() {
+    let (directory, packages) = place();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let job = |spec: serde_json::Value| json!({"apiVersion": "rayconcile.dev/v1", "kind": "AdaptDLJob", "metadata": {"name": "x"}, "spec": spec});
+    let admit = |value| manifest::read_json(value, "default", None).unwrap().admit(&packages);
+    // Whether there is such a directory or file makes no difference.
+    let told = |directory: String, pip: String| {
+        let spec = json!({"command": ["x"], "workingDir": directory, "runtimeEnv": {"pip": pip}});
+        lines(&admit(job(spec)).unwrap_err(), Path::new("/"))
+    };
+    insta::assert_snapshot!(told(at("code"), at("token")));
+    assert_eq!(told(at("code"), at("token")), told(at("nowhere"), at("nothing")));
+    for place in ["token", "nothing"] {
+        let spec = json!({"command": ["x"], "checkpoint": {"storage": {"path": at(place)}}});
+        assert!(admit(job(spec)).is_ok(), "{place}");
+    }
+    assert!(!packages.exists());
 }
