@@ -48,6 +48,8 @@ mod syntax;
 mod words;
 mod yaml;
 
+pub(crate) use object::{MAX_DEPTH, depth};
+
 pub use foreign::{Foreign, Ours, Part};
 pub use names::{name_of_script, suffix};
 pub use package::{PackError, Package, Survey, keep_package, pack, survey};

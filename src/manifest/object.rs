@@ -26,6 +26,10 @@ pub(super) const SERVER_SET: [&str; 10] = [
     "selfLink",
 ];
 
+/// No object nests deeper. What is stored of one, such as whose its fields are, nests deeper than itself, and is read
+/// again by readers that go 127 levels deep.
+pub(crate) const MAX_DEPTH: usize = 64;
+
 /// Reads an object; one that names no namespace is in `namespace`.
 pub(super) fn read(mut value: Value, namespace: &str) -> Result<AnyObject, Vec<Finding>> {
     let Value::Object(fields) = &mut value else {
@@ -33,7 +37,10 @@ pub(super) fn read(mut value: Value, namespace: &str) -> Result<AnyObject, Vec<F
         let message = format!("must be an object, found {}", found(&value));
         return Err(vec![Finding::new(Path::default(), message).help(help)]);
     };
-    let mut findings = Vec::new();
+    let mut findings = too_deep(fields);
+    if !findings.is_empty() {
+        return Err(findings);
+    }
     let kind = kind(fields, &mut findings).ok_or_else(|| std::mem::take(&mut findings))?;
     // It has been looked at.
     fields.insert("apiVersion".to_owned(), API_VERSION.into());
@@ -56,6 +63,28 @@ pub(super) fn read(mut value: Value, namespace: &str) -> Result<AnyObject, Vec<F
         AnyObject::Cluster(cluster) => cluster::check(&cluster.spec),
     };
     if findings.is_empty() { Ok(object) } else { Err(findings) }
+}
+
+/// The parts of an object that nest too deeply.
+fn too_deep(fields: &Map<String, Value>) -> Vec<Finding> {
+    let deep =
+        fields.iter().map(|(name, value)| (name, 1 + depth(value))).filter(|(_, depth)| *depth > MAX_DEPTH);
+    let told = deep.map(|(name, depth)| {
+        Finding::new(
+            Path::default().key(name),
+            format!("nests {depth} levels deep; {MAX_DEPTH} is the most there may be"),
+        )
+    });
+    told.collect()
+}
+
+/// How deeply a value nests.
+pub(crate) fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn typed(kind: Kind, value: &mut Value) -> Result<AnyObject, serde_json::Error> {

@@ -5,10 +5,10 @@ use json_patch::{Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use crate::manifest::{MAX_DEPTH, depth};
 
-/// Of a JSON patch: no longer, no deeper, and what it copies no larger than an object may be.
+/// Of a JSON patch: no longer, and what it copies no larger than an object may be.
 const MAX_OPERATIONS: usize = 10_000;
-const MAX_DEPTH: usize = 128;
 const MAX_COPIED: usize = super::MAX_OBJECT;
 
 /// By what the entries of some lists are known, in a strategic merge patch. Other lists are replaced.
@@ -104,14 +104,6 @@ pub(super) fn json(document: &mut Value, patch: Value) -> Result<(), ApiError> {
 /// A patch that cannot be carried out.
 fn impossible(message: impl AsRef<str>) -> ApiError {
     ApiError::invalid_field("patch", message.as_ref())
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }
 
 /// About how many bytes a value takes.

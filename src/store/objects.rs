@@ -44,23 +44,33 @@ impl Tx<'_> {
         self.one("SELECT kind, metadata, spec, status FROM objects WHERE uid = ?1", params![uid.0.as_str()])
     }
 
-    /// All objects of a kind, by name.
+    /// All objects of a kind, by name. One that cannot be read is left out, and does not keep others from being seen.
     ///
     /// # Errors
     /// If the database fails.
     pub fn list(&self, kind: Kind) -> Result<Vec<AnyObject>, StoreError> {
-        let sql = "SELECT kind, metadata, spec, status FROM objects WHERE kind = ?1 ORDER BY namespace, name";
-        self.many(sql, params![kind.name()])
+        let sql = "SELECT kind, metadata, spec, status, namespace, name FROM objects WHERE kind = ?1
+                   ORDER BY namespace, name";
+        let read = self.many(sql, params![kind.name()])?.into_iter();
+        Ok(read
+            .filter_map(|(name, read)| {
+                read.inspect_err(
+                    |error| tracing::error!(kind = kind.name(), object = %name, %error, "left out of a list"),
+                )
+                .ok()
+            })
+            .collect())
     }
 
-    /// The jobs that refer to a cluster or whose bridge may be on it, by age.
+    /// The jobs that refer to a cluster or whose bridge may be on it, by age. All of them, or an error: to whoever plans
+    /// a job that is left out is one that is gone.
     pub(super) fn jobs_of(&self, cluster: &ObjectKey) -> Result<Vec<AnyObject>, StoreError> {
         // By the indexes of both: an OR of them, or that of the kind, would look at all jobs there are.
-        let sql = "SELECT kind, metadata, spec, status FROM objects
+        let sql = "SELECT kind, metadata, spec, status, namespace, name FROM objects
                    WHERE uid IN (SELECT uid FROM objects WHERE cluster = ?1
                                  UNION SELECT job FROM job_records WHERE bound = ?1)
                    AND +kind = 'AdaptDLJob' ORDER BY namespace, name";
-        self.many(sql, params![cluster.to_string()])
+        self.many(sql, params![cluster.to_string()])?.into_iter().map(|(_, read)| read).collect()
     }
 
     /// Makes an object what `wanted` says: its spec, labels and annotations; not where it comes from. With
@@ -323,10 +333,13 @@ impl Tx<'_> {
         self.sql.prepare_cached(sql)?.query_row(params, row_parts).optional()?.map(from_row).transpose()
     }
 
-    fn many(&self, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<AnyObject>, StoreError> {
+    fn many(&self, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<Named>, StoreError> {
         let mut statement = self.sql.prepare_cached(sql)?;
-        let rows = statement.query_map(params, row_parts)?.collect::<Result<Vec<_>, _>>()?;
-        rows.into_iter().map(from_row).collect()
+        let named = |row: &Row<'_>| {
+            Ok((ObjectKey::new(row.get::<_, String>(4)?, row.get::<_, String>(5)?), row_parts(row)?))
+        };
+        let rows = statement.query_map(params, named)?.collect::<Result<Vec<_>, _>>()?;
+        Ok(rows.into_iter().map(|(key, parts)| (key, from_row(parts))).collect())
     }
 }
 
@@ -342,6 +355,9 @@ pub(super) fn cluster_of(object: &AnyObject) -> Option<ObjectKey> {
 }
 
 type Parts = (String, String, String, String);
+
+/// An object that is stored, or why it cannot be read.
+type Named = (ObjectKey, Result<AnyObject, StoreError>);
 
 fn row_parts(row: &Row<'_>) -> rusqlite::Result<Parts> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))

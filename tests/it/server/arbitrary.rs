@@ -94,6 +94,11 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         (1..3000_usize).prop_map(|depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth)).into_bytes()),
         (1..3000_usize)
             .prop_map(|depth| format!("{}1{}", "{\"spec\":".repeat(depth), "}".repeat(depth)).into_bytes()),
+        (1..140_usize).prop_map(|depth| {
+            let mut object = waiting_job("a", "none");
+            object["spec"]["runtimeEnv"] = (0..depth).fold(json!(1), |inner, _| json!({"x": inner}));
+            object.to_string().into_bytes()
+        }),
         (1..30_usize).prop_map(|many| {
             let bomb =
                 (1..many).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}, *a{0}]\n", n - 1)).collect::<String>();
@@ -140,7 +145,9 @@ fn is_answer(
     let is_status = answer.body["kind"] == "Status" && answer.body["code"] == answer.code;
     prop_assert!(answer.code < 300 || is_status, "{answer:?}");
     // Whatever became of it is still one that can be read.
-    prop_assert_eq!(api.get(&address("adaptdljobs", "a")).code, 200);
+    for name in ["a", ""] {
+        prop_assert_eq!(api.get(&address("adaptdljobs", name)).code, 200);
+    }
     Ok(())
 }
 

@@ -81,3 +81,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_object_that_cannot_be_read_breaks_no_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    for name in ["c", "d", "e"] {
+        put(&store, cluster(name));
+    }
+    put(&store, job("j"));
+    drop(store);
+    let sql = Connection::open(directory.path().join("rayconcile.db")).unwrap();
+    sql.execute("UPDATE objects SET metadata = '{' WHERE name IN ('d', 'j')", []).unwrap();
+    drop(sql);
+    let store = Store::open(directory.path()).unwrap();
+    let listed = store.read_now(|tx| tx.list(Kind::RayCluster)).unwrap();
+    assert_eq!(listed.iter().map(|object| object.metadata().name.as_str()).collect::<Vec<_>>(), ["c", "e"]);
+    // To whoever plans a job that is left out would be one that is gone.
+    assert!(store.read_now(|tx| tx.domain(&ObjectKey::new("default", "c")).map(|_| ())).is_err());
+}
