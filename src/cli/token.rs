@@ -13,6 +13,9 @@ Roles:
   edit   also makes, changes and deletes objects
   admin  also gives out tokens, steers watched directories, gives up what cannot be reached
 
+Whoever may edit runs programs, for a job is one: on the machines of its cluster. Where
+clusters are local that is as the controller's user, who can read every token.
+
 Examples:
   rayconcile token create alice --role edit
   rayconcile token ls

@@ -234,7 +234,8 @@ async fn send_document(context: &Context, uid: &Uid, revision: u64) -> Result<()
             contents.map_err(|error| rejected(format!("cannot read package {}: {error}", path.display())))?;
         dashboard.ensure_package(&package::name(&digest.0), contents).await?;
     }
-    let mut rendered = document::render(told, uid, &job.metadata.key(), Timestamp::now())?;
+    let mut rendered =
+        document::render(told, uid, &job.metadata.key(), &context.directories, Timestamp::now())?;
     rendered["keepsake"] = serde_json::to_value(JobKeepsake::of(job, record)).unwrap_or_default();
     Ok(agent.put_job(uid, &rendered).await?)
 }

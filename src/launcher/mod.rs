@@ -44,7 +44,7 @@ pub async fn connect(address: &str) -> Result<(Dashboard, Auth), EffectError> {
              ~/.ray/auth_token"
         )));
     };
-    let token = look_up(&source)?.trim().to_owned();
+    let token = look_up(&source, None)?.trim().to_owned();
     let dashboard = Dashboard::new(address, Some(token))?;
     // A wrong one is told of now, and not in the middle.
     dashboard.version().await?;

@@ -10,19 +10,26 @@ use crate::api::document::{Desired, Document, GroupSpec, SlotSpec};
 use crate::api::ids::Uid;
 use crate::api::job::EnvVar;
 use crate::api::meta::ObjectKey;
+use crate::provider::Directories;
 
 /// Renders a document.
 ///
 /// # Errors
 /// If a value that the manifest names cannot be found.
-pub fn render(document: &Document, uid: &Uid, job: &ObjectKey, now: Timestamp) -> Result<Value, EffectError> {
+pub fn render(
+    document: &Document,
+    uid: &Uid,
+    job: &ObjectKey,
+    directories: &Directories,
+    now: Timestamp,
+) -> Result<Value, EffectError> {
     let slots: Map<String, Value> =
         document.slots.iter().map(|(id, slot)| (id.to_string(), render_slot(slot))).collect();
     let fence = document.fence_until.map_or(0, |until| until.duration_since(now).as_millis().max(0));
     Ok(json!({
         "revision": document.revision,
         "job": {"uid": uid, "namespace": job.namespace, "name": job.name},
-        "desired": render_desired(&document.desired)?,
+        "desired": render_desired(&document.desired, directories)?,
         "slots": slots,
         "checkpoint": {
             "timeoutMs": document.checkpoint_timeout.millis,
@@ -40,18 +47,19 @@ pub fn render(document: &Document, uid: &Uid, job: &ObjectKey, now: Timestamp) -
     }))
 }
 
-fn render_desired(desired: &Desired) -> Result<Value, EffectError> {
+fn render_desired(desired: &Desired, directories: &Directories) -> Result<Value, EffectError> {
     Ok(match desired {
         Desired::Stop { grace } => json!({"kind": "Stop", "graceMs": grace.millis}),
         Desired::Run { group, activate } => {
-            json!({"kind": "Run", "group": render_group(group)?, "activate": activate})
+            json!({"kind": "Run", "group": render_group(group, directories)?, "activate": activate})
         }
     })
 }
 
-fn render_group(group: &GroupSpec) -> Result<Value, EffectError> {
+fn render_group(group: &GroupSpec, directories: &Directories) -> Result<Value, EffectError> {
     let program = &group.program;
-    let env = program.env.iter().map(render_variable).collect::<Result<Vec<_>, _>>()?;
+    let env = program.env.iter().map(|variable| render_variable(variable, directories));
+    let env = env.collect::<Result<Vec<_>, _>>()?;
     Ok(json!({
         "number": group.number,
         "ranks": group.ranks,
@@ -64,10 +72,10 @@ fn render_group(group: &GroupSpec) -> Result<Value, EffectError> {
     }))
 }
 
-fn render_variable(variable: &EnvVar) -> Result<Value, EffectError> {
+fn render_variable(variable: &EnvVar, directories: &Directories) -> Result<Value, EffectError> {
     let value = match (&variable.value, &variable.value_from) {
         (Some(value), _) => value.clone(),
-        (None, Some(source)) => look_up(source)?,
+        (None, Some(source)) => look_up(source, Some(directories))?,
         (None, None) => String::new(),
     };
     Ok(json!({"name": variable.name, "value": value}))
