@@ -29,6 +29,7 @@ mod admit;
 mod aws;
 mod brackets;
 mod cluster;
+mod count;
 mod finding;
 mod foreign;
 mod job;

@@ -2,7 +2,7 @@
 //!
 //! saphyr says where things stand, serde_yaml what they are. Neither is given what it could choke on: saphyr
 //! never sees an alias, so it expands none, and nothing that is nested too deeply for its recursion;
-//! serde_yaml, which counts what aliases expand to, sees only what saphyr could read.
+//! serde_yaml sees only what saphyr could read, and what its aliases expand to was counted before it is made.
 //!
 //! Anchors, aliases and merge keys (`<<`) are allowed; tags are not, nor are keys other than strings.
 
@@ -16,6 +16,7 @@ use serde_json::{Map, Number, Value};
 use serde_yaml::Value as Yaml;
 
 use super::brackets::lift;
+use super::count::Room;
 use super::finding::Finding;
 use super::path::Path;
 use super::place::{Inner, Origin, Place};
@@ -36,6 +37,13 @@ const ALIAS: char = '\u{e000}';
 /// on.
 const COPIES: RangeInclusive<char> = '\u{e001}'..='\u{e010}';
 
+/// What the aliases of a text expand to may be so many values more than it has letters.
+const MAX_EXPANDED: usize = 200_000;
+/// So complains serde_yaml, when it is much more.
+const TOO_MUCH: &str = "repetition limit";
+
+/// A text is read again, for what saphyr stumbles over and others do not, as long as no more letters are read so.
+const MAX_REREAD: usize = 4 << 20;
 /// A bracket that is indented too little is moved so often.
 const MAX_LIFTS: usize = 64;
 
@@ -69,6 +77,9 @@ pub(super) fn parse(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
 fn documents(source: &Arc<Source>) -> (Vec<Document>, Vec<Problem>) {
     let text = source.text.as_str();
     let offsets = Offsets::of(text);
+    if let Some(problem) = too_much(source) {
+        return (Vec::new(), vec![problem]);
+    }
     let trees = match trees(text) {
         Ok(trees) => trees,
         Err(error) => {
@@ -131,14 +142,30 @@ fn too_deep(source: &Arc<Source>) -> Option<Problem> {
     None
 }
 
+/// Refuses aliases that expand to much. What else is wrong is found later, and said better.
+fn too_much(source: &Arc<Source>) -> Option<Problem> {
+    let text = source.text.as_str();
+    if !(text.contains('&') && text.contains('*')) {
+        return None;
+    }
+    // There are fewer values than letters where there are no aliases.
+    let room = Room::of(text.len() + MAX_EXPANDED);
+    let error = serde_yaml::Deserializer::from_str(text).find_map(|document| room.take(document).err())?;
+    let at = error.location().map_or(0, |location| location.index());
+    room.is_over().then(|| syntax::problem(source, at, TOO_MUCH))
+}
+
 /// saphyr's trees of the text's documents, without its aliases.
 fn trees(text: &str) -> Result<Vec<MarkedYaml<'static>>, ScanError> {
     let mut chars: Vec<char> = text.chars().map(|c| if c == '*' { ALIAS } else { c }).collect();
     let (mut copies, mut lifts) = (COPIES, MAX_LIFTS);
+    let mut left = MAX_REREAD;
     loop {
         let error = match MarkedYaml::load_from_iter(chars.clone().into_iter()) {
+            Err(error) if left < chars.len() => return Err(error),
             Err(error) if error.info() == "duplicated key in mapping" => error,
             Err(error) if error.info() == "invalid indentation" && lifts > 0 => {
+                left -= chars.len();
                 lifts -= 1;
                 if lift(&mut chars, error.marker().index()) {
                     continue;
@@ -147,6 +174,8 @@ fn trees(text: &str) -> Result<Vec<MarkedYaml<'static>>, ScanError> {
             }
             result => return result,
         };
+        // That a key is here twice is an error however it is told: to tell of several is worth a little only.
+        left = left.saturating_sub(8 * chars.len());
         let start = error.marker().index();
         let quoted = matches!(chars.get(start), Some('"' | '\''));
         match (chars.get_mut(start + usize::from(quoted)), copies.next()) {

@@ -56,6 +56,28 @@ fn alias_bombs_do_not_go_off() {
 }
 
 #[test]
+fn aliases_that_make_much_of_little_are_refused() {
+    let row = |name: &str, item: &str, many| format!("{name}: &{name} [{}]\n", vec![item; many].join(", "));
+    let long = format!("a: &a {}\n", "x".repeat(100_000));
+    for text in [
+        row("a", "1", 6000) + &row("b", "*a", 6000),
+        long + &row("b", "*a", 6000),
+        (row("a", "1", 400) + &row("b", "*a", 400) + "---\n").repeat(100),
+        format!("a: &a {{{}}}\n", (0..600).map(|n| format!("k{n}: 1, ")).collect::<String>())
+            + &format!("b: [{}]\n", "{<<: *a}, ".repeat(600)),
+    ] {
+        let started = Instant::now();
+        assert!(told(&text).contains("has aliases that repeat too much"));
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    }
+    // What is no more than its length is no trouble.
+    let text = row("a", "1", 100) + &row("b", "*a", 100);
+    assert!(!told(&text).contains("repeat too much"));
+    let twice = (0..16).map(|n| format!("k{n}: 1\nk{n}: 2\n")).collect::<String>() + &"# x\n".repeat(500_000);
+    assert!(told(&twice).contains("here twice"));
+}
+
+#[test]
 fn enormous_keys_and_numbers_are_told_of_in_short() {
     let job = "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {name: x}\nspec:\n";
     let old = "apiVersion: adaptdl.petuum.com/v1\nkind: AdaptDLJob\nmetadata: {name: x}\nspec:\n";
