@@ -4,11 +4,12 @@
 //! one of three roles; of them only digests are kept.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, MatchedPath, Path, Request, State};
+use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
@@ -18,9 +19,12 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::Api;
-use super::audit::Entry;
+use super::audit::{About, Entry};
 use super::body::Sent;
+use super::connections::Stranger;
 use super::error::ApiError;
+use super::rights::needed;
+use super::stream::Stream;
 use crate::api::ids::Digest;
 use crate::api::meta::name_problem;
 use crate::api::token::{NewToken, Role, TokenView};
@@ -49,30 +53,24 @@ impl Caller {
 }
 
 /// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct From(pub(super) SocketAddr);
+#[derive(Clone, Debug)]
+pub(super) struct From {
+    pub(super) address: SocketAddr,
+    /// The place that its connection has until a token is shown on it.
+    pub(super) stranger: Arc<Stranger>,
+}
 
 /// Lets in who has a token, for what its role allows, and has writes noted down.
-pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+pub(super) async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
     let entry = Entry::of(&request);
-    let (caller, response) = match authenticate(&api, bearer(&request)).await {
+    let token = bearer(&request);
+    let (caller, response) = match authenticate(&api, token.as_deref()).await {
         Ok(caller) => {
-            let path = request.uri().path();
-            let needed = needed(request.method(), path);
-            let impersonates = request.headers().contains_key("impersonate-user");
-            let response = match caller.must_be(needed, &what(request.method(), path)) {
-                // To go on as oneself would be to do more than was asked for.
-                Ok(()) if impersonates => {
-                    ApiError::forbidden("nobody is impersonated here; use a token of that role")
-                        .into_response()
-                }
-                Ok(()) => {
-                    request.extensions_mut().insert(caller.clone());
-                    next.run(request).await
-                }
-                Err(refusal) => refusal.into_response(),
-            };
-            (Some(caller), response)
+            if let Some(From { stranger, .. }) = request.extensions().get() {
+                stranger.is_known();
+            }
+            let response = answer(&api, &caller, token.as_deref(), request, next).await;
+            (Some(caller), response.unwrap_or_else(ApiError::into_response))
         }
         Err(refusal) => (None, refusal.into_response()),
     };
@@ -80,6 +78,38 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
         api.audit.note(entry.answered(caller.as_ref(), &response)).await;
     }
     response
+}
+
+/// Answers somebody who is known, if the role allows what is asked.
+async fn answer(
+    api: &Api,
+    caller: &Caller,
+    token: Option<&str>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let what = format!("{} {}", request.method(), request.uri().path());
+    caller.must_be(needed(request.method(), route(&request)), &what)?;
+    // To go on as oneself would be to do more than was asked for.
+    if request.headers().keys().any(|name| name.as_str().starts_with("impersonate-")) {
+        return Err(ApiError::forbidden("nobody is impersonated here; use a token of that role"));
+    }
+    request.extensions_mut().insert(caller.clone());
+    let response = next.run(request).await;
+    if let Some(stream) = response.extensions().get::<Stream>() {
+        api.streams.begin(&caller.name, stream)?;
+        // It may have been taken back in the meantime, when this was none of its streams yet.
+        if let Err(refusal) = authenticate(api, token).await {
+            stream.end();
+            return Err(refusal);
+        }
+    }
+    Ok(response)
+}
+
+/// The route that was found for a request; nothing if there is none.
+pub(super) fn route(request: &Request) -> &str {
+    request.extensions().get().map_or("", MatchedPath::as_str)
 }
 
 /// The token that a request has.
@@ -90,49 +120,23 @@ fn bearer(request: &Request) -> Option<String> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
 }
 
-async fn authenticate(api: &Api, token: Option<String>) -> Result<Caller, ApiError> {
+async fn authenticate(api: &Api, token: Option<&str>) -> Result<Caller, ApiError> {
     let token = token.ok_or_else(ApiError::unauthorized)?;
     if equal(token.as_bytes(), api.token.as_bytes()) {
         return Ok(Caller { name: OWNER.to_owned(), role: Role::Admin });
     }
-    let digest = digest(&token);
+    let digest = digest(token);
     let known = api.store.read(move |tx| tx.token_of(&digest)).await?;
     known.map(|TokenView { name, role, .. }| Caller { name, role }).ok_or_else(ApiError::unauthorized)
 }
 
-fn digest(token: &str) -> Digest {
+pub(super) fn digest(token: &str) -> Digest {
     Digest(Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Compares without telling by the time it takes how much was right.
 fn equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
-}
-
-/// Whether a request only asks, though it does so by making an object.
-pub(super) fn is_question(path: &str) -> bool {
-    let asks =
-        ["/apis/authorization.k8s.io/", "/apis/authentication.k8s.io/", "/apis/rayconcile.dev/v1/plan"];
-    asks.iter().any(|beginning| path.starts_with(beginning))
-}
-
-/// The role that a request needs.
-fn needed(method: &Method, path: &str) -> Role {
-    let ours = path.strip_prefix("/apis/rayconcile.dev/v1/").unwrap_or_default();
-    let first = ours.split('/').next().unwrap_or_default();
-    if first == "tokens" {
-        return Role::Admin;
-    }
-    match *method {
-        Method::GET | Method::HEAD | Method::OPTIONS => Role::View,
-        _ if is_question(path) => Role::View,
-        _ if first == "sources" => Role::Admin,
-        _ => Role::Edit,
-    }
-}
-
-fn what(method: &Method, path: &str) -> String {
-    format!("{method} {path}")
 }
 
 /// What is asked of a new token.
@@ -159,7 +163,8 @@ pub(super) async fn create_token(State(api): State<Api>, Sent(wish): Sent) -> Re
         let message = format!("there is a token {} already; revoke it first", view.name);
         return Err(ApiError::already_exists(message));
     }
-    Ok((StatusCode::CREATED, Json(NewToken { view, token })).into_response())
+    let about = Extension(About::of(format!("token {}, role {}", view.name, view.role)));
+    Ok((StatusCode::CREATED, about, Json(NewToken { view, token })).into_response())
 }
 
 /// What is known of the tokens.
@@ -168,7 +173,7 @@ pub(super) async fn tokens(State(api): State<Api>) -> Result<Response, ApiError>
     Ok(Json(json!({"items": tokens})).into_response())
 }
 
-/// Takes a token back: it opens nothing any more.
+/// Takes a token back: it opens nothing any more, and what it watches ends.
 pub(super) async fn revoke_token(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -177,7 +182,9 @@ pub(super) async fn revoke_token(
     if !api.store.write(move |tx| tx.remove_token(&wanted)).await? {
         return Err(ApiError::not_found(format!("there is no token {name}")));
     }
-    Ok(Json(json!({"apiVersion": "v1", "kind": "Status", "status": "Success"})).into_response())
+    api.streams.end(&name);
+    let about = Extension(About::of(format!("token {name}")));
+    Ok((about, Json(json!({"apiVersion": "v1", "kind": "Status", "status": "Success"}))).into_response())
 }
 
 /// `kubectl auth can-i`: whether who asks may do something.
@@ -271,26 +278,6 @@ pub(super) async fn subject_review(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_address_needs_a_role() {
-        let ours = |rest: &str| format!("/apis/rayconcile.dev/v1/{rest}");
-        for (method, path, role) in [
-            (Method::GET, ours("namespaces/a/adaptdljobs/j"), Role::View),
-            (Method::GET, ours("sources"), Role::View),
-            (Method::GET, ours("tokens"), Role::Admin),
-            (Method::POST, ours("tokens"), Role::Admin),
-            (Method::DELETE, ours("tokens/x"), Role::Admin),
-            (Method::POST, ours("sources/x/confirm"), Role::Admin),
-            (Method::PATCH, ours("namespaces/a/adaptdljobs/j"), Role::Edit),
-            (Method::PUT, ours("packages/x"), Role::Edit),
-            (Method::DELETE, ours("namespaces/tokens/adaptdljobs/j"), Role::Edit),
-            (Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned(), Role::View),
-            (Method::POST, "/elsewhere".to_owned(), Role::Edit),
-        ] {
-            assert_eq!(needed(&method, &path), role, "{method} {path}");
-        }
-    }
 
     #[test]
     fn what_may_be_done_depends_on_the_role_and_on_what_there_is() {

@@ -1,4 +1,6 @@
 //! Who changed what, and who tried: a line of JSON for each request that writes. Never a body, never a token.
+//!
+//! Who has no token is in a file apart: however many tries there are, they push out nothing of what was done.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,22 +15,32 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::access::{Caller, From, is_question};
+use super::access::{Caller, From, route};
+use super::rights::is_question;
 use crate::api::meta::ObjectKey;
 
 /// When a file is full.
 const FILE_BYTES: u64 = 16 << 20;
 /// How many full files are kept.
 const FILES: u32 = 4;
+/// How many of them of strangers.
+const STRANGERS_FILES: u32 = 1;
 /// Nobody's name, address or program needs to be longer.
 const LONGEST: usize = 512;
 
 /// The log of writes.
 #[derive(Clone)]
 pub(super) struct Audit {
-    path: Arc<PathBuf>,
-    file: Arc<Mutex<Option<File>>>,
+    known: Arc<Log>,
+    strangers: Arc<Log>,
+}
+
+/// A file that is put aside when it is full.
+struct Log {
+    path: PathBuf,
+    file: Mutex<Option<File>>,
     largest: u64,
+    kept: u32,
 }
 
 /// What was asked for.
@@ -45,24 +57,43 @@ pub(super) struct Entry {
     /// What was made, where the address does not say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<String>,
-    dry_run: bool,
+    /// What was done, where neither says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what: Option<String>,
+    /// Whether it was only tried, as whoever carried it out says. Of what was refused it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
     code: u16,
 }
 
-/// What the address of a request does not say: which object was made, whether it was only tried.
-#[derive(Clone)]
+/// What the address of a request does not say: what was done, and whether it was only tried. Whatever writes says it.
+#[derive(Clone, Default)]
 pub(super) struct About {
     /// The object.
-    pub(super) key: ObjectKey,
+    pub(super) key: Option<ObjectKey>,
+    /// In words. Never a secret.
+    pub(super) what: Option<String>,
     /// Whether nothing was to be changed.
     pub(super) dry_run: bool,
+}
+
+impl About {
+    /// About an object.
+    pub(super) fn object(key: ObjectKey, dry_run: bool) -> Self {
+        Self { key: Some(key), what: None, dry_run }
+    }
+
+    /// About what is no object.
+    pub(super) fn of(what: String) -> Self {
+        Self { what: Some(what), ..Self::default() }
+    }
 }
 
 impl Entry {
     /// What is to be noted of a request; nothing of one that only asks.
     pub(super) fn of(request: &Request) -> Option<Self> {
         let verb = match *request.method() {
-            Method::GET | Method::HEAD | Method::OPTIONS => return None,
+            _ if is_question(request.method(), route(request)) => return None,
             Method::POST => "create",
             Method::PUT => "update",
             Method::PATCH => "patch",
@@ -70,20 +101,17 @@ impl Entry {
             _ => "other",
         };
         let path = request.uri().path();
-        if is_question(path) {
-            return None;
-        }
         let client = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-        let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
         Some(Self {
             time: Timestamp::now(),
             who: None,
-            source: request.extensions().get::<From>().map(|From(address)| address.to_string()),
+            source: request.extensions().get::<From>().map(|from| from.address.to_string()),
             client: client.map(short),
             verb,
             path: short(path),
             object: None,
-            dry_run: request.uri().query().is_some_and(|query| query.contains("dryRun=All")),
+            what: None,
+            dry_run: None,
             code: 0,
         })
     }
@@ -93,29 +121,42 @@ impl Entry {
     /// The same, with who asked and what came of it.
     pub(super) fn answered(mut self, caller: Option<&Caller>, response: &Response) -> Self {
         self.who = caller.map(|caller| caller.name.clone());
-        if let Some(About { key, dry_run }) = response.extensions().get() {
-            self.object = Some(key.to_string());
-            self.dry_run |= dry_run;
+        if let Some(About { key, what, dry_run }) = response.extensions().get() {
+            self.object = key.as_ref().map(ToString::to_string);
+            self.what = what.as_deref().map(short);
+            self.dry_run = Some(*dry_run);
         }
         self.code = response.status().as_u16();
         self
     }
 }
 
+fn short(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
 impl Audit {
     /// The log in a state directory.
     pub(super) fn new(state: &Path) -> Self {
-        let path = Arc::new(state.join("audit.log"));
-        Self { path, file: Arc::default(), largest: FILE_BYTES }
+        let log = |name: &str, kept| Arc::new(Log::new(state.join(name), kept));
+        Self { known: log("audit.log", FILES), strangers: log("audit-strangers.log", STRANGERS_FILES) }
     }
 
     /// Notes what came of a request.
     pub(super) async fn note(&self, entry: Entry) {
-        let audit = self.clone();
-        let written = tokio::task::spawn_blocking(move || audit.write(&entry)).await;
-        if let Ok(Err(error)) = written {
-            tracing::error!(path = %self.path.display(), %error, "cannot note a write in the audit log");
-        }
+        let log = Arc::clone(if entry.who.is_some() { &self.known } else { &self.strangers });
+        let written = tokio::task::spawn_blocking(move || {
+            log.write(&entry).inspect_err(|error| {
+                tracing::error!(path = %log.path.display(), %error, "cannot note a write in the audit log");
+            })
+        });
+        drop(written.await);
+    }
+}
+
+impl Log {
+    fn new(path: PathBuf, kept: u32) -> Self {
+        Self { path, file: Mutex::default(), largest: FILE_BYTES, kept }
     }
 
     fn write(&self, entry: &Entry) -> std::io::Result<()> {
@@ -133,20 +174,20 @@ impl Audit {
             *file = None;
         }
         if file.is_none() {
-            *file = Some(File::options().create(true).append(true).mode(0o600).open(&*self.path)?);
+            *file = Some(File::options().create(true).append(true).mode(0o600).open(&self.path)?);
         }
         file.as_mut().map_or(Ok(()), |file| file.write_all(&line))
     }
 
     fn rotate(&self) -> std::io::Result<()> {
         let numbered = |number: u32| self.path.with_extension(format!("log.{number}"));
-        for number in (1..FILES).rev() {
+        for number in (1..self.kept).rev() {
             match fs::rename(numbered(number), numbered(number + 1)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        fs::rename(&*self.path, numbered(1))
+        fs::rename(&self.path, numbered(1))
     }
 }
 
@@ -158,9 +199,10 @@ mod tests {
     #[test]
     fn full_files_are_put_aside_and_the_oldest_goes() {
         let directory = tempfile::tempdir().unwrap();
-        let audit = Audit { largest: 400, ..Audit::new(directory.path()) };
+        let audit = Log { largest: 400, ..Log::new(directory.path().join("audit.log"), FILES) };
         for number in 0..50 {
-            let request = Request::post(format!("/a/{number}?dryRun=All")).body(axum::body::Body::empty());
+            let request =
+                Request::post(format!("/a/{number}?fieldManager=dryRun=All")).body(axum::body::Body::empty());
             audit.write(&Entry::of(&request.unwrap()).unwrap()).unwrap();
         }
         let mut names: Vec<String> = fs::read_dir(directory.path())
@@ -170,6 +212,6 @@ mod tests {
         names.sort();
         assert_eq!(names, ["audit.log", "audit.log.1", "audit.log.2", "audit.log.3", "audit.log.4"]);
         let newest = fs::read_to_string(directory.path().join("audit.log")).unwrap();
-        assert!(newest.contains("\"path\":\"/a/49\"") && newest.contains("\"dryRun\":true"), "{newest}");
+        assert!(newest.contains("\"path\":\"/a/49\"") && !newest.contains("dryRun\":"), "{newest}");
     }
 }

@@ -6,9 +6,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 
-use super::access::is_question;
+use super::access::route;
 use super::error::ApiError;
 use super::review_proto;
+use super::rights::is_question;
 use crate::manifest;
 
 /// A value that was sent. Who does not say what it is sends JSON.
@@ -23,7 +24,9 @@ impl<S: Send + Sync> FromRequest<S> for Sent {
         let read: fn(&Bytes) -> Result<Value, ApiError> = match given.as_str() {
             "" | "application/json" => json,
             "application/yaml" => yaml,
-            "application/vnd.kubernetes.protobuf" if is_question(request.uri().path()) => protobuf,
+            "application/vnd.kubernetes.protobuf" if is_question(request.method(), route(&request)) => {
+                protobuf
+            }
             other => {
                 let message = format!("what is sent is application/json or application/yaml, not {other}");
                 return Err(ApiError::unsupported(message).into_response());

@@ -21,6 +21,7 @@ use crate::api::meta::{FORCE_DELETE, ObjectKey};
 use crate::api::object::{AnyObject, Kind};
 use crate::api::token::Role;
 use crate::api::units::Span;
+use crate::api::words::count;
 use crate::store::{StoreError, Tx};
 
 /// How long anything may take to end: a week.
@@ -143,7 +144,7 @@ pub(super) async fn delete(
     let work = move |tx: &Tx<'_>| order.carry_out(tx, kind, &wanted);
     let deleted = if dry_run { api.store.rehearse(work).await } else { api.store.write(work).await };
     let object = deleted??;
-    Ok((Extension(About { key, dry_run }), Json(object.to_json())).into_response())
+    Ok((Extension(About::object(key, dry_run)), Json(object.to_json())).into_response())
 }
 
 /// Asks all objects to go that are selected.
@@ -172,5 +173,15 @@ pub(super) async fn delete_collection(
     let deleted = if dry_run { api.store.rehearse(work).await } else { api.store.write(work).await };
     let (items, version) = deleted??;
     let metadata = json!({"resourceVersion": version.to_string()});
-    Ok(Json(Form::Whole.list(Resource::of(kind), items, metadata)).into_response())
+    let about = About { what: Some(told(&query, &items)), dry_run, ..About::default() };
+    Ok((Extension(about), Json(Form::Whole.list(Resource::of(kind), items, metadata))).into_response())
+}
+
+/// What was selected, how many objects that is, and which, as far as there is room.
+fn told(query: &ChangeQuery, items: &[Value]) -> String {
+    let selectors = [("labels", &query.label_selector), ("fields", &query.field_selector)];
+    let selectors =
+        selectors.iter().filter_map(|(what, selector)| Some(format!("{what} {}; ", selector.as_ref()?)));
+    let names: Vec<&str> = items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
+    format!("{}{}: {}", selectors.collect::<String>(), count(names.len(), "object"), names.join(", "))
 }

@@ -110,6 +110,10 @@ impl ApiError {
         Self { causes: vec![cause], ..Self::new(StatusCode::GATEWAY_TIMEOUT, message) }
     }
 
+    pub(super) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+    }
+
     pub(super) fn expired(message: &str) -> Self {
         Self::new(StatusCode::GONE, format!("{message}; list again"))
     }
@@ -162,6 +166,7 @@ fn reason(status: StatusCode) -> &'static str {
         StatusCode::CONFLICT => "Conflict",
         StatusCode::GONE => "Expired",
         StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
+        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "UnsupportedMediaType",
         StatusCode::UNPROCESSABLE_ENTITY => "Invalid",
         StatusCode::GATEWAY_TIMEOUT => "Timeout",

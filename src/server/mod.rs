@@ -33,6 +33,7 @@ mod plan;
 mod query;
 mod resource;
 mod review_proto;
+mod rights;
 mod scale;
 mod selector;
 mod sources;
@@ -65,6 +66,7 @@ use audit::Audit;
 use error::{ApiError, as_status};
 use pages::Pages;
 pub use plan::Question;
+use stream::Streams;
 pub use tls::Tls;
 
 /// A package of the largest size that Ray takes.
@@ -126,6 +128,7 @@ struct Api {
     planner: Option<mpsc::Sender<Question>>,
     audit: Audit,
     pages: Pages,
+    streams: Streams,
     stop: CancellationToken,
 }
 
@@ -199,7 +202,17 @@ impl Server {
         replace(&state.join(ENDPOINT), &text)?;
         let (audit, pages) = (Audit::new(state), Pages::default());
         let (state, token) = (Arc::new(state.to_owned()), Arc::new(token));
-        let api = Api { store, state, token, sources, planner: None, audit, pages, stop };
+        let api = Api {
+            store,
+            state,
+            token,
+            sources,
+            planner: None,
+            audit,
+            pages,
+            streams: Streams::default(),
+            stop,
+        };
         Ok(Self { listener, tls, plain, api, endpoint })
     }
 
@@ -311,9 +324,7 @@ fn kubernetes_routes() -> Router<Api> {
         .route("/openapi/v2", get(openapi::v2))
         .route("/openapi/v3", get(openapi::v3))
         .route("/openapi/v3/apis/{group}/{version}", get(openapi::v3_group))
-        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(access::access_review))
-        .route("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", post(access::rules_review))
-        .route("/apis/authentication.k8s.io/v1/selfsubjectreviews", post(access::subject_review))
+        .merge(reviews())
         .route("/api/v1/events", get(events::list_all).fallback(kubernetes::read_only))
         .route("/api/v1/namespaces/{namespace}/events", get(events::list).fallback(kubernetes::read_only))
         .route(
@@ -331,6 +342,14 @@ fn kubernetes_routes() -> Router<Api> {
             get(kubernetes::get_in).fallback(kubernetes::read_only),
         )
         .route("/api/v1/namespaces/{namespace}/pods/{name}/log", get(logs::of_pod))
+}
+
+/// Who may do what.
+fn reviews() -> Router<Api> {
+    Router::new()
+        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(access::access_review))
+        .route("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", post(access::rules_review))
+        .route("/apis/authentication.k8s.io/v1/selfsubjectreviews", post(access::subject_review))
 }
 
 /// The API's token, made when it is first asked for.

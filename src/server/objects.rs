@@ -215,6 +215,6 @@ pub(super) async fn write(
         Applied::Configured => "configured",
         Applied::Unchanged => "unchanged",
     };
-    let about = Extension(About { key: object.key(), dry_run });
+    let about = Extension(About::object(object.key(), dry_run));
     Ok((status, [("x-applied", word)], about, Json(object.to_json())).into_response())
 }

@@ -119,7 +119,7 @@ async fn write(
     let outcome = if dry_run { api.store.rehearse(work).await } else { api.store.write(work).await };
     match outcome?? {
         (_, AnyObject::Job(job)) => {
-            Ok((Extension(About { key, dry_run }), Json(scale(&job))).into_response())
+            Ok((Extension(About::object(key, dry_run)), Json(scale(&job))).into_response())
         }
         _ => Err(ApiError::no_such_address()),
     }

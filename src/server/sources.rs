@@ -1,11 +1,12 @@
 //! Where objects come from: how those directories and repositories are, and what can be asked of them.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 
 use super::Api;
+use super::audit::About;
 use super::error::ApiError;
 use crate::api::source::SourceRequest;
 use crate::gitops::Refusal;
@@ -20,9 +21,13 @@ pub(super) async fn ask(
     State(api): State<Api>,
     Json(request): Json<SourceRequest>,
 ) -> Result<Response, ApiError> {
+    let SourceRequest { source, action, digest } = &request;
+    let action = json!(action);
+    let set = digest.as_ref().map(|digest| format!(" of {digest}")).unwrap_or_default();
+    let what = format!("source {source}: {}{set}", action.as_str().unwrap_or_default());
     let status = api.sources.ask(request).await.map_err(|refusal| match refusal {
         Refusal::Unknown(_) => ApiError::not_found(refusal.to_string()),
         Refusal::Conflict(message) => ApiError::conflict(message),
     })?;
-    Ok(Json(status).into_response())
+    Ok((Extension(About::of(what)), Json(status)).into_response())
 }

@@ -343,6 +343,15 @@ impl Watch<'_> {
         }
     }
 
+    /// What else is told until the watch is ended.
+    pub(crate) fn rest(&mut self) -> Vec<Value> {
+        while let Some(chunk) = self.api.runtime.block_on(self.response.chunk()).unwrap() {
+            self.buffer.extend(chunk);
+        }
+        let lines = self.buffer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    }
+
     /// The next change: its type, and the name of the object.
     pub(crate) fn change(&mut self) -> (String, String) {
         let line = self.next();

@@ -46,6 +46,9 @@ fn each_role_may_do_what_it_is_for_and_no_more() {
         "create --raw /apis/rayconcile.dev/v1/tokens -f /dev/null",
         "get --raw /apis/rayconcile.dev/v1/tokens",
         "apply --dry-run=server --validate=false -f changed.yaml",
+        "create --raw /apis/rayconcile.dev/v1/sources -f changed.yaml",
+        "replace --raw /apis/rayconcile.dev/v1/packages/0 -f changed.yaml",
+        "delete --raw /apis/rayconcile.dev/v1/tokens/view",
     ] {
         kube.write("changed.yaml", &NIGHT.replace("maxReplicas: 4", "maxReplicas: 9"));
         kube.write("new.yaml", &NIGHT.replace("name: night", "name: new"));
@@ -55,6 +58,22 @@ fn each_role_may_do_what_it_is_for_and_no_more() {
             "{attempt}: {refused}"
         );
     }
+    // To ask what would be has no file read, and nothing packed.
+    let token = kube.path("state/api-token");
+    let job = serde_json::json!({
+        "apiVersion": "rayconcile.dev/v1", "kind": "AdaptDLJob", "metadata": {"name": "new"},
+        "spec": {"command": ["true"], "workingDir": "/usr/share/doc/bash", "runtimeEnv": {"pip": token}},
+    });
+    kube.write("plan.json", &serde_json::json!({"objects": [job]}).to_string());
+    kube.write("new.json", &job.to_string());
+    for attempt in [
+        format!("{view} create --raw /apis/rayconcile.dev/v1/plan -f plan.json"),
+        format!("{edit} apply -f new.json"),
+    ] {
+        let refused = kube.refused(&attempt);
+        assert!(refused.contains("`rayconcile apply` packs it"), "{attempt}: {refused}");
+    }
+    assert!(!kube.path("state/packages").exists());
     let after = kube.json("get job night");
     assert_eq!(
         (&after["spec"], &after["metadata"]["labels"]),
@@ -143,7 +162,11 @@ fn who_has_no_token_learns_that_it_is_there_and_nothing_else() {
         "/apis/rayconcile.dev/v1/adaptdljobs",
         "/apis/rayconcile.dev/v1/sources",
         "/apis/rayconcile.dev/v1/tokens",
+        "/apis/rayconcile.dev/v1/plan",
+        "/apis/rayconcile.dev/v1/packages/0",
         "/apis/rayconcile.dev/v1/namespaces/default/adaptdljobs/night/scale",
+        "/apis/rayconcile.dev/v1/namespaces/default/adaptdljobs/night/log",
+        "/apis/rayconcile.dev/v1/namespaces/default/adaptdljobs/night/checkpoints",
         "/api/v1/namespaces/default/pods/night-0/log",
     ] {
         let answer = stranger.get(path);

@@ -5,17 +5,29 @@ use serde_json::{Value, json};
 use crate::world::{Answer, Api, World, address, suspended_cluster};
 
 mod arbitrary;
+mod audit;
 mod hostile;
 mod kubernetes;
+mod limits;
 mod objects;
 mod refusals;
 mod watching;
+
+/// Where tokens are made.
+const TOKENS: &str = "/apis/rayconcile.dev/v1/tokens";
 
 /// Creates a suspended cluster.
 fn create(api: &Api, name: &str) -> Value {
     let answer = api.put(reqwest::Method::POST, &address("rayclusters", ""), &suspended_cluster(name));
     assert_eq!(answer.code, 201, "{answer:?}");
     answer.body
+}
+
+/// The API for somebody with a token of a role, by the role's name.
+fn somebody(api: &Api, role: &str) -> Api {
+    let made = api.put(reqwest::Method::POST, TOKENS, &json!({"name": role, "role": role}));
+    assert_eq!(made.code, 201, "{made:?}");
+    api.with_token(made.body["token"].as_str().unwrap())
 }
 
 /// Waits until the controller has said all it has to say of a suspended cluster, and gives it.
