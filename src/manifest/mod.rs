@@ -49,6 +49,7 @@ mod syntax;
 mod words;
 mod yaml;
 
+pub(crate) use count::Room;
 pub(crate) use object::{MAX_DEPTH, depth};
 
 pub use foreign::{Foreign, Ours, Part};

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::review_proto;
 use super::rights::is_question;
 use crate::manifest;
+use crate::store::blocking;
 
 /// A value that was sent. Who does not say what it is sends JSON.
 pub(super) struct Sent(pub(super) Value);
@@ -34,7 +35,8 @@ impl<S: Send + Sync> FromRequest<S> for Sent {
         };
         let bytes =
             Bytes::from_request(request, state).await.map_err(axum::response::IntoResponse::into_response)?;
-        read(&bytes).map(Self).map_err(axum::response::IntoResponse::into_response)
+        // Some of it takes its time.
+        blocking(move || read(&bytes)).await.map(Self).map_err(axum::response::IntoResponse::into_response)
     }
 }
 

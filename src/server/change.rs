@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::MAX_OBJECT;
 use super::access::Caller;
 use super::error::ApiError;
 use super::ownership::Owners;
@@ -73,6 +74,9 @@ pub(super) fn change(
     owners.update(&writer.manager, &document(stored.as_ref()), &object.to_json(), sent);
     let now = Timestamp::now();
     object.metadata_mut().managed_fields = owners.entries(now);
+    if let Some(error) = too_large(&object) {
+        return Ok(Err(error));
+    }
     tx.apply(object, condition.version(), new_uid(), now).map(Ok)
 }
 
@@ -120,7 +124,17 @@ pub(super) fn apply(
     owners.apply(&writer.manager, &before, &after, wanted);
     let now = Timestamp::now();
     object.metadata_mut().managed_fields = owners.entries(now);
+    if let Some(error) = too_large(&object) {
+        return Ok(Err(error));
+    }
     tx.apply(object, condition.version(), new_uid(), now).map(Ok)
+}
+
+/// Refuses an object that has become larger than it could be sent: many small changes can make a large one.
+fn too_large(object: &AnyObject) -> Option<ApiError> {
+    let size = object.to_json().to_string().len();
+    let message = || format!("the object would have {size} bytes, and {MAX_OBJECT} is the most there may be");
+    (size > MAX_OBJECT).then(|| ApiError::too_large(message()))
 }
 
 fn new_uid() -> Uid {

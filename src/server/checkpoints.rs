@@ -1,21 +1,27 @@
 //! Checkpoints that are here, and packages that come in.
 
-use axum::Json;
-use axum::body::{Body, Bytes};
+use std::io;
+
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use futures_util::StreamExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
-use super::Api;
+use super::audit::About;
 use super::error::ApiError;
 use super::logs::find;
+use super::{Api, MAX_PACKAGE};
 use crate::api::ids::{CheckpointId, Digest};
 use crate::api::meta::ObjectKey;
 use crate::api::record::CheckpointRecord;
 use crate::manifest::keep_package;
+use crate::store::blocking;
 use crate::store::places::{Place, PlaceError};
 
 async fn checkpoints(api: &Api, key: ObjectKey) -> Result<Vec<CheckpointRecord>, ApiError> {
@@ -81,29 +87,39 @@ pub(super) async fn has_package(
     }
 }
 
+/// Keeps a package, as it comes: none is held in memory.
 pub(super) async fn put_package(
     State(api): State<Api>,
     Path(digest): Path<String>,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, ApiError> {
     let path = package_path(&api, &digest)?;
-    let found: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let unkept = |error: io::Error| ApiError::internal(format!("the package cannot be kept: {error}"));
+    let directory = api.state.join("packages");
+    let begin = move || {
+        std::fs::create_dir_all(&directory)?;
+        tempfile::NamedTempFile::new_in(directory)
+    };
+    let (file, temporary) = blocking(begin).await.map_err(unkept)?.into_parts();
+    let mut file = tokio::fs::File::from_std(file);
+    let (mut chunks, mut hash, mut size) = (body.into_data_stream(), Sha256::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk =
+            chunk.map_err(|error| ApiError::bad_request(format!("the package breaks off: {error}")))?;
+        size += chunk.len();
+        if size > MAX_PACKAGE {
+            return Err(ApiError::too_large(format!("a package has at most {MAX_PACKAGE} bytes")));
+        }
+        hash.update(&chunk);
+        file.write_all(&chunk).await.map_err(unkept)?;
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if found != digest {
         return Err(ApiError::bad_request(format!("the package's digest is {found}, not {digest}")));
     }
-    let write = move || -> std::io::Result<()> {
-        let directory = path.parent().unwrap_or(std::path::Path::new("."));
-        std::fs::create_dir_all(directory)?;
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        std::io::Write::write_all(&mut file, &body)?;
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        Ok(())
-    };
-    let written = tokio::task::spawn_blocking(write).await;
-    match written {
-        Ok(Ok(())) => Ok(StatusCode::CREATED.into_response()),
-        Ok(Err(error)) => Err(ApiError::internal(format!("the package cannot be kept: {error}"))),
-        Err(error) => Err(ApiError::internal(error.to_string())),
-    }
+    file.flush().await.map_err(unkept)?;
+    file.sync_all().await.map_err(unkept)?;
+    blocking(move || temporary.persist(path)).await.map_err(|error| unkept(error.error))?;
+    let about = Extension(About::of(format!("package of {size} bytes")));
+    Ok((StatusCode::CREATED, about).into_response())
 }

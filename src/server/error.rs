@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -114,6 +114,10 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message)
     }
 
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+
     pub(super) fn expired(message: &str) -> Self {
         Self::new(StatusCode::GONE, format!("{message}; list again"))
     }
@@ -197,8 +201,12 @@ impl IntoResponse for ApiError {
 
 /// Makes a `Status` of what the framework refuses in plain words: bad JSON, too large a body, an unknown method.
 pub(super) async fn as_status(request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     let status = response.status();
+    // The rest of what was sent is not read: nothing more can come on this connection.
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let is_ours = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     if is_ours || !(status.is_client_error() || status.is_server_error()) {
         return response;

@@ -55,7 +55,7 @@ use axum::middleware;
 use axum::routing::{delete, get, post, put};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -74,7 +74,11 @@ const MAX_PACKAGE: usize = 100 << 20;
 /// An object, as large as Kubernetes takes one.
 const MAX_OBJECT: usize = 3 << 20;
 /// A change of many objects.
-const MAX_PLAN: usize = 64 << 20;
+const MAX_PLAN: usize = 16 << 20;
+/// How many of them are looked at together.
+const PROPOSALS: usize = 2;
+/// A question of who may do what.
+const MAX_REVIEW: usize = 64 << 10;
 /// How long clients may take to leave when the server is to stop.
 const LEAVE: Duration = Duration::from_secs(2);
 /// The file in the state directory that says where the API is.
@@ -129,6 +133,8 @@ struct Api {
     audit: Audit,
     pages: Pages,
     streams: Streams,
+    /// Room for proposals that are read and planned at once.
+    proposals: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -202,17 +208,8 @@ impl Server {
         replace(&state.join(ENDPOINT), &text)?;
         let (audit, pages) = (Audit::new(state), Pages::default());
         let (state, token) = (Arc::new(state.to_owned()), Arc::new(token));
-        let api = Api {
-            store,
-            state,
-            token,
-            sources,
-            planner: None,
-            audit,
-            pages,
-            streams: Streams::default(),
-            stop,
-        };
+        let (streams, proposals) = (Streams::default(), Arc::new(Semaphore::new(PROPOSALS)));
+        let api = Api { store, state, token, sources, planner: None, audit, pages, streams, proposals, stop };
         Ok(Self { listener, tls, plain, api, endpoint })
     }
 
@@ -295,12 +292,7 @@ fn our_routes() -> Router<Api> {
         .route("/namespaces/{namespace}/adaptdljobs/{name}/log", get(logs::log))
         .route("/namespaces/{namespace}/adaptdljobs/{name}/checkpoints", get(checkpoints::list))
         .route("/namespaces/{namespace}/adaptdljobs/{name}/checkpoints/{id}", get(checkpoints::get))
-        .route(
-            "/packages/{digest}",
-            put(checkpoints::put_package)
-                .get(checkpoints::has_package)
-                .layer(DefaultBodyLimit::max(MAX_PACKAGE)),
-        )
+        .route("/packages/{digest}", put(checkpoints::put_package).get(checkpoints::has_package))
         .route("/plan", post(plan::plan).layer(DefaultBodyLimit::max(MAX_PLAN)))
         .route("/sources", get(sources::list).post(sources::ask))
         .route("/tokens", get(access::tokens).post(access::create_token))
@@ -350,6 +342,7 @@ fn reviews() -> Router<Api> {
         .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(access::access_review))
         .route("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", post(access::rules_review))
         .route("/apis/authentication.k8s.io/v1/selfsubjectreviews", post(access::subject_review))
+        .layer(DefaultBodyLimit::max(MAX_REVIEW))
 }
 
 /// The API's token, made when it is first asked for.

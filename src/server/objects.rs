@@ -21,7 +21,7 @@ use super::resource::{GROUP, Resource};
 use crate::api::meta::ObjectKey;
 use crate::api::object::{AnyObject, Kind};
 use crate::manifest;
-use crate::store::{Applied, StoreError, Tx};
+use crate::store::{Applied, StoreError, Tx, blocking};
 
 /// How long the part of a generated name is that was given.
 const LONGEST_PREFIX: usize = 58;
@@ -71,7 +71,8 @@ pub(super) async fn create(
     let (kind, writer) = (kind(&plural)?, writer(&query, caller, &headers)?);
     generate_name(&mut body);
     let dry_run = query.is_dry_run()?;
-    let object = read(&api, dry_run, kind, &namespace, None, body.clone())?;
+    let (reader, asked) = (api.clone(), body.clone());
+    let object = blocking(move || read(&reader, dry_run, kind, &namespace, None, asked)).await?;
     let work = move |tx: &Tx<'_>| change::change(tx, object, &Condition::Absent, &writer, Some(&body));
     write(api, dry_run, work).await
 }
@@ -96,9 +97,10 @@ pub(super) async fn put(
     Sent(body): Sent,
 ) -> Result<Response, ApiError> {
     let writer = writer(&query, caller, &headers)?;
-    let condition = Condition::of(&body)?;
+    let (kind, condition) = (kind(&plural)?, Condition::of(&body)?);
     let dry_run = query.is_dry_run()?;
-    let mut object = read(&api, dry_run, kind(&plural)?, &namespace, Some(&name), body.clone())?;
+    let (reader, asked) = (api.clone(), body.clone());
+    let mut object = blocking(move || read(&reader, dry_run, kind, &namespace, Some(&name), asked)).await?;
     let work = move |tx: &Tx<'_>| {
         tx.keep_wishes(&mut object)?;
         change::change(tx, object, &condition, &writer, Some(&body))
@@ -115,7 +117,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let (patch_kind, patch) = read_patch(&headers, &body)?;
+    let (patch_kind, patch) = read_patch(&headers, body).await?;
     let writer = writer(&query, caller, &headers)?;
     let (kind, key) = (kind(&plural)?, ObjectKey::new(&namespace, &name));
     let dry_run = query.is_dry_run()?;
@@ -158,11 +160,11 @@ pub(super) fn patched(kind: PatchKind, body: &mut Value, patch: Value) -> Result
 }
 
 /// The patch that a request has, and of which kind it is.
-pub(super) fn read_patch(headers: &HeaderMap, bytes: &Bytes) -> Result<(PatchKind, Value), ApiError> {
+pub(super) async fn read_patch(headers: &HeaderMap, bytes: Bytes) -> Result<(PatchKind, Value), ApiError> {
     let given = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = PatchKind::of(given)?;
-    let patch = if kind == PatchKind::Apply { body::yaml(bytes)? } else { body::json(bytes)? };
-    Ok((kind, patch))
+    let read = if kind == PatchKind::Apply { body::yaml } else { body::json };
+    Ok((kind, blocking(move || read(&bytes)).await?))
 }
 
 /// Reads an object that came in a request; it must be the one that the address names. In a dry run it is not asked

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::patch::size;
 
 /// How long a list may be read.
 const LIFE: Duration = Duration::from_secs(300);
-/// How many objects are kept, of all lists together; the oldest lists go first.
-const OBJECTS: usize = 10_000;
+/// About how many bytes are kept, of all lists together; the oldest lists go first.
+const BYTES: usize = 64 << 20;
 
 /// Lists of which something is left.
 #[derive(Clone, Default)]
@@ -26,6 +27,7 @@ struct List {
     query: String,
     version: u64,
     items: Arc<Vec<Value>>,
+    bytes: usize,
     began: Instant,
 }
 
@@ -48,10 +50,11 @@ impl Pages {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let kept = Arc::new(items.split_off(limit));
         let next = Some((format!("{id}.0"), kept.len()));
-        let list = List { id, query: query.to_owned(), version, items: kept, began: Instant::now() };
+        let bytes = kept.iter().map(size).sum();
+        let list = List { id, query: query.to_owned(), version, items: kept, bytes, began: Instant::now() };
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         lists.push_back(list);
-        while lists.len() > 1 && lists.iter().map(|list| list.items.len()).sum::<usize>() > OBJECTS {
+        while lists.len() > 1 && lists.iter().map(|list| list.bytes).sum::<usize>() > BYTES {
             lists.pop_front();
         }
         Page { items, version, next }
@@ -113,7 +116,8 @@ mod tests {
     #[test]
     fn the_oldest_lists_go_when_there_are_many() {
         let pages = Pages::default();
-        let begin = || pages.begin("q", 1, (0..OBJECTS / 2).map(Value::from).collect(), 1).next.unwrap().0;
+        let large = || Value::from("x".repeat(BYTES / 3));
+        let begin = || pages.begin("q", 1, vec![Value::Null, large()], 1).next.unwrap().0;
         let tokens = [begin(), begin(), begin()];
         let there = tokens.map(|token| pages.resume("q", &token, Some(1)).is_ok());
         assert_eq!(there, [false, true, true]);

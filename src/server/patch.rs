@@ -107,7 +107,7 @@ fn impossible(message: impl AsRef<str>) -> ApiError {
 }
 
 /// About how many bytes a value takes.
-fn size(value: &Value) -> usize {
+pub(super) fn size(value: &Value) -> usize {
     match value {
         Value::Array(items) => items.iter().map(size).sum::<usize>() + 16,
         Value::Object(fields) => {

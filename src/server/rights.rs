@@ -76,6 +76,7 @@ mod tests {
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
     use jiff::Timestamp;
+    use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -103,6 +104,7 @@ mod tests {
             audit: Audit::new(state),
             pages: Pages::default(),
             streams: Streams::default(),
+            proposals: Arc::new(Semaphore::new(1)),
             stop: CancellationToken::new(),
         }
     }

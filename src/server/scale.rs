@@ -82,7 +82,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let (patch_kind, patch) = read_patch(&headers, &body)?;
+    let (patch_kind, patch) = read_patch(&headers, body).await?;
     if patch_kind == PatchKind::Apply {
         return Err(ApiError::unsupported("a scale is not applied; patch or replace it"));
     }

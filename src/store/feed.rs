@@ -1,4 +1,4 @@
-//! The changes of objects, for whoever watches: the newest few thousand, by resource version.
+//! The changes of objects, for whoever watches: the newest few thousand, by resource version; fewer of large objects.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +11,8 @@ use crate::api::object::Kind;
 
 /// How many changes a watcher may be behind before it must list anew.
 const KEPT: usize = 4096;
+/// How many bytes the objects of those changes may have.
+const BYTES: usize = 64 << 20;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +72,34 @@ impl Kept {
     }
 }
 
+/// The changes that are kept, and how many bytes their objects have.
+#[derive(Default)]
+struct Newest {
+    changes: VecDeque<Kept>,
+    bytes: usize,
+}
+
+impl Newest {
+    fn push(&mut self, kept: Kept) {
+        self.bytes += kept.object.len();
+        self.changes.push_back(kept);
+    }
+
+    /// Lets go of the oldest while there is too much, but not of the newest. Says up to which version.
+    fn bound(&mut self) -> Option<u64> {
+        let mut before = None;
+        while self.changes.len() > KEPT || (self.bytes > BYTES && self.changes.len() > 1) {
+            let dropped = self.changes.pop_front()?;
+            self.bytes -= dropped.object.len();
+            before = Some(dropped.change.version);
+        }
+        before
+    }
+}
+
 /// The newest changes.
 pub struct Feed {
-    changes: Mutex<VecDeque<Kept>>,
+    kept: Mutex<Newest>,
     newest: watch::Sender<u64>,
     /// Changes up to this version are not here.
     before: Mutex<u64>,
@@ -80,7 +107,7 @@ pub struct Feed {
 
 impl Feed {
     pub(super) fn new() -> Self {
-        Self { changes: Mutex::default(), newest: watch::channel(0).0, before: Mutex::new(0) }
+        Self { kept: Mutex::default(), newest: watch::channel(0).0, before: Mutex::new(0) }
     }
 
     /// Begins after what is stored already.
@@ -91,12 +118,10 @@ impl Feed {
 
     pub(super) fn publish(&self, changes: Vec<Change>) {
         let Some(newest) = changes.last().map(|change| change.version) else { return };
-        let mut kept = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(changes.into_iter().map(Kept::new));
-        while kept.len() > KEPT {
-            if let Some(dropped) = kept.pop_front() {
-                *self.before.lock().unwrap_or_else(PoisonError::into_inner) = dropped.change.version;
-            }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.into_iter().map(Kept::new).for_each(|change| kept.push(change));
+        if let Some(before) = kept.bound() {
+            *self.before.lock().unwrap_or_else(PoisonError::into_inner) = before;
         }
         self.newest.send_replace(newest);
     }
@@ -127,7 +152,7 @@ impl Feed {
     }
 
     fn after<T>(&self, version: u64, wanted: impl FnMut(&Kept) -> Option<T>) -> Result<Vec<T>, Gone> {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = &self.kept.lock().unwrap_or_else(PoisonError::into_inner).changes;
         if version < *self.before.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(Gone);
         }
@@ -137,9 +162,35 @@ impl Feed {
 
     /// The newest change of an object that came no later than a version, if it is still here.
     pub fn latest(&self, kind: Kind, key: &ObjectKey, version: u64) -> Option<Change> {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = &self.kept.lock().unwrap_or_else(PoisonError::into_inner).changes;
         let mut of_object =
             changes.iter().rev().filter(|kept| kept.change.kind == kind && kept.change.key == *key);
         of_object.find(|kept| kept.change.version <= version).map(Kept::whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_large_objects_fewer_changes_are_kept() {
+        let feed = Feed::new();
+        let key = ObjectKey::new("default", "c");
+        let change = |version| Change {
+            version,
+            change: ChangeType::Modified,
+            kind: Kind::RayCluster,
+            key: key.clone(),
+            object: Value::from("x".repeat(BYTES / 4)),
+            source: None,
+            labels: BTreeMap::new(),
+            labels_before: None,
+            status_only: false,
+            clusters: Vec::new(),
+        };
+        (1..=8).for_each(|version| feed.publish(vec![change(version)]));
+        assert_eq!(feed.since(4), Err(Gone));
+        assert_eq!(feed.since(5).map(|changes| changes.len()), Ok(3));
     }
 }

@@ -253,19 +253,16 @@ impl Store {
     }
 
     /// Runs what may block where it may, in its turn: there is one connection, and a thread for each of hundreds that
-    /// wait for it would cost more than their work. A panic in it is passed on.
+    /// wait for it would cost more than their work.
     async fn blocking<R: Send + 'static>(&self, work: impl FnOnce(&Self) -> R + Send + 'static) -> R {
         let turn = self.inner.turn.clone().lock_owned().await;
         let store = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let result = work(&store);
             drop(turn);
             result
-        });
-        match done.await {
-            Ok(result) => result,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        };
+        blocking(work).await
     }
 
     /// `read`, on this thread.
@@ -299,6 +296,14 @@ impl Store {
         // Still under the lock, so that changes are published in their order.
         self.inner.feed.publish(changes);
         Ok(result)
+    }
+}
+
+/// Runs what may block where it may. A panic in it is passed on.
+pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What nobody may do, whatever their role: have files of the controller read, or make what cannot be read again or
 //! held.
 
+use std::fs;
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -12,6 +13,13 @@ use super::{TOKENS, create, names, refused, somebody};
 use crate::world::{Api, World, address, waiting_job};
 
 const PLAN: &str = "/apis/rayconcile.dev/v1/plan";
+
+/// The most memory that the controller has had, in MiB.
+fn peak(world: &World) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", world.controller())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() >> 10
+}
 
 #[test]
 fn no_file_of_the_controller_is_read_for_anybody() {
@@ -85,6 +93,44 @@ fn nothing_is_kept_that_cannot_be_read_again() {
     }
     assert_eq!(names(&api.get(&jobs).body), ["j"]);
     assert_eq!(world.get("job", "j")["metadata"]["name"], "j");
+    world.finish();
+}
+
+#[test]
+fn nothing_grows_without_bound() {
+    let world = World::with_controller(&[]);
+    let api = world.api();
+    create(&api, "c");
+    let view = somebody(&api, "view");
+    let grown = (0..4).map(|number| {
+        let patch = json!({"metadata": {"annotations": {format!("a{number}"): "x".repeat(1 << 20)}}});
+        api.send(api.request(Method::PATCH, &address("rayclusters", "c")).json(&patch))
+    });
+    let codes: Vec<u16> = grown.map(|answer| answer.code).collect();
+    assert_eq!(codes, [200, 200, 413, 413]);
+
+    // Little text that is much as values.
+    let zeros = format!("{{\"objects\": [[{}0]]}}", "0,".repeat(7 << 20));
+    let json = view.request(Method::POST, PLAN).header("content-type", "application/json");
+    refused(&view.send(json.body(zeros)), 400, "BadRequest");
+    let row = |name: &str, item: &str| format!("{name}: &{name} [{}]\n", vec![item; 6000].join(","));
+    for (path, code) in [("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", 400), (PLAN, 400)] {
+        let yaml = view.request(Method::POST, path).header("content-type", "application/yaml");
+        assert_eq!(view.send(yaml.body(row("a", "1") + &row("b", "*a"))).code, code, "{path}");
+    }
+    let long = view.request(Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews");
+    let long = view.send(long.json(&json!({"spec": "x".repeat(100_000)})));
+    refused(&long, 413, "RequestEntityTooLarge");
+    assert_eq!(long.headers["connection"], "close", "what is not read is in the way of the next request");
+    let peak = peak(&world);
+    assert!(peak < 256, "it took {peak} MiB");
+
+    // A package is not held in memory.
+    let package = api.request(Method::PUT, &format!("/apis/rayconcile.dev/v1/packages/{}", "0".repeat(64)));
+    refused(&api.send(package.body(vec![0_u8; (100 << 20) + 1])), 413, "RequestEntityTooLarge");
+    assert_eq!(fs::read_dir(world.path("state/packages")).unwrap().count(), 0);
+    let after = self::peak(&world);
+    assert!(after < peak + 64, "it took {after} MiB after {peak}");
     world.finish();
 }
 
