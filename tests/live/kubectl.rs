@@ -28,8 +28,11 @@ fn kubectl_shows_nodes_and_workers_and_what_they_write() {
     world.write("cluster.yaml", &cluster("c", 1));
     let rest = "scaling: {policy: Fixed, replicas: 1}\n  checkpoint: {interval: 0s}";
     world.write("job.yaml", &job("told", "c", "--steps, '100000'", rest));
-    // The working directory is on the controller's machine, and named in full: it is packed there.
-    kubectl("apply -f cluster.yaml -f job.yaml");
+    kubectl("apply -f cluster.yaml");
+    // Whatever its role, kubectl has no directory packed where the controller runs: that is for who can read it.
+    let refused = command("apply -f job.yaml").output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("`rayconcile apply` packs it"), "{refused:?}");
+    world.ok(&["apply", "-f", "job.yaml"]);
     kubectl("wait job/told --for=condition=WorkersReady --timeout=180s");
     world.wait_job("told", "it trains", |job| phase(job) == "Running" && replicas(job) == 1);
 
