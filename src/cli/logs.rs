@@ -62,7 +62,7 @@ pub(super) async fn run(context: &Context, args: LogsArgs) -> Result<ExitStatus>
         current = Some(piece.group);
         context.printer.raw(&piece.text);
     }
-    if current.is_none() && !noted {
+    if current.is_none() && !noted && args.tail != Some(0) {
         context.printer.talk(&format!("rank {} has written nothing", args.rank));
     }
     Ok(ExitStatus::Success)

@@ -15,8 +15,7 @@ use tokio_util::io::ReaderStream;
 
 use super::audit::About;
 use super::error::ApiError;
-use super::logs::find;
-use super::{Api, MAX_PACKAGE};
+use super::{Api, MAX_PACKAGE, objects};
 use crate::api::ids::{CheckpointId, Digest};
 use crate::api::meta::ObjectKey;
 use crate::api::record::CheckpointRecord;
@@ -25,7 +24,7 @@ use crate::store::blocking;
 use crate::store::places::{Place, PlaceError};
 
 async fn checkpoints(api: &Api, key: ObjectKey) -> Result<Vec<CheckpointRecord>, ApiError> {
-    let uid = match find(api, key.clone()).await {
+    let uid = match objects::job(api, &key).await {
         Ok(job) => job.metadata.uid,
         // Of a deleted job they are kept for a while.
         Err(missing) => {

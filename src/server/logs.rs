@@ -1,5 +1,6 @@
 //! The workers' output, as far as it is here, and as it comes.
 
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::{Path, Query, State};
@@ -11,14 +12,16 @@ use serde_json::json;
 use super::Api;
 use super::error::ApiError;
 use super::kubernetes::worker_of;
+use super::objects;
 use super::query::{flag, number};
 use super::stream::{Lines, stream, stream_lines};
 use super::views::CONTAINER;
 use crate::api::bucket::BucketAddress;
 use crate::api::ids::GroupNumber;
 use crate::api::meta::ObjectKey;
-use crate::api::object::{AdaptDLJob, AnyObject, Kind};
+use crate::api::object::{AdaptDLJob, AnyObject};
 use crate::api::units::Bytes;
+use crate::store::blocking;
 use crate::store::logs::{JobLogs, WorkerId};
 
 /// How often new output is looked for while somebody follows.
@@ -49,9 +52,11 @@ pub(super) async fn log(
     Path((namespace, name)): Path<(String, String)>,
     Query(query): Query<LogQuery>,
 ) -> Result<Response, ApiError> {
-    let job = find(&api, ObjectKey::new(namespace, name)).await?;
+    let job = objects::job(&api, &ObjectKey::new(namespace, name)).await?;
     let logs = JobLogs::of_job(&api.state, &job);
-    let follower = |lines| Follower { api: api.clone(), job, logs, query, since: None, room: None, lines };
+    let LogQuery { group, rank, follow, tail_lines } = query;
+    let output = Output { logs, group, rank, since: None };
+    let follower = |lines| Follower { api: api.clone(), job, output, follow, tail_lines, room: None, lines };
     Ok(stream_lines(api.clone(), |lines| follower(lines).run()))
 }
 
@@ -90,11 +95,12 @@ pub(super) async fn of_pod(
         return Err(ApiError::bad_request("when each line was written is not kept; leave out timestamps"));
     }
     let (key, rank) = worker_of(&api, &namespace, &name).await?;
-    let job = find(&api, key).await?;
+    let job = objects::job(&api, &key).await?;
     let logs = JobLogs::of_job(&api.state, &job);
     let mut group = None;
     if query.previous {
-        let workers = logs.workers().unwrap_or_default();
+        let of_job = logs.clone();
+        let workers = blocking(move || of_job.workers()).await.unwrap_or_default();
         let mut groups = workers.iter().filter(|(_, of)| *of == rank).map(|(group, _)| group.0).rev();
         let before = groups.nth(1);
         group =
@@ -104,58 +110,38 @@ pub(super) async fn of_pod(
         query.since_seconds.map(|seconds| SystemTime::now().checked_sub(Duration::from_secs(seconds)));
     let since = since.flatten().or_else(|| query.since_time.map(SystemTime::from));
     let tail_lines = query.tail_lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX));
-    let wanted = LogQuery { group, rank, follow: query.follow && !query.previous, tail_lines };
+    let follow = query.follow && !query.previous;
+    let output = Output { logs, group, rank, since };
     let room = Some(query.limit_bytes.unwrap_or(u64::MAX));
-    let follower = |lines| Follower { api: api.clone(), job, logs, query: wanted, since, room, lines };
+    let follower = |lines| Follower { api: api.clone(), job, output, follow, tail_lines, room, lines };
     Ok(stream(api.clone(), "text/plain; charset=utf-8", |lines| follower(lines).run()))
-}
-
-/// The job of a name.
-pub(super) async fn find(api: &Api, key: ObjectKey) -> Result<AdaptDLJob, ApiError> {
-    let wanted = key.clone();
-    match api.store.read(move |tx| tx.get(Kind::AdaptDLJob, &wanted)).await? {
-        Some(AnyObject::Job(job)) => Ok(*job),
-        _ => Err(ApiError::not_found(format!("there is no AdaptDLJob {key}"))),
-    }
 }
 
 struct Follower {
     api: Api,
     job: AdaptDLJob,
-    logs: JobLogs,
-    query: LogQuery,
-    /// Only of workers that have written something since then: when each line was written is not kept.
-    since: Option<SystemTime>,
-    /// If it is sent as it is: how many bytes more.
+    output: Output,
+    follow: bool,
+    /// Only the last so many lines of what there is.
+    tail_lines: Option<usize>,
+    /// If it is sent as it is, with no notes: how many bytes more.
     room: Option<u64>,
     lines: Lines,
 }
 
 impl Follower {
     async fn run(mut self) -> Option<()> {
-        let mut position: Option<(GroupNumber, u64)> = None;
-        let mut tail = self.query.tail_lines;
-        if tail.is_none() {
-            self.tell_of_groups().await?;
+        let mut place = None;
+        match self.tail_lines {
+            Some(lines) => place = self.look(move |output| output.last(lines)).await,
+            None => self.tell_of_groups().await?,
         }
         loop {
             // Before reading: what comes in between is seen in the next round.
-            let over = !self.query.follow || self.is_over().await;
-            for (group, rank) in self.workers(position.map(|(group, _)| group)) {
-                let start = position.filter(|(current, _)| *current == group).map_or(0, |(_, offset)| offset);
-                let start = match tail.take() {
-                    Some(lines) if self.is_last(group) => self.tail_start((group, rank), lines),
-                    Some(lines) => {
-                        tail = Some(lines);
-                        continue;
-                    }
-                    None => start,
-                };
-                if start == 0 {
-                    self.tell_of_beginning((group, rank)).await?;
-                }
-                let end = self.send((group, rank), start).await?;
-                position = Some((group, end));
+            let over = !self.follow || self.is_over().await;
+            while let Some(piece) = self.look(move |output| output.next(place)).await.ok()? {
+                place = Some((piece.worker.0, piece.begin + piece.bytes.len() as u64));
+                self.send(piece).await?;
             }
             if over {
                 return Some(());
@@ -164,12 +150,103 @@ impl Follower {
         }
     }
 
+    /// Looks at files, on a thread that may block.
+    async fn look<R: Send + 'static>(&self, look: impl FnOnce(&Output) -> R + Send + 'static) -> R {
+        let output = self.output.clone();
+        blocking(move || look(&output)).await
+    }
+
+    /// Says that there were groups of which nothing is here any more, if any of them is asked for.
+    async fn tell_of_groups(&self) -> Option<()> {
+        let first = self.look(|output| output.logs.gone_before().ok().flatten()).await;
+        let first = first.map_or(0, |first| first.0);
+        if first == 0 || self.output.group.is_some_and(|wanted| wanted >= first) {
+            return Some(());
+        }
+        let place = self.job.spec.logs_place(&self.job.metadata);
+        self.note((GroupNumber(0), self.output.rank), &gone_groups(first, place.as_ref())).await
+    }
+
+    async fn note(&self, (group, rank): WorkerId, note: &str) -> Option<()> {
+        if self.room.is_some() {
+            return Some(());
+        }
+        self.lines.send(&json!({"group": group, "rank": rank, "text": "", "note": note})).await
+    }
+
+    async fn send(&mut self, piece: Piece) -> Option<()> {
+        let Piece { worker, begin, mut bytes, is_first } = piece;
+        if is_first && begin > 0 {
+            let place = self.output.logs.place(worker);
+            self.note(worker, &gone_beginning(worker, begin, place.as_ref())).await?;
+        }
+        let Some(room) = &mut self.room else {
+            let text = String::from_utf8_lossy(&bytes);
+            return self.lines.send(&json!({"group": worker.0, "rank": worker.1, "text": text})).await;
+        };
+        bytes.truncate(usize::try_from(*room).unwrap_or(usize::MAX));
+        *room -= bytes.len() as u64;
+        let is_full = *room == 0;
+        self.lines.text(bytes).await.filter(|()| !is_full)
+    }
+
+    /// Whether no more output will come: the job is over, or gone.
+    async fn is_over(&self) -> bool {
+        let uid = self.job.metadata.uid.clone();
+        match self.api.store.read(move |tx| tx.get_by_uid(&uid)).await {
+            Ok(Some(AnyObject::Job(job))) => job.status.phase.is_final(),
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    }
+}
+
+/// What is wanted of a job's output, in files.
+#[derive(Clone)]
+struct Output {
+    logs: JobLogs,
+    /// Only of this group.
+    group: Option<u64>,
+    rank: u32,
+    /// Only of workers that have written something since then: when each line was written is not kept.
+    since: Option<SystemTime>,
+}
+
+/// Up to where output was read: in which group, and how many bytes of it.
+type Place = (GroupNumber, u64);
+
+/// A piece of output that ends with a line, if there is an end of a line in it.
+struct Piece {
+    worker: WorkerId,
+    begin: u64,
+    bytes: Vec<u8>,
+    /// Whether nothing of its worker was read before.
+    is_first: bool,
+}
+
+impl Output {
+    /// The next piece after a place, if there is more.
+    fn next(&self, after: Option<Place>) -> io::Result<Option<Piece>> {
+        for worker in self.workers(after.map(|(group, _)| group)) {
+            let position = after.filter(|(group, _)| *group == worker.0).map(|(_, position)| position);
+            let (begin, mut bytes) = self.logs.read(worker, position.unwrap_or(0), PIECE)?;
+            if bytes.is_empty() {
+                continue;
+            }
+            // Up to the last line break, so that no character is cut in two; a piece without any goes as it is.
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            bytes.truncate(whole);
+            return Ok(Some(Piece { worker, begin, bytes, is_first: position.is_none() }));
+        }
+        Ok(None)
+    }
+
     /// The workers of the wanted rank, from a group on.
     fn workers(&self, from: Option<GroupNumber>) -> Vec<WorkerId> {
         let workers = self.logs.workers().unwrap_or_default().into_iter();
         let wanted = workers.filter(|(group, rank)| {
-            *rank == self.query.rank
-                && self.query.group.is_none_or(|wanted| wanted == group.0)
+            *rank == self.rank
+                && self.group.is_none_or(|wanted| wanted == group.0)
                 && from.is_none_or(|from| *group >= from)
                 && self.since.is_none_or(|since| self.wrote_since((*group, *rank), since))
         });
@@ -180,36 +257,11 @@ impl Follower {
         self.logs.modified(worker).ok().flatten().is_some_and(|at| at >= since)
     }
 
-    fn is_last(&self, group: GroupNumber) -> bool {
-        self.workers(Some(group)).last().is_some_and(|(last, _)| *last == group)
-    }
-
-    /// Says that there were groups of which nothing is here any more, if any of them is asked for.
-    async fn tell_of_groups(&self) -> Option<()> {
-        let first = self.logs.gone_before().ok().flatten().map_or(0, |first| first.0);
-        if first == 0 || self.query.group.is_some_and(|wanted| wanted >= first) {
-            return Some(());
-        }
-        let place = self.job.spec.logs_place(&self.job.metadata);
-        self.note((GroupNumber(0), self.query.rank), &gone_groups(first, place.as_ref())).await
-    }
-
-    /// Says that a worker's first output is not here any more, if it is not.
-    async fn tell_of_beginning(&self, worker: WorkerId) -> Option<()> {
-        let (start, _) = self.logs.range(worker).unwrap_or_default();
-        if start == 0 {
-            return Some(());
-        }
-        self.note(worker, &gone_beginning(worker, start, self.logs.place(worker).as_ref())).await
-    }
-
-    async fn note(&self, (group, rank): WorkerId, note: &str) -> Option<()> {
-        self.lines.send(&json!({"group": group, "rank": rank, "text": "", "note": note})).await
-    }
-
-    /// Where the last lines of what there is begin.
-    fn tail_start(&self, worker: WorkerId, lines: usize) -> u64 {
+    /// Where the last lines of what there is begin; nowhere, if there is nothing yet.
+    fn last(&self, lines: usize) -> Option<Place> {
+        let worker = self.workers(None).pop()?;
         let (start, end) = self.logs.range(worker).unwrap_or((0, 0));
+        let Some(before) = lines.checked_sub(1) else { return Some((worker.0, end)) };
         let mut position = end.saturating_sub(TAIL).max(start);
         let mut begins = vec![position];
         while let Ok((from, piece)) = self.logs.read(worker, position, PIECE) {
@@ -222,41 +274,8 @@ impl Follower {
         }
         // After the last line break no line has begun.
         begins.retain(|begin| *begin < end);
-        begins.iter().rev().nth(lines.saturating_sub(1)).or(begins.first()).copied().unwrap_or(end)
-    }
-
-    async fn send(&mut self, worker: WorkerId, from: u64) -> Option<u64> {
-        let mut position = from;
-        loop {
-            let (begin, bytes) = self.logs.read(worker, position, PIECE).ok()?;
-            if bytes.is_empty() {
-                return Some(position);
-            }
-            // Up to the last line break, so that no character is cut in two; a piece without any goes as it is.
-            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
-            if let Some(room) = &mut self.room {
-                let here = usize::try_from(*room).unwrap_or(usize::MAX).min(whole);
-                *room -= here as u64;
-                self.lines.text(bytes[..here].to_vec()).await?;
-                if *room == 0 {
-                    return None;
-                }
-            } else {
-                let text = String::from_utf8_lossy(&bytes[..whole]);
-                self.lines.send(&json!({"group": worker.0, "rank": worker.1, "text": text})).await?;
-            }
-            position = begin + whole as u64;
-        }
-    }
-
-    /// Whether no more output will come: the job is over, or gone.
-    async fn is_over(&self) -> bool {
-        let uid = self.job.metadata.uid.clone();
-        match self.api.store.read(move |tx| tx.get_by_uid(&uid)).await {
-            Ok(Some(AnyObject::Job(job))) => job.status.phase.is_final(),
-            Ok(_) => true,
-            Err(_) => false,
-        }
+        let begin = begins.iter().rev().nth(before).or(begins.first()).copied().unwrap_or(end);
+        Some((worker.0, begin))
     }
 }
 

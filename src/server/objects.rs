@@ -19,7 +19,7 @@ use super::patch::{self, PatchKind};
 use super::query::ChangeQuery;
 use super::resource::{GROUP, Resource};
 use crate::api::meta::ObjectKey;
-use crate::api::object::{AnyObject, Kind};
+use crate::api::object::{AdaptDLJob, AnyObject, Kind};
 use crate::manifest;
 use crate::store::{Applied, StoreError, Tx, blocking};
 
@@ -52,6 +52,14 @@ pub(super) async fn find(api: &Api, kind: Kind, key: &ObjectKey) -> Result<AnyOb
     let wanted = key.clone();
     let object = api.store.read(move |tx| tx.get(kind, &wanted)).await?;
     object.ok_or_else(|| missing(kind, key))
+}
+
+/// The job of a name.
+pub(super) async fn job(api: &Api, key: &ObjectKey) -> Result<AdaptDLJob, ApiError> {
+    match find(api, Kind::AdaptDLJob, key).await? {
+        AnyObject::Job(job) => Ok(*job),
+        AnyObject::Cluster(_) => Err(missing(Kind::AdaptDLJob, key)),
+    }
 }
 
 /// Who changes an object, and how.

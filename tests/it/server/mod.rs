@@ -9,8 +9,10 @@ mod audit;
 mod hostile;
 mod kubernetes;
 mod limits;
+mod logs;
 mod objects;
 mod refusals;
+mod training;
 mod watching;
 
 /// Where tokens are made.

@@ -163,7 +163,9 @@ fn requests_that_are_no_good_are_refused_as_kubernetes_does() {
 
     // Of a job that is not there, nothing is.
     for rest in ["log", "checkpoints", "checkpoints/0-0"] {
-        refused(&api.get(&format!("{}/{rest}", address("adaptdljobs", "none"))), 404, "NotFound");
+        let answer = api.get(&format!("{}/{rest}", address("adaptdljobs", "none")));
+        refused(&answer, 404, "NotFound");
+        assert_eq!(answer.body["details"]["name"], "none", "{rest}");
     }
     world.finish();
 }
