@@ -1,5 +1,7 @@
 //! `get`: show objects.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
@@ -7,10 +9,10 @@ use futures_util::{StreamExt as _, pin_mut};
 use serde_json::json;
 
 use super::complete;
-use super::target::{found, kind, name};
+use super::target::{found, kind, name, objects};
 use super::template::{self, Path, Template};
 use super::text::table;
-use super::{Context, ExitStatus, Scope};
+use super::{Context, ExitStatus, Scope, wrong};
 use crate::api::API_VERSION;
 use crate::api::columns::{columns, row};
 use crate::api::meta::ObjectKey;
@@ -85,18 +87,17 @@ fn path(text: &str) -> Result<Path, String> {
 
 pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> {
     let client = context.client()?;
-    let (word, names) = match args.kind.split_once('/') {
-        Some((word, name)) => (word.to_owned(), vec![name.to_owned()]),
-        None => (args.kind.clone(), args.names.clone()),
+    let named = named(&args)?;
+    let kind = match named.first() {
+        Some((kind, _)) => *kind,
+        None => kind(&args.kind)?,
     };
-    let kind = kind(&word)?;
     let mut objects = Vec::new();
-    if names.is_empty() {
+    if named.is_empty() {
         objects = client.list(kind, args.scope.namespace(), args.selector.as_deref()).await?;
-    } else {
-        for name in &names {
-            objects.push(found(&client, kind, &ObjectKey::new(&args.scope.namespace, name)).await?);
-        }
+    }
+    for (kind, key) in &named {
+        objects.push(found(&client, *kind, key).await?);
     }
     if let Some(path) = &args.sort_by {
         objects.sort_by(|one, other| template::compare(path, &one.to_json(), &other.to_json()));
@@ -107,42 +108,106 @@ pub(super) async fn run(context: &Context, args: GetArgs) -> Result<ExitStatus> 
     let view = View {
         output: args.output,
         all_namespaces: args.scope.all_namespaces,
-        one: names.len() == 1,
+        one: named.len() == 1,
         labels: args.show_labels,
+        headers: !args.no_headers,
     };
     let print = |text: &str| match tables {
         true => context.printer.table(text),
         false => context.printer.data(text),
     };
-    if objects.is_empty() && !args.watch && tables {
-        context.printer.talk(&format!("no {} found", kind.plural()));
+    if args.watch {
+        let mut watch =
+            Watch { view: View { one: true, ..view }, print, shown: BTreeMap::new(), headed: false };
+        watch.begin(kind, &objects, lists)?;
+        let events = client.watch(kind, args.scope.namespace(), args.selector.as_deref()).await?;
+        pin_mut!(events);
+        while let Some(event) = events.next().await {
+            let event = event?;
+            let (WatchEvent::Now(object) | WatchEvent::Gone(object)) = &event;
+            if named.is_empty() || named.contains(&(kind, object.key())) {
+                watch.tell(kind, &event)?;
+            }
+        }
         return Ok(ExitStatus::Success);
     }
-    if !objects.is_empty() || (lists && !args.watch) {
-        let text = view.render(kind, &objects, !args.no_headers)?;
+    if objects.is_empty() && tables {
+        context.printer.talk(&format!("no {} found", kind.plural()));
+    } else if !objects.is_empty() || lists {
+        let text = view.render(kind, &objects, true)?;
         if !text.is_empty() {
             print(&text);
         }
     }
-    if !args.watch {
-        return Ok(ExitStatus::Success);
-    }
-    let mut shown: Vec<_> =
-        objects.iter().map(|object| (object.key(), object.metadata().resource_version)).collect();
-    let events = client.watch(kind, args.scope.namespace(), args.selector.as_deref()).await?;
-    pin_mut!(events);
-    while let Some(event) = events.next().await {
-        let WatchEvent::Now(object) = event? else { continue };
-        let wanted = names.is_empty() || names.contains(&object.metadata().name);
-        // The watch begins with what has been printed already.
-        let seen = (object.key(), object.metadata().resource_version);
-        if wanted && !shown.contains(&seen) {
-            let header = shown.is_empty() && !args.no_headers;
-            print(&view.render(kind, std::slice::from_ref(&object), header)?);
-            shown.push(seen);
-        }
-    }
     Ok(ExitStatus::Success)
+}
+
+/// The objects that are named: after their kind, or each with its own.
+fn named(args: &GetArgs) -> Result<Vec<(Kind, ObjectKey)>> {
+    if args.names.is_empty() && !args.kind.contains('/') {
+        return Ok(Vec::new());
+    }
+    if args.selector.is_some() || args.scope.all_namespaces {
+        return Err(wrong("objects are named, or selected (--selector, --all-namespaces), not both"));
+    }
+    let words: Vec<String> = std::iter::once(&args.kind).chain(&args.names).cloned().collect();
+    if !words.iter().any(|word| word.contains('/')) {
+        kind(&args.kind)?;
+    }
+    let named = objects(&words, &args.scope.namespace)?;
+    if args.watch && named.iter().any(|(kind, _)| *kind != named[0].0) {
+        return Err(wrong("only objects of one kind are watched at a time"));
+    }
+    Ok(named)
+}
+
+/// What is printed of objects as they change: each once in each version.
+struct Watch<P> {
+    view: View,
+    print: P,
+    shown: BTreeMap<ObjectKey, u64>,
+    /// Whether the header of the table is there.
+    headed: bool,
+}
+
+impl<P: Fn(&str)> Watch<P> {
+    /// Prints what there is: a table as a whole, a document for each.
+    fn begin(&mut self, kind: Kind, objects: &[AnyObject], documents: bool) -> Result<()> {
+        let shown = objects.iter().map(|object| (object.key(), object.metadata().resource_version));
+        self.shown.extend(shown);
+        for objects in objects.chunks(if documents { 1 } else { objects.len().max(1) }) {
+            self.print(kind, objects)?;
+        }
+        Ok(())
+    }
+
+    /// Prints a change, unless it has been printed already: the watch begins with what there is. Of what is gone that
+    /// is how it was last.
+    fn tell(&mut self, kind: Kind, event: &WatchEvent) -> Result<()> {
+        let object = match event {
+            WatchEvent::Now(object) => {
+                let version = object.metadata().resource_version;
+                if self.shown.insert(object.key(), version) == Some(version) {
+                    return Ok(());
+                }
+                object
+            }
+            WatchEvent::Gone(object) => {
+                self.shown.remove(&object.key());
+                object
+            }
+        };
+        self.print(kind, std::slice::from_ref(object))
+    }
+
+    fn print(&mut self, kind: Kind, objects: &[AnyObject]) -> Result<()> {
+        let is_next = std::mem::replace(&mut self.headed, true);
+        let text = self.view.render(kind, objects, !is_next)?;
+        // Documents of YAML are told apart.
+        let is_yaml = matches!(self.view.output, Output::Yaml);
+        (self.print)(&if is_yaml && is_next { format!("---\n{text}") } else { text });
+        Ok(())
+    }
 }
 
 struct View {
@@ -151,33 +216,46 @@ struct View {
     one: bool,
     /// Whether labels are shown.
     labels: bool,
+    /// Whether tables have a first line at all.
+    headers: bool,
 }
 
 impl View {
     fn render(&self, kind: Kind, objects: &[AnyObject], header: bool) -> Result<String> {
+        let header = header && self.headers;
         let list = || match objects {
             [object] if self.one => object.to_json(),
             _ => {
                 let items: Vec<_> = objects.iter().map(AnyObject::to_json).collect();
-                json!({"apiVersion": API_VERSION, "kind": format!("{}List", kind.name()), "items": items})
+                // As Kubernetes has it: objects of several kinds are a list of any.
+                let (version, kind) = match objects.iter().any(|object| object.kind() != kind) {
+                    true => ("v1", "List".to_owned()),
+                    false => (API_VERSION, format!("{}List", kind.name())),
+                };
+                json!({"apiVersion": version, "kind": kind, "items": items})
             }
         };
         Ok(match &self.output {
             Output::Json => serde_json::to_string_pretty(&list())?,
             Output::Yaml => to_yaml(&list())?,
             Output::Name => {
-                objects.iter().map(|object| name(kind, &object.key())).collect::<Vec<_>>().join("\n")
+                let name = |object: &AnyObject| name(object.kind(), &object.key());
+                objects.iter().map(name).collect::<Vec<_>>().join("\n")
             }
             Output::Template(template) => template.render(&list()),
             Output::Columns(columns) => custom(columns, objects, header),
-            Output::Table | Output::Wide => self.table(kind, objects, header),
+            Output::Table | Output::Wide => {
+                let runs = objects.chunk_by(|one, other| one.kind() == other.kind());
+                runs.map(|run| self.table(run, header)).collect::<Vec<_>>().join("\n")
+            }
         })
     }
 
-    fn table(&self, kind: Kind, objects: &[AnyObject], with_header: bool) -> String {
+    /// A table of objects of one kind.
+    fn table(&self, objects: &[AnyObject], with_header: bool) -> String {
         let wide = matches!(self.output, Output::Wide);
         let now = jiff::Timestamp::now();
-        let known = columns(kind);
+        let known = objects.first().map_or(&[][..], |object| columns(object.kind()));
         let shown = || known.iter().map(|column| wide || !column.wide);
         let names: Vec<String> = known.iter().map(|column| column.name.to_uppercase()).collect();
         let mut header: Vec<&str> =

@@ -1,13 +1,15 @@
 //! Objects shown, waited for, suspended, resumed and deleted.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use rayconcile::api::ids::{GroupNumber, Uid};
 use rayconcile::api::meta::ObjectMeta;
 use rayconcile::store::logs::JobLogs;
+use serde_json::Value;
 
 use super::{run, some_objects};
-use crate::world::{World, ends, read_all, terminate};
+use crate::world::{World, address, ends, read_all, terminate};
 
 #[test]
 fn objects_are_shown_in_every_format() {
@@ -105,6 +107,78 @@ fn objects_are_waited_for_suspended_resumed_and_deleted() {
     insta::assert_snapshot!("delete-missing", run(&world, &["delete", "job/nobody", "job/night"]));
     assert_eq!(world.run(&["get", "jobs"]).out, "");
     insta::assert_snapshot!("delete-files", run(&world, &["delete", "-f", "objects.yaml"]));
+    world.finish();
+}
+
+#[test]
+fn every_object_that_is_named_is_shown() {
+    let world = World::with_controller(&[]);
+    some_objects(&world);
+    let both = "adaptdljob/night\nadaptdljob/waits\n";
+    for words in [&["job/night", "job/waits"] as &[&str], &["job", "night", "waits"]] {
+        assert_eq!(world.ok(&[&["get", "-o", "name"], words].concat()), both, "{words:?}");
+    }
+    insta::assert_snapshot!("get-both-kinds", run(&world, &["get", "job/night", "cluster/lab"]));
+    let list: Value =
+        serde_json::from_str(&world.ok(&["get", "job/night", "cluster/lab", "-o", "json"])).unwrap();
+    assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&"List".into(), 2));
+    let refused: [(&str, &[&str]); 5] = [
+        ("get-without-kind", &["get", "job/night", "waits"]),
+        ("get-unknown-kind", &["get", "night", "waits"]),
+        ("get-named-and-selected", &["get", "job", "night", "-l", "team=vision"]),
+        ("get-named-everywhere", &["get", "job/night", "-A"]),
+        ("get-watch-both-kinds", &["get", "job/night", "cluster/lab", "-w"]),
+    ];
+    for (name, arguments) in refused {
+        insta::assert_snapshot!(name, run(&world, arguments));
+    }
+    world.finish();
+}
+
+#[test]
+fn who_watches_is_shown_each_change_once_and_the_end() {
+    let world = World::with_controller(&[]);
+    some_objects(&world);
+    let follow = |format: &str| {
+        let mut command = world.command(&["get", "jobs", "-w", "-o", format]);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut jobs = follow("json");
+    let documents = serde_json::Deserializer::from_reader(jobs.stdout.take().unwrap());
+    let mut documents = documents.into_iter::<Value>().map(Result::unwrap);
+    let mut table = follow("wide");
+    let mut rows = BufReader::new(table.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(rows.next().unwrap().starts_with("NAME ") && rows.next().unwrap().starts_with("night "));
+    // Each document is an object, also of what there is when it begins.
+    let first: Vec<Value> = documents.by_ref().take(2).collect();
+    assert!(first.iter().all(|job| job["kind"] == "AdaptDLJob"), "{first:?}");
+    let api = world.api();
+    let since = &first[0]["metadata"]["resourceVersion"];
+    let jobs_at = address("adaptdljobs", "");
+    let mut watch =
+        api.watch(&format!("{jobs_at}?watch=true&resourceVersion={}", since.as_str().unwrap_or("0")));
+    world.ok(&["delete", "job/night"]);
+    let mut told = Vec::new();
+    let gone = loop {
+        let line = watch.next();
+        if line["type"] == "DELETED" {
+            break line["object"]["metadata"]["resourceVersion"].clone();
+        }
+    };
+    // The last one is how it was when it went.
+    while told.last() != Some(&gone) {
+        told.push(documents.next().unwrap()["metadata"]["resourceVersion"].clone());
+    }
+    let shown = told.len();
+    told.dedup();
+    assert_eq!(told.len(), shown, "each change once: {told:?}");
+    assert!(
+        rows.find(|row| row.starts_with("NAME ") || row.starts_with("night ")).unwrap().starts_with("night ")
+    );
+    for child in [&mut jobs, &mut table] {
+        terminate(child.id());
+        ends(child);
+    }
     world.finish();
 }
 
