@@ -289,8 +289,8 @@ impl Client {
         wanted: &AnyObject,
         dry_run: bool,
     ) -> Result<(AppliedWord, AnyObject), ClientError> {
-        let request =
-            self.request(Method::PUT, &address(wanted.kind(), &wanted.key())).json(&wanted.to_json());
+        let request = self.request(Method::PUT, &address(wanted.kind(), &wanted.key()));
+        let request = request.query(&[("create", "true")]).json(&wanted.to_json());
         let request = if dry_run { request.query(&[("dryRun", "All")]) } else { request };
         let response = self.send(request.timeout(TIMEOUT)).await?;
         let word = response

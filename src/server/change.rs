@@ -27,28 +27,49 @@ pub(super) type Changed = Result<(Applied, AnyObject), ApiError>;
 
 /// What must be so of the stored object for a change to be made.
 pub(super) enum Condition {
-    Any,
+    /// It is not there.
     Absent,
-    Version(u64),
+    /// It is that one, if that is said, and in that version.
+    Is { uid: Option<String>, version: Option<u64> },
 }
 
 impl Condition {
     /// What whoever sent this read before.
     pub(super) fn of(body: &Value) -> Result<Self, ApiError> {
-        let wrong =
-            || ApiError::bad_request("metadata.resourceVersion must be as it was read, a string of digits");
-        match body.get("metadata").and_then(|metadata| metadata.get("resourceVersion")) {
-            None | Some(Value::Null) => Ok(Self::Any),
-            Some(Value::String(text)) if text.is_empty() => Ok(Self::Any),
-            Some(Value::String(text)) => text.parse().map(Self::Version).map_err(|_| wrong()),
-            Some(_) => Err(wrong()),
+        let given = |name: &str, what: &str| match body.get("metadata").and_then(|found| found.get(name)) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+            Some(_) => Err(ApiError::bad_request(format!("metadata.{name} must be as it was read, {what}"))),
+        };
+        let digits = "a string of digits";
+        let version = given("resourceVersion", digits)?.map(|text| text.parse()).transpose();
+        let version = version.map_err(|_| {
+            ApiError::bad_request(format!("metadata.resourceVersion must be as it was read, {digits}"))
+        })?;
+        Ok(Self::Is { uid: given("uid", "a string")?, version })
+    }
+
+    /// Refuses a stored object that is another.
+    fn check(&self, stored: &AnyObject) -> Result<(), ApiError> {
+        let (kind, key) = (stored.kind(), stored.key());
+        match self {
+            Self::Absent => {
+                let error = ApiError::already_exists(format!("{kind} {key} exists already"));
+                Err(error.about(super::resource::GROUP, kind.plural(), &key.name))
+            }
+            Self::Is { uid: Some(uid), .. } if *uid != stored.uid().0.as_str() => {
+                let message =
+                    format!("{kind} {key} is another one now: its uid is {}, not {uid}", stored.uid());
+                Err(ApiError::conflict(message))
+            }
+            Self::Is { .. } => Ok(()),
         }
     }
 
     fn version(&self) -> Option<u64> {
         match self {
-            Self::Version(version) => Some(*version),
-            Self::Any | Self::Absent => None,
+            Self::Is { version, .. } => *version,
+            Self::Absent => None,
         }
     }
 }
@@ -62,10 +83,8 @@ pub(super) fn change(
     sent: Option<&Value>,
 ) -> Result<Changed, StoreError> {
     let stored = tx.get(object.kind(), &object.key())?;
-    if let (Some(_), Condition::Absent) = (&stored, condition) {
-        let message = format!("{} {} exists already", object.kind(), object.key());
-        let (plural, name) = (object.kind().plural(), &object.metadata().name);
-        return Ok(Err(ApiError::already_exists(message).about(super::resource::GROUP, plural, name)));
+    if let Some(Err(error)) = stored.as_ref().map(|stored| condition.check(stored)) {
+        return Ok(Err(error));
     }
     if let Some(error) = refusal(stored.as_ref(), &object, writer) {
         return Ok(Err(error));
@@ -98,6 +117,9 @@ pub(super) fn apply(
         return Ok(Err(ApiError::bad_request("the object is not the one that the address names")));
     }
     let stored = tx.get(kind, key)?;
+    if let Some(Err(error)) = stored.as_ref().map(|stored| condition.check(stored)) {
+        return Ok(Err(error));
+    }
     let before = document(stored.as_ref());
     let mut owners = Owners::of(managed(stored.as_ref()));
     let mut asked = match stored {

@@ -109,7 +109,11 @@ pub(super) async fn put(
     let dry_run = query.is_dry_run()?;
     let (reader, asked) = (api.clone(), body.clone());
     let mut object = blocking(move || read(&reader, dry_run, kind, &namespace, Some(&name), asked)).await?;
+    let may_create = query.create;
     let work = move |tx: &Tx<'_>| {
+        if !may_create && tx.get(kind, &object.key())?.is_none() {
+            return Ok(Err(missing(kind, &object.key())));
+        }
         tx.keep_wishes(&mut object)?;
         change::change(tx, object, &condition, &writer, Some(&body))
     };
@@ -139,16 +143,18 @@ pub(super) async fn patch(
         let work = move |tx: &Tx<'_>| change::apply(tx, kind, &key, &patch, &writer, query.force, read);
         return write(api, dry_run, work).await;
     }
-    let condition = Condition::of(&patch)?;
     let reader = api.clone();
     // In one transaction: a status that is written in between must not fail what does not concern it.
     let work = move |tx: &Tx<'_>| {
         let Some(stored) = tx.get(kind, &key)? else { return Ok(Err(missing(kind, &key))) };
         let mut body = stored.to_json();
-        let object = patched(patch_kind, &mut body, patch)
-            .and_then(|()| read(&reader, dry_run, kind, &key.namespace, Some(&key.name), body));
+        let object = patched(patch_kind, &mut body, patch).and_then(|()| {
+            // Of what comes of it: however a patch is made, it may say which object was read.
+            let condition = Condition::of(&body)?;
+            Ok((read(&reader, dry_run, kind, &key.namespace, Some(&key.name), body)?, condition))
+        });
         match object {
-            Ok(object) => change::change(tx, object, &condition, &writer, None),
+            Ok((object, condition)) => change::change(tx, object, &condition, &writer, None),
             Err(error) => Ok(Err(error)),
         }
     };

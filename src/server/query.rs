@@ -46,6 +46,9 @@ pub(super) struct ChangeQuery {
     /// Of an apply: take fields from others. Of a deletion: give up what cannot be reached.
     #[serde(deserialize_with = "flag")]
     pub(super) force: bool,
+    /// Of an update: make the object if it is not there. Kubernetes knows no such wish; our command line has it.
+    #[serde(deserialize_with = "flag")]
+    pub(super) create: bool,
     /// Of a deletion: how long it may take.
     #[serde(deserialize_with = "number")]
     pub(super) grace_period_seconds: Option<u64>,

@@ -49,10 +49,19 @@ fn an_object_lives_from_its_creation_to_its_deletion() {
     let same = api.put(Method::PUT, &at, &cluster);
     assert_eq!((same.code, &same.headers["x-applied"]), (200, &"unchanged".parse().unwrap()));
 
-    // What was expected to be there, and is not, is not made.
-    cluster["metadata"] = json!({"name": "other", "resourceVersion": "1"});
-    let absent = api.put(Method::PUT, &address("rayclusters", "other"), &cluster);
-    assert_eq!(refused(&absent, 409, "Conflict"), "RayCluster default/other is not there any more");
+    // Nor by whom has read another that had its name.
+    cluster["metadata"]["uid"] = json!("another");
+    refused(&api.put(Method::PUT, &at, &cluster), 409, "Conflict");
+
+    // What is not there is not made by a change, unless that is asked for, as our command line does.
+    let other = address("rayclusters", "other");
+    for metadata in [json!({"name": "other", "resourceVersion": "1"}), json!({"name": "other"})] {
+        cluster["metadata"] = metadata;
+        let absent = api.put(Method::PUT, &other, &cluster);
+        assert_eq!(refused(&absent, 404, "NotFound"), "there is no RayCluster default/other");
+    }
+    let asked = api.put(Method::PUT, &format!("{other}?create=true"), &cluster);
+    assert_eq!((asked.code, &asked.headers["x-applied"]), (201, &"created".parse().unwrap()), "{asked:?}");
 
     let deleted = api.delete(&at);
     assert_eq!(deleted.code, 200);
@@ -103,9 +112,22 @@ fn merge_patches_change_what_they_name() {
         "Conflict",
     );
 
+    // However it is said.
+    let (json_patch, uid) = ("application/json-patch+json", &made["metadata"]["uid"]);
+    for (field, value) in [("resourceVersion", "1"), ("uid", "x")] {
+        let path = format!("/metadata/{field}");
+        let locked = json!([{"op": "replace", "path": path, "value": value},
+                            {"op": "add", "path": "/metadata/labels/c", "value": "3"}]);
+        refused(&patch(json_patch, &locked), 409, "Conflict");
+        let mut wanted = json!({"metadata": {"labels": {"c": "3"}}});
+        wanted["metadata"][field] = json!(value);
+        refused(&patch("application/strategic-merge-patch+json", &wanted), 409, "Conflict");
+    }
+    let known = json!([{"op": "replace", "path": "/metadata/uid", "value": uid}]);
+    assert_eq!(patch(json_patch, &known).headers["x-applied"], "unchanged");
+
     // What is the store's cannot be patched; what is not understood is not guessed.
-    let status =
-        patch(merge, &json!({"status": {"phase": "Ready"}, "metadata": {"uid": "x", "generation": 99}}));
+    let status = patch(merge, &json!({"status": {"phase": "Ready"}, "metadata": {"generation": 99}}));
     assert_eq!((status.code, &status.body["status"]["phase"]), (200, &json!("Suspended")), "{status:?}");
     assert_eq!(status.body["metadata"]["generation"], 2);
     for kind in ["text/plain", "application/octet-stream", ""] {
