@@ -59,12 +59,12 @@ impl Owners {
         let changed: BTreeSet<Field> = new
             .iter()
             .filter(|field| at(before, field) != at(after, field))
-            .filter(|field| asked.as_ref().is_none_or(|asked| touches(asked, field)))
+            .filter(|field| asked.as_ref().is_none_or(|asked| touches(asked, field, sent.unwrap_or(after))))
             .cloned()
             .collect();
         let gone: BTreeSet<Field> = old.into_iter().filter(|field| at(after, field).is_none()).collect();
         for set in self.sets.values_mut() {
-            set.retain(|field| !touches(&changed, field) && !touches(&gone, field));
+            set.retain(|field| !touches(&changed, field, after) && !touches(&gone, field, before));
         }
         self.sets.entry((manager.to_owned(), Operation::Update)).or_default().extend(changed);
     }
@@ -77,7 +77,7 @@ impl Owners {
         let key = (manager.to_owned(), Operation::Apply);
         for field in self.sets.get(&key).into_iter().flatten().filter(|field| !applies.contains(*field)) {
             let mut others = self.sets.iter().filter(|(other, _)| **other != key).map(|(_, set)| set);
-            if !touches(&applies, field) && !others.any(|set| touches(set, field)) {
+            if !touches(&applies, field, wanted) && !others.any(|set| touches(set, field, stored)) {
                 remove(&mut document, field);
             }
         }
@@ -98,11 +98,11 @@ impl Owners {
         wanted: &Value,
     ) -> Vec<(String, String)> {
         let changed: Vec<Field> =
-            fields(wanted).into_iter().filter(|field| at(stored, field) != at(after, field)).collect();
+            fields(wanted).into_iter().filter(|field| changes(stored, after, wanted, field)).collect();
         let mut conflicts = BTreeSet::new();
         for ((other, _), set) in self.others(manager) {
             for field in &changed {
-                if touches(set, field) {
+                if touches(set, field, stored) {
                     conflicts.insert((other.clone(), format!(".{}", field.join("."))));
                 }
             }
@@ -113,11 +113,11 @@ impl Owners {
     /// Notes that a manager applied a document: it has set what is in it, and nobody else what changed by it.
     pub(super) fn apply(&mut self, manager: &str, stored: &Value, after: &Value, wanted: &Value) {
         let applies = fields(wanted);
-        let changed = applies.iter().filter(|field| at(stored, field) != at(after, field));
+        let changed = applies.iter().filter(|field| changes(stored, after, wanted, field));
         let changed: BTreeSet<Field> = changed.cloned().collect();
         let key = (manager.to_owned(), Operation::Apply);
         for (_, set) in self.sets.iter_mut().filter(|(other, _)| **other != key) {
-            set.retain(|field| !touches(&changed, field));
+            set.retain(|field| !touches(&changed, field, wanted));
         }
         self.sets.insert(key, applies);
     }
@@ -180,11 +180,21 @@ fn at<'a>(object: &'a Value, field: &[String]) -> Option<&'a Value> {
     field.iter().try_fold(object, |found, name| found.as_object()?.get(name))
 }
 
-/// Whether a field is one of a set, or in one of them, or one of them is in it.
-fn touches(set: &BTreeSet<Field>, field: &[String]) -> bool {
-    let within = (1..=field.len()).any(|length| set.contains(&field[..length]));
+/// Whether a field is one of a set, or in one of them, or one of them is in it. One that is an object was set when it
+/// was empty, and has nothing in it: what is there came in another way.
+fn touches(set: &BTreeSet<Field>, field: &[String], of: &Value) -> bool {
+    let holds = |outer: &[String]| !at(of, outer).is_some_and(Value::is_object);
+    let within = (1..field.len()).any(|length| set.contains(&field[..length]) && holds(&field[..length]));
     let from = (Bound::Included(field), Bound::Unbounded);
-    within || set.range::<[String], _>(from).next().is_some_and(|next| next.starts_with(field))
+    within
+        || set.contains(field)
+        || set.range::<[String], _>(from).next().is_some_and(|next| next.starts_with(field))
+}
+
+/// Whether an apply changes a field. An empty object asks only that there be one.
+fn changes(stored: &Value, after: &Value, wanted: &Value, field: &[String]) -> bool {
+    let is_object = |value| at(value, field).is_some_and(Value::is_object);
+    at(stored, field) != at(after, field) && !(is_object(wanted) && is_object(stored))
 }
 
 /// Puts a value at a field. An empty object there asks only that there be one.
@@ -286,6 +296,32 @@ mod tests {
         owners.apply("two", &one, &one, &two);
         let none = json!({"spec": {"c": {}}});
         assert_eq!(owners.applied("one", &one, &none), json!({"spec": {"b": 2, "x": 0, "c": {}}}));
+    }
+
+    #[test]
+    fn an_empty_object_that_is_applied_has_nothing_in_it() {
+        let mut owners = Owners::default();
+        let stored = json!({"spec": {"a": {"b": 1, "filled": "in"}}});
+        let wanted = json!({"spec": {"a": {"b": 5}}});
+        let five = owners.applied("one", &stored, &wanted);
+        owners.apply("one", &stored, &five, &wanted);
+        owners.update("two", &five, &json!({"spec": {"a": {"b": 5, "c": 2, "filled": "in"}}}), None);
+        let five = json!({"spec": {"a": {"b": 5, "c": 2, "filled": "in"}}});
+        let empty = json!({"spec": {"a": {}}});
+        let after = owners.applied("one", &five, &empty);
+        assert_eq!(after, json!({"spec": {"a": {"c": 2, "filled": "in"}}}), "the five is given up");
+        assert!(
+            owners.conflicts("one", &five, &after, &empty).is_empty(),
+            "what is another's stays as it was"
+        );
+        owners.apply("one", &five, &after, &empty);
+        assert_eq!(
+            (owned(&owners, "one"), owned(&owners, "two")),
+            (vec!["spec.a".into()], vec!["spec.a.c".into()])
+        );
+        let six = json!({"spec": {"a": {"b": 6}}});
+        let later = owners.applied("three", &after, &six);
+        assert!(owners.conflicts("three", &after, &later, &six).is_empty(), "nobody has set what is in it");
     }
 
     #[test]
