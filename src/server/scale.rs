@@ -18,7 +18,7 @@ use super::audit::About;
 use super::body::Sent;
 use super::change::{self, Condition, Writer};
 use super::error::ApiError;
-use super::objects::{find, kind, missing, patched, read_patch};
+use super::objects::{find, job, kind, missing, patched, read_patch};
 use super::patch::PatchKind;
 use super::query::ChangeQuery;
 use super::views::JOB_LABEL;
@@ -57,10 +57,8 @@ pub(super) async fn get(
     State(api): State<Api>,
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    match find(&api, KIND, &ObjectKey::new(namespace, name)).await? {
-        AnyObject::Job(job) => Ok(Json(scale(&job)).into_response()),
-        AnyObject::Cluster(_) => Err(ApiError::no_such_address()),
-    }
+    let job = job(&api, &ObjectKey::new(namespace, name)).await?;
+    Ok(Json(scale(&job)).into_response())
 }
 
 pub(super) async fn put(
@@ -71,7 +69,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     Sent(body): Sent,
 ) -> Result<Response, ApiError> {
-    write(api, ObjectKey::new(namespace, name), query, caller, &headers, move |_| Ok(body)).await
+    write(api, ObjectKey::new(namespace, name), query, caller, &headers, move |_| Ok((body, true))).await
 }
 
 pub(super) async fn patch(
@@ -86,18 +84,33 @@ pub(super) async fn patch(
     if patch_kind == PatchKind::Apply {
         return Err(ApiError::unsupported("a scale is not applied; patch or replace it"));
     }
-    let change = move |mut scale: Value| patched(patch_kind, &mut scale, patch).map(|()| scale);
+    let change = move |mut scale: Value| {
+        let is_wish = names_replicas(patch_kind, &patch);
+        patched(patch_kind, &mut scale, patch).map(|()| (scale, is_wish))
+    };
     write(api, ObjectKey::new(namespace, name), query, caller, &headers, change).await
 }
 
-/// Changes a job so that its scale is what is made of it.
+/// Whether a patch says how many workers there are to be; maybe as many as there are already.
+fn names_replicas(kind: PatchKind, patch: &Value) -> bool {
+    if kind != PatchKind::Json {
+        return patch.pointer("/spec/replicas").is_some();
+    }
+    let sets = |operation: &Value| {
+        operation["op"] != "test"
+            && matches!(operation["path"].as_str(), Some("" | "/spec" | "/spec/replicas"))
+    };
+    patch.as_array().is_some_and(|operations| operations.iter().any(sets))
+}
+
+/// Changes a job so that its scale is what is made of it, if that says how many workers there are to be.
 async fn write(
     api: Api,
     key: ObjectKey,
     query: ChangeQuery,
     caller: Caller,
     headers: &HeaderMap,
-    make: impl FnOnce(Value) -> Result<Value, ApiError> + Send + 'static,
+    make: impl FnOnce(Value) -> Result<(Value, bool), ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
     let writer = Writer { manager: query.manager(agent)?, caller };
@@ -106,9 +119,12 @@ async fn write(
         let Some(AnyObject::Job(mut job)) = tx.get(KIND, &wanted)? else {
             return Ok(Err(missing(KIND, &wanted)));
         };
-        let asked = make(scale(&job)).and_then(|scale| {
+        let asked = make(scale(&job)).and_then(|(scale, is_wish)| {
+            check(&scale, &wanted)?;
             let condition = Condition::of(&scale)?;
-            set_replicas(&mut job, &scale["spec"]["replicas"])?;
+            if is_wish {
+                set_replicas(&mut job, &scale["spec"]["replicas"])?;
+            }
             Ok(condition)
         });
         match asked {
@@ -125,10 +141,40 @@ async fn write(
     }
 }
 
+/// Refuses what is no scale, or that of another job.
+fn check(scale: &Value, key: &ObjectKey) -> Result<(), ApiError> {
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    check_fields(scale, "", &known)?;
+    check_fields(&scale["spec"], "spec.", &["replicas"])?;
+    let is = |value: &Value, wanted: &str| value.is_null() || value == wanted;
+    if !is(&scale["apiVersion"], "autoscaling/v1") || !is(&scale["kind"], "Scale") {
+        return Err(ApiError::bad_request("what is sent is not a Scale of autoscaling/v1"));
+    }
+    let metadata = &scale["metadata"];
+    if !is(&metadata["name"], &key.name) || !is(&metadata["namespace"], &key.namespace) {
+        return Err(ApiError::bad_request("the scale is not that of the object that the address names"));
+    }
+    Ok(())
+}
+
+fn check_fields(value: &Value, place: &str, known: &[&str]) -> Result<(), ApiError> {
+    let Some(fields) = value.as_object() else {
+        let place = if place.is_empty() { "scale" } else { place.trim_end_matches('.') };
+        return Err(ApiError::invalid_field(place, &format!("must have {}", known.join(", "))));
+    };
+    match fields.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => {
+            let message = format!("is not known; there is {}", known.join(", "));
+            Err(ApiError::invalid_field(&format!("{place}{name}"), &message))
+        }
+        None => Ok(()),
+    }
+}
+
 fn set_replicas(job: &mut AdaptDLJob, wanted: &Value) -> Result<(), ApiError> {
     let spec = &mut job.spec;
     let wrong = |message: &str| ApiError::invalid_field("spec.replicas", message);
-    // Kubernetes leaves out what is 0.
+    // Programs in Go leave out what is 0, as `kubectl scale --replicas=0 --current-replicas=2` does.
     let replicas = if wanted.is_null() { Some(0) } else { wanted.as_u64() };
     let replicas = replicas.and_then(|number| u32::try_from(number).ok());
     let replicas = replicas.ok_or_else(|| wrong("must be a number of workers"))?;

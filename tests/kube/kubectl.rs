@@ -85,7 +85,7 @@ fn objects_are_applied_edited_patched_and_deleted() {
         kube.refused("scale job night --replicas=1 --current-replicas=2")
             .contains("Expected replicas to be 2, was 3")
     );
-    kube.kubectl("scale job night --replicas=0");
+    kube.kubectl("scale job night --replicas=0 --current-replicas=3");
     assert_eq!(kube.json("get job night")["spec"]["suspend"], true);
     assert!(kube.refused("scale cluster lab --replicas=1").contains("(NotFound)"));
 

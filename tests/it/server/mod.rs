@@ -12,6 +12,7 @@ mod limits;
 mod logs;
 mod objects;
 mod refusals;
+mod scale;
 mod training;
 mod watching;
 
