@@ -115,8 +115,13 @@ impl Order {
             changed = true;
         }
         if let (AnyObject::Job(job), Some(seconds)) = (&mut object, self.grace) {
-            job.spec.termination_grace_period = Span::from_secs(seconds);
-            changed = true;
+            let (grace, before) = (Span::from_secs(seconds), job.spec.termination_grace_period);
+            // Who is going already may only be given less time.
+            if grace < before || (grace > before && !job.metadata.is_deleting()) {
+                job.spec.termination_grace_period = grace;
+                job.metadata.generation += 1;
+                changed = true;
+            }
         }
         if changed {
             tx.update(object)?;

@@ -52,3 +52,17 @@ fn a_mistake_is_no_wish_for_fewer_workers() {
     assert_eq!(put(json!({"metadata": {"name": "digits"}, "spec": {}})).body["spec"], json!({"replicas": 0}));
     assert_eq!(job(&training)["spec"]["suspend"], true);
 }
+
+#[test]
+fn a_grace_period_is_a_change_of_the_spec() {
+    let training = Training::new();
+    let delete = |seconds: u64| {
+        let options = json!({"gracePeriodSeconds": seconds});
+        let request = training.api.request(Method::DELETE, &address("adaptdljobs", "digits")).json(&options);
+        let job = training.api.send(request).body;
+        (job["spec"]["terminationGracePeriod"].clone(), job["metadata"]["generation"].clone())
+    };
+    assert_eq!(delete(7), (json!("7s"), json!(2)));
+    assert_eq!(delete(9), (json!("7s"), json!(2)), "who is going gets no more time");
+    assert_eq!(delete(3), (json!("3s"), json!(3)));
+}
