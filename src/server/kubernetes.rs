@@ -183,12 +183,12 @@ fn objects_at(feed: &Feed, version: u64, now: Vec<AnyObject>) -> Option<Vec<AnyO
     let mut objects: BTreeMap<(Kind, ObjectKey), AnyObject> =
         now.into_iter().map(|object| ((object.kind(), object.key()), object)).collect();
     let mut seen = std::collections::BTreeSet::new();
-    for change in feed.since(version).ok()? {
-        let key = (change.kind, change.key.clone());
+    let changes = feed.pick(version, |change| Some(((change.kind, change.key.clone()), change.change)));
+    for (key, change) in changes.ok()? {
         if !seen.insert(key.clone()) {
             continue;
         }
-        let before = match (feed.latest(key.0, &key.1, version), change.change) {
+        let before = match (feed.latest(key.0, &key.1, version), change) {
             (Some(before), _) if before.change == ChangeType::Deleted => None,
             (Some(before), _) => Some(AnyObject::from_json(before.object).ok()?),
             (None, ChangeType::Added) => None,

@@ -1,6 +1,7 @@
 //! Lists and watches: of objects, and of what is derived from them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -20,7 +21,7 @@ use super::selector::Selector;
 use super::stream::{Lines, stream_lines};
 use crate::api::object::{AnyObject, Kind};
 use crate::store::Tx;
-use crate::store::feed::{Change, ChangeType, Gone};
+use crate::store::feed::{Change, ChangeType};
 
 /// How often somebody who watches is told that nothing has happened.
 const BOOKMARK: Duration = Duration::from_secs(60);
@@ -101,7 +102,7 @@ pub(super) fn check_version(query: &ListQuery, newest: u64) -> Result<(), ApiErr
 pub(super) fn check_known(api: &Api, since: u64) -> Result<(), ApiError> {
     let feed = api.store.feed();
     // A version that is yet to come is of another store: this one was begun anew, or restored.
-    if since > *feed.subscribe().borrow() || feed.since(since) == Err(Gone) {
+    if since > *feed.subscribe().borrow() || !feed.knows(since) {
         return Err(ApiError::expired(UNKNOWN));
     }
     Ok(())
@@ -231,6 +232,8 @@ pub(super) struct Talk {
     form: Form,
     bookmarks: bool,
     marks_beginning: bool,
+    /// Whether a table was told: its columns are described once.
+    has_header: AtomicBool,
     until: Option<Instant>,
 }
 
@@ -248,14 +251,15 @@ impl Talk {
             form: Form::of(headers, query.include_object.as_deref())?,
             bookmarks: query.allow_watch_bookmarks,
             marks_beginning: query.send_initial_events,
+            has_header: AtomicBool::new(false),
             until: timeout.map(|timeout| Instant::now() + timeout),
         })
     }
 
     /// Tells what there is when a watch begins.
     pub(super) async fn begin(&self, lines: &Lines, items: Vec<Value>, version: u64) -> Option<()> {
-        for (index, object) in items.into_iter().enumerate() {
-            lines.send(&self.form.event(self.resource, "ADDED", object, index == 0)).await?;
+        for object in items {
+            self.change(lines, "ADDED", object).await?;
         }
         if self.marks_beginning {
             let end = json!({"k8s.io/initial-events-end": "true"});
@@ -266,7 +270,8 @@ impl Talk {
 
     /// Tells a change.
     pub(super) async fn change(&self, lines: &Lines, word: &str, object: Value) -> Option<()> {
-        lines.send(&self.form.event(self.resource, word, object, true)).await
+        let is_first = !self.has_header.swap(true, Ordering::Relaxed);
+        lines.send(&self.form.event(self.resource, word, object, is_first)).await
     }
 
     /// Tells that more cannot be told.

@@ -1,7 +1,7 @@
 //! The changes of objects, for whoever watches: the newest few thousand, by resource version; fewer of large objects.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -75,12 +75,12 @@ impl Kept {
 /// The changes that are kept, and how many bytes their objects have.
 #[derive(Default)]
 struct Newest {
-    changes: VecDeque<Kept>,
+    changes: VecDeque<Arc<Kept>>,
     bytes: usize,
 }
 
 impl Newest {
-    fn push(&mut self, kept: Kept) {
+    fn push(&mut self, kept: Arc<Kept>) {
         self.bytes += kept.object.len();
         self.changes.push_back(kept);
     }
@@ -118,8 +118,9 @@ impl Feed {
 
     pub(super) fn publish(&self, changes: Vec<Change>) {
         let Some(newest) = changes.last().map(|change| change.version) else { return };
+        let changes: Vec<_> = changes.into_iter().map(|change| Arc::new(Kept::new(change))).collect();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.into_iter().map(Kept::new).for_each(|change| kept.push(change));
+        changes.into_iter().for_each(|change| kept.push(change));
         if let Some(before) = kept.bound() {
             *self.before.lock().unwrap_or_else(PoisonError::into_inner) = before;
         }
@@ -131,41 +132,45 @@ impl Feed {
         self.newest.subscribe()
     }
 
+    /// Whether all changes after a version are here.
+    pub fn knows(&self, version: u64) -> bool {
+        version >= *self.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The changes after a version.
     ///
     /// # Errors
     /// If some of them are no longer here.
     pub fn since(&self, version: u64) -> Result<Vec<Change>, Gone> {
-        self.after(version, |kept| Some(kept.whole()))
+        Ok(self.after(version)?.iter().map(|kept| kept.whole()).collect())
     }
 
     /// What somebody wants to know of the changes after a version, without their objects.
     ///
     /// # Errors
     /// If some of them are no longer here.
-    pub fn pick<T>(
-        &self,
-        version: u64,
-        mut wanted: impl FnMut(&Change) -> Option<T>,
-    ) -> Result<Vec<T>, Gone> {
-        self.after(version, |kept| wanted(&kept.change))
+    pub fn pick<T>(&self, version: u64, wanted: impl FnMut(&Change) -> Option<T>) -> Result<Vec<T>, Gone> {
+        Ok(self.after(version)?.iter().map(|kept| &kept.change).filter_map(wanted).collect())
     }
 
-    fn after<T>(&self, version: u64, wanted: impl FnMut(&Kept) -> Option<T>) -> Result<Vec<T>, Gone> {
+    /// The changes after a version, to be read when nobody waits for them any more: who publishes holds the store.
+    fn after(&self, version: u64) -> Result<Vec<Arc<Kept>>, Gone> {
         let changes = &self.kept.lock().unwrap_or_else(PoisonError::into_inner).changes;
-        if version < *self.before.lock().unwrap_or_else(PoisonError::into_inner) {
+        if !self.knows(version) {
             return Err(Gone);
         }
         let first = changes.partition_point(|kept| kept.change.version <= version);
-        Ok(changes.range(first..).filter_map(wanted).collect())
+        Ok(changes.range(first..).cloned().collect())
     }
 
     /// The newest change of an object that came no later than a version, if it is still here.
     pub fn latest(&self, kind: Kind, key: &ObjectKey, version: u64) -> Option<Change> {
-        let changes = &self.kept.lock().unwrap_or_else(PoisonError::into_inner).changes;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut of_object =
-            changes.iter().rev().filter(|kept| kept.change.kind == kind && kept.change.key == *key);
-        of_object.find(|kept| kept.change.version <= version).map(Kept::whole)
+            kept.changes.iter().rev().filter(|kept| kept.change.kind == kind && kept.change.key == *key);
+        let found = of_object.find(|kept| kept.change.version <= version).cloned();
+        drop(kept);
+        found.map(|kept| kept.whole())
     }
 }
 

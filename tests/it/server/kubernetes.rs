@@ -149,6 +149,8 @@ fn a_watch_says_how_far_it_is_and_ends_in_time() {
         (&rows[0]["object"]["kind"], &rows[0]["object"]["rows"][0]["cells"][0]),
         (&json!("Table"), &json!("a"))
     );
+    let columns = |row: &Value| row["object"]["columnDefinitions"].as_array().unwrap().len();
+    assert_eq!((columns(&rows[0]) > 0, columns(&rows[1])), (true, 0), "columns are described once");
     drop(resumed);
     world.finish();
 }
