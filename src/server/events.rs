@@ -1,7 +1,5 @@
 //! Events, as Kubernetes' core/v1 Events. Their versions are their own, and are not those of objects.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
@@ -13,15 +11,13 @@ use sha2::{Digest as _, Sha256};
 use super::Api;
 use super::error::ApiError;
 use super::form::Form;
-use super::list::{Selection, Talk, list_of, resume};
+use super::list::{Selection, Talk, UNKNOWN, list_of, resume};
 use super::query::ListQuery;
 use super::resource::EVENTS;
 use super::stream::stream_lines;
 use crate::api::columns::{Column, age};
 use crate::api::event::Event;
 
-/// How often new events are looked for while somebody watches.
-const POLL: Duration = Duration::from_millis(250);
 /// What events can be selected by.
 const FIELDS: [&str; 11] = [
     "involvedObject.uid",
@@ -108,6 +104,10 @@ async fn answer(
         return resume(&api, &talk, &query, &selection, token);
     }
     let since = query.resource_version.filter(|_| query.watch && !query.send_initial_events).unwrap_or(0);
+    // A version that is yet to come is of another store: this one was begun anew, or restored.
+    if since > *api.store.newest_event().borrow() {
+        return Err(ApiError::expired(UNKNOWN));
+    }
     let events = api.store.read(move |tx| tx.events_since(since)).await?;
     let newest = events.last().map_or(since, |event| event.version);
     let chosen: Vec<Value> = events.iter().map(render).filter(|event| selection.matches(event)).collect();
@@ -115,7 +115,7 @@ async fn answer(
         return Ok(list_of(&api, &talk, &query, &selection, newest, chosen));
     }
     Ok(stream_lines(api.clone(), move |lines| async move {
-        let mut seen = newest;
+        let (mut seen, mut news) = (newest, api.store.newest_event());
         if since == 0 {
             talk.begin(&lines, chosen, newest).await?;
         } else {
@@ -124,16 +124,9 @@ async fn answer(
             }
         }
         loop {
-            let more = async {
-                loop {
-                    tokio::time::sleep(POLL).await;
-                    let events = api.store.read(move |tx| tx.events_since(seen)).await.ok()?;
-                    if !events.is_empty() {
-                        return Some(events);
-                    }
-                }
-            };
-            let events = talk.wait(&lines, seen, more).await?;
+            let more = async { news.wait_for(|newest| *newest > seen).await.ok().map(|_| ()) };
+            talk.wait(&lines, seen, more).await?;
+            let events = api.store.read(move |tx| tx.events_since(seen)).await.ok()?;
             seen = events.last().map_or(seen, |event| event.version);
             for event in events.iter().map(render).filter(|event| selection.matches(event)) {
                 talk.change(&lines, word(&event), event).await?;

@@ -28,7 +28,7 @@ const BOOKMARK: Duration = Duration::from_secs(60);
 /// What objects can be selected by.
 const FIELDS: [&str; 2] = ["metadata.name", "metadata.namespace"];
 /// What is said to who is too far behind.
-const UNKNOWN: &str = "changes after that resourceVersion are not known";
+pub(super) const UNKNOWN: &str = "changes after that resourceVersion are not known";
 
 pub(super) async fn list_all(
     State(api): State<Api>,

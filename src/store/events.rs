@@ -29,8 +29,7 @@ impl Tx<'_> {
             )?
             .query_row(params![event.uid.0.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let version: i64 =
-            self.sql.query_row("SELECT coalesce(max(version), 0) + 1 FROM events", [], |row| row.get(0))?;
+        let version = i64::try_from(self.newest_event()? + 1).unwrap_or(i64::MAX);
         match newest {
             Some((old, reason, message)) if reason == event.reason && message == event.message => {
                 let sql =
@@ -62,7 +61,18 @@ impl Tx<'_> {
             }
         }
         self.sql.execute("DELETE FROM events WHERE version <= ?1", params![version - KEPT])?;
+        self.recorded.set(Some(version.unsigned_abs()));
         Ok(())
+    }
+
+    /// The version that the newest event got.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn newest_event(&self) -> Result<u64, StoreError> {
+        let sql = "SELECT coalesce(max(version), 0) FROM events";
+        let version: i64 = self.sql.query_row(sql, [], |row| row.get(0))?;
+        Ok(version.unsigned_abs())
     }
 
     /// The events after a version, oldest first.

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use tokio::sync::watch;
 
 pub use departures::{Cause, Departure};
 use feed::{Change, Feed};
@@ -155,6 +156,8 @@ struct Inner {
     /// Held by the task whose thread uses the connection, or waits for it.
     turn: Arc<tokio::sync::Mutex<()>>,
     feed: Feed,
+    /// The version of the newest event.
+    newest_event: watch::Sender<u64>,
     /// Held as long as the store is open. The descriptor closes on exec, so a process that is being launched
     /// when this one is killed holds the lock until it carries its own mark.
     _lock: Flock<File>,
@@ -164,6 +167,8 @@ struct Inner {
 pub struct Tx<'a> {
     sql: Transaction<'a>,
     changes: std::cell::RefCell<Vec<Change>>,
+    /// The version of the last event that was recorded in it.
+    recorded: std::cell::Cell<Option<u64>>,
 }
 
 impl Store {
@@ -198,17 +203,24 @@ impl Store {
                 connection: Mutex::new(connection),
                 turn: Arc::default(),
                 feed: Feed::new(),
+                newest_event: watch::channel(0).0,
                 _lock: lock,
             }),
         };
-        let newest = store.read_now(|tx| tx.newest_version())?;
+        let (newest, event) = store.read_now(|tx| Ok((tx.newest_version()?, tx.newest_event()?)))?;
         store.inner.feed.begin(newest);
+        store.inner.newest_event.send_replace(event);
         Ok(store)
     }
 
     /// Whoever wants to hear of changes of objects.
     pub fn feed(&self) -> &Feed {
         &self.inner.feed
+    }
+
+    /// A receiver that is told the version of the newest event whenever there is one.
+    pub fn newest_event(&self) -> watch::Receiver<u64> {
+        self.inner.newest_event.subscribe()
     }
 
     /// Runs a transaction that changes something, on a thread that may block.
@@ -281,20 +293,24 @@ impl Store {
     ) -> Result<R, StoreError> {
         let mut connection = self.inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let run = || {
-            let tx = Tx { sql: connection.transaction_with_behavior(behavior)?, changes: Default::default() };
+            let sql = connection.transaction_with_behavior(behavior)?;
+            let tx = Tx { sql, changes: Default::default(), recorded: Default::default() };
             let result = work(&tx)?;
             if !keep {
-                return Ok((result, Vec::new())); // What is not committed is rolled back.
+                return Ok((result, Vec::new(), None)); // What is not committed is rolled back.
             }
             tx.sql.commit()?;
-            Ok((result, tx.changes.into_inner()))
+            Ok((result, tx.changes.into_inner(), tx.recorded.into_inner()))
         };
-        let (result, changes) = run().map_err(|error| match error {
+        let (result, changes, event) = run().map_err(|error| match error {
             StoreError::Sqlite(error) => describe(error, &self.inner.path),
             other => other,
         })?;
         // Still under the lock, so that changes are published in their order.
         self.inner.feed.publish(changes);
+        if let Some(event) = event {
+            self.inner.newest_event.send_replace(event);
+        }
         Ok(result)
     }
 }

@@ -256,6 +256,8 @@ fn events_tell_what_happened() {
     assert_eq!(api.get(&format!("/api/v1/namespaces/default/events/{name}")).body["reason"], "CannotOpen");
     assert_eq!(api.get("/api/v1/namespaces/other/events").body["items"], json!([]));
     refused(&api.get("/api/v1/events?fieldSelector=colour=Warning"), 400, "BadRequest");
+    // A version that nobody was ever given is of another store.
+    refused(&api.get("/api/v1/events?watch=true&resourceVersion=999999"), 410, "Expired");
     drop(watch);
     world.finish();
 }

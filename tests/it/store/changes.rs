@@ -104,6 +104,7 @@ fn who_is_too_far_behind_is_told_to_list_again() {
     let newest = store.read_now(|tx| tx.newest_version()).unwrap();
     assert_eq!(store.feed().since(newest - 4096).unwrap().len(), 4096);
     assert_eq!(store.feed().since(newest - 4097).unwrap_err(), Gone);
+    assert!(store.feed().knows(newest - 4096) && !store.feed().knows(newest - 4097));
     drop(store);
     // After a restart only what comes then is known.
     let store = Store::open(directory.path()).unwrap();
@@ -125,7 +126,13 @@ fn equal_events_are_counted_and_the_oldest_forgotten() {
         store.write_now(all).unwrap();
     };
     let of = |object: &str| store.read_now(|tx| tx.events_of(&Uid::from(object.to_owned()))).unwrap();
+    let mut news = store.newest_event();
+    assert_eq!(*news.borrow_and_update(), 0);
     record("a", "it happened", 3);
+    assert!(news.has_changed().unwrap(), "who watches is told");
+    assert_eq!(*news.borrow_and_update(), 3);
+    put(&store, job("j"));
+    assert!(!news.has_changed().unwrap(), "of nothing but events");
     record("b", "it happened", 1);
     record("a", "it happened", 2);
     record("a", "it happened otherwise", 1);
@@ -141,4 +148,12 @@ fn equal_events_are_counted_and_the_oldest_forgotten() {
     let all = store.read_now(|tx| tx.events_since(0)).unwrap();
     assert_eq!((all.len(), all.last().unwrap().event.message.as_str()), (20_000, "20009"));
     assert_eq!(of("a").len(), 0);
+    let newest = all.last().unwrap().version;
+    assert_eq!(*store.newest_event().borrow(), newest);
+    drop((news, store));
+    assert_eq!(
+        *Store::open(directory.path()).unwrap().newest_event().borrow(),
+        newest,
+        "also after a restart"
+    );
 }
