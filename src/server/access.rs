@@ -23,6 +23,7 @@ use super::audit::{About, Entry};
 use super::body::Sent;
 use super::connections::Stranger;
 use super::error::ApiError;
+use super::resource::GROUP;
 use super::rights::needed;
 use super::stream::Stream;
 use crate::api::ids::Digest;
@@ -208,28 +209,59 @@ pub(super) async fn access_review(
     Ok((StatusCode::CREATED, Json(review)).into_response())
 }
 
+/// Verbs, and which role each needs.
+type Needs = &'static [(&'static str, Role)];
+
+/// What there is beside what is discovered: its group, its name, and what can be done with it.
+const BESIDE: [(&str, &str, Needs); 9] = [
+    (GROUP, "adaptdljobs/log", &[("get", Role::View)]),
+    (GROUP, "adaptdljobs/checkpoints", &[("get", Role::View)]),
+    (GROUP, "packages", &[("get", Role::View), ("update", Role::Edit)]),
+    (GROUP, "plan", &[("create", Role::View)]),
+    (GROUP, "sources", &[("list", Role::View), ("create", Role::Admin)]),
+    (GROUP, "tokens", &[("create", Role::Admin), ("delete", Role::Admin), ("list", Role::Admin)]),
+    ("authentication.k8s.io", "selfsubjectreviews", &[("create", Role::View)]),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", &[("create", Role::View)]),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", &[("create", Role::View)]),
+];
+
 /// Whether somebody may do something, and why.
 fn may(caller: &Caller, verb: &str, group: &str, resource: &str, below: &str) -> (bool, String) {
-    let known = super::resource::RESOURCES.iter().find(|known| {
-        (resource == "*" || known.plural == resource) && (group == "*" || known.group == group)
-    });
+    let reads = matches!(verb, "get" | "list" | "watch");
+    let by_role = |needed| match caller.role >= needed {
+        true => (true, format!("the role is {}", caller.role)),
+        false => (false, format!("the role is {}, and {verb} needs {needed}", caller.role)),
+    };
+    if resource == "*" {
+        // Tokens are only an admin's; what can only be seen nobody changes.
+        return by_role(match verb {
+            "*" => Role::Admin,
+            _ if reads => Role::View,
+            _ => Role::Edit,
+        });
+    }
+    let whole = if below.is_empty() { resource.to_owned() } else { format!("{resource}/{below}") };
+    let only = |what: &str, verbs: &[&str]| (false, format!("{what} can only be {}", verbs.join(", ")));
+    let is_asked = |of: &str| group == "*" || group == of;
+    if let Some((.., verbs)) = BESIDE.iter().find(|(of, name, _)| *name == whole && is_asked(of)) {
+        let asked = verbs.iter().filter(|(known, _)| verb == "*" || *known == verb);
+        if let Some(needed) = asked.map(|(_, needed)| *needed).max() {
+            return by_role(needed);
+        }
+        return only(&whole, &verbs.iter().map(|(verb, _)| *verb).collect::<Vec<_>>());
+    }
+    let known =
+        super::resource::RESOURCES.iter().find(|known| known.plural == resource && is_asked(known.group));
     let Some(known) = known else { return (false, format!("there are no {resource} here")) };
     let verbs = match known.below.iter().find(|known| known.name == below) {
         Some(below) => below.verbs,
         None if below.is_empty() => known.verbs,
         None => return (false, format!("{resource} have no {below}")),
     };
-    let reads = matches!(verb, "get" | "list" | "watch");
-    let can = match verb {
-        // Of everything there is, some may only be seen.
-        "*" => resource != "*" && verbs.len() > 3,
-        verb => verbs.contains(&verb) || (resource == "*" && verb != "*"),
-    };
-    let needed = if reads { Role::View } else { Role::Edit };
-    match (can, caller.role >= needed) {
-        (true, true) => (true, format!("the role is {}", caller.role)),
-        (true, false) => (false, format!("the role is {}, and {verb} needs {needed}", caller.role)),
-        (false, _) => (false, format!("{resource} can only be {}", verbs.join(", "))),
+    match verb {
+        "*" if verbs.len() > 3 => by_role(Role::Edit),
+        verb if verbs.contains(&verb) => by_role(if reads { Role::View } else { Role::Edit }),
+        _ => only(resource, verbs),
     }
 }
 
@@ -253,6 +285,13 @@ pub(super) async fn rules_review(
                 .filter(|verb| may(&caller, verb, resource.group, resource.plural, "").0 || *verb == "get")
                 .collect();
             rules.push(json!({"apiGroups": [resource.group], "resources": [name], "verbs": verbs}));
+        }
+    }
+    for (group, name, verbs) in BESIDE {
+        let verbs = verbs.iter().filter(|(_, needed)| caller.role >= *needed).map(|(verb, _)| *verb);
+        let verbs: Vec<&str> = verbs.collect();
+        if !verbs.is_empty() {
+            rules.push(json!({"apiGroups": [group], "resources": [name], "verbs": verbs}));
         }
     }
     review["status"] = json!({
@@ -287,5 +326,8 @@ mod tests {
         assert!(!may(Role::View, "delete", "adaptdljobs") && !may(Role::View, "*", "*"));
         assert!(may(Role::Edit, "delete", "rayclusters") && may(Role::Edit, "*", "adaptdljobs"));
         assert!(!may(Role::Admin, "delete", "nodes") && !may(Role::Admin, "get", "secrets"));
+        assert!(may(Role::Admin, "*", "*") && !may(Role::Edit, "*", "*") && may(Role::Edit, "delete", "*"));
+        assert!(may(Role::Admin, "create", "tokens") && !may(Role::Edit, "list", "tokens"));
+        assert!(may(Role::View, "create", "plan") && !may(Role::Admin, "delete", "sources"));
     }
 }

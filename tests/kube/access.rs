@@ -100,12 +100,19 @@ fn each_role_may_do_what_it_is_for_and_no_more() {
         (&edit, "patch clusters", "yes\n"),
         (&edit, "update jobs --subresource=scale", "yes\n"),
         (&edit, "update jobs --subresource=status", "no - adaptdljobs can only be get\n"),
+        (&edit, "'*' '*'", "no - the role is edit, and * needs admin\n"),
+        (&String::new(), "'*' '*'", "yes\n"),
         (&edit, "delete nodes", "no - nodes can only be get, list, watch\n"),
     ] {
         assert_eq!(can(who, what), answer, "{who} {what}");
     }
     let listed = kube.kubectl(&format!("{view} auth can-i --list"));
     assert!(listed.contains("adaptdljobs.rayconcile.dev") && !listed.contains("delete"), "{listed}");
+    let listed = kube.kubectl("auth can-i --list");
+    assert!(
+        listed.contains("tokens.rayconcile.dev") && listed.contains("sources.rayconcile.dev"),
+        "{listed}"
+    );
 
     // Taken back, a token opens nothing; in the log is who tried what, and no token.
     assert!(kube.ok(&["token", "ls"]).contains("view"));
