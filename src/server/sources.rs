@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Api;
 use super::audit::About;
+use super::body::Sent;
 use super::error::ApiError;
 use crate::api::source::SourceRequest;
 use crate::gitops::Refusal;
@@ -17,10 +18,9 @@ pub(super) async fn list(State(api): State<Api>) -> Response {
 }
 
 /// Asks something of a source: to pause, to go on, to look now, to let objects go. Says how it is afterwards.
-pub(super) async fn ask(
-    State(api): State<Api>,
-    Json(request): Json<SourceRequest>,
-) -> Result<Response, ApiError> {
+pub(super) async fn ask(State(api): State<Api>, Sent(request): Sent) -> Result<Response, ApiError> {
+    let request: SourceRequest = serde_json::from_value(request)
+        .map_err(|error| ApiError::bad_request(format!("nothing can be asked so of a source: {error}")))?;
     let SourceRequest { source, action, digest } = &request;
     let action = json!(action);
     let set = digest.as_ref().map(|digest| format!(" of {digest}")).unwrap_or_default();

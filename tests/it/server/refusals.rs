@@ -149,6 +149,11 @@ fn requests_that_are_no_good_are_refused_as_kubernetes_does() {
     refused(&api.get(&format!("{collection}?resourceVersion=new")), 400, "BadRequest");
     refused(&api.get(&address("rayclusters", "%ff")), 400, "BadRequest");
 
+    // A source may be asked in YAML, too.
+    let sources = api.request(Method::POST, "/apis/rayconcile.dev/v1/sources");
+    let asked = sources.header("content-type", "application/yaml").body("{source: none, action: pause}");
+    refused(&api.send(asked), 404, "NotFound");
+
     // Packages are named by what they are, and may be larger.
     let package = |digest: &str, bytes: Vec<u8>| {
         api.send(api.request(Method::PUT, &format!("/apis/rayconcile.dev/v1/packages/{digest}")).body(bytes))
