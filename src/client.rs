@@ -1,5 +1,8 @@
 //! A typed client of the API, for the command line.
 
+mod error;
+mod stream;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,56 +20,14 @@ use crate::api::record::CheckpointRecord;
 use crate::api::review::{Proposal, Review};
 use crate::api::source::{SourceRequest, SourceStatus};
 use crate::api::token::{NewToken, Role, TokenView};
+pub use error::ClientError;
+use stream::{Change, changes, lines};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A package of the largest size, to a disk that is busy.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 const TOKENS: &str = "/apis/rayconcile.dev/v1/tokens";
-
-/// Why a call did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// No controller answers for this state directory.
-    #[error("no controller is running for the state directory {}", state.display())]
-    NoController {
-        /// The state directory.
-        state: PathBuf,
-    },
-    /// The controller refuses.
-    #[error("{message}")]
-    Refused {
-        /// The HTTP status.
-        code: u16,
-        /// Why, as a word.
-        reason: String,
-        /// Why, for a person.
-        message: String,
-    },
-    /// The connection broke, or what came is not what was expected.
-    #[error("the controller does not answer as expected: {0}")]
-    Broken(String),
-    /// A file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-}
-
-impl ClientError {
-    /// Whether a watch fell behind the changes that are remembered.
-    pub fn is_expired(&self) -> bool {
-        matches!(self, Self::Refused { code: 410, .. })
-    }
-
-    /// Whether what was asked for is not there.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused { code: 404, .. })
-    }
-}
 
 /// What became of an object that was applied: `created`, `configured`, `unchanged`.
 pub type AppliedWord = String;
@@ -512,51 +473,4 @@ fn object(mut value: Value) -> Result<AnyObject, ClientError> {
 
 fn parse<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
     serde_json::from_value(value).map_err(|error| ClientError::Broken(error.to_string()))
-}
-
-enum Change {
-    Now,
-    Gone,
-}
-
-/// What a watch tells, as it comes.
-fn changes(response: Response) -> impl Stream<Item = Result<(Change, Value), ClientError>> {
-    lines(response).map(|line| {
-        let mut line = line?;
-        let body = line["object"].take();
-        match line["type"].as_str() {
-            Some("ADDED" | "MODIFIED") => Ok((Change::Now, body)),
-            Some("DELETED") => Ok((Change::Gone, body)),
-            // A `Status`, as Kubernetes has it.
-            _ => Err(ClientError::Refused {
-                code: body["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500),
-                reason: body["reason"].as_str().unwrap_or("Unknown").to_owned(),
-                message: format!(
-                    "the watch ended: {}",
-                    body["message"].as_str().unwrap_or("no reason is given")
-                ),
-            }),
-        }
-    })
-}
-
-/// The lines of an answer, each a value of JSON, as they come.
-fn lines(response: Response) -> impl Stream<Item = Result<Value, ClientError>> {
-    let chunks = Box::pin(response.bytes_stream());
-    futures_util::stream::unfold((chunks, Vec::new()), |(mut chunks, mut buffer): (_, Vec<u8>)| async move {
-        loop {
-            if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = buffer.drain(..=end).collect();
-                let value =
-                    serde_json::from_slice(&line).map_err(|error| ClientError::Broken(error.to_string()));
-                return Some((value, (chunks, buffer)));
-            }
-            match chunks.next().await? {
-                Ok(chunk) => buffer.extend_from_slice(&chunk),
-                Err(error) => {
-                    return Some((Err(ClientError::Broken(error.to_string())), (chunks, Vec::new())));
-                }
-            }
-        }
-    })
 }
