@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::filter::Filter;
 use crate::api::source::SourceError;
-use crate::manifest::{MAX_DEPTH, is_manifest};
+use crate::manifest::{DEEPEST, is_manifest};
 
 /// What is in a directory.
 #[derive(Debug, Default)]
@@ -130,8 +130,8 @@ impl Walk<'_> {
             if !self.filter.has_directory(&name) {
                 return;
             }
-            if depth == MAX_DEPTH {
-                return self.unreadable(&name, &format!("is more than {MAX_DEPTH} directories deep"));
+            if depth == DEEPEST {
+                return self.unreadable(&name, &format!("is more than {DEEPEST} directories deep"));
             }
             if let Err(error) = self.directory(&path, depth + 1)
                 && error.kind() != io::ErrorKind::NotFound
@@ -274,10 +274,10 @@ mod tests {
         // As deep as a path may be that is made at once.
         let deep = "d/".repeat(1_900);
         write(root.path(), &format!("{deep}x.yaml"));
-        write(root.path(), &format!("{}y.yaml", "d/".repeat(MAX_DEPTH)));
+        write(root.path(), &format!("{}y.yaml", "d/".repeat(DEEPEST)));
         let tree = look(root.path(), &Filter::new(&[], &[]).unwrap()).unwrap();
         let told: Vec<&str> = tree.unreadable.iter().map(|error| error.message.as_str()).collect();
-        let too_deep = format!("{}d: is more than 64 directories deep", "d/".repeat(MAX_DEPTH));
+        let too_deep = format!("{}d: is more than 64 directories deep", "d/".repeat(DEEPEST));
         let files = ["link.yaml: is no file", "null.yml: is no file", "pipe.yaml: is no file"];
         assert_eq!(told, [&[too_deep.as_str()], &files[..]].concat());
         assert_eq!(tree.files.len(), 1);

@@ -58,7 +58,7 @@ pub use package::{PackError, Package, Survey, keep_package, pack, survey};
 pub use path::Path;
 pub use problem::{Look, Position, Problem};
 pub use schema::schemas;
-pub(crate) use source::MAX_DEPTH;
+pub(crate) use source::DEEPEST;
 pub use source::{Source, collect, is_manifest, load};
 pub use suggest::closest;
 pub use yaml::to_yaml;

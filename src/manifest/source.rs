@@ -16,7 +16,7 @@ use crate::api::units::Bytes;
 const MAX_SIZE: Bytes = Bytes(4 << 20);
 
 /// So deep manifests may lie in a directory that is read with all of its own.
-pub(crate) const MAX_DEPTH: usize = 64;
+pub(crate) const DEEPEST: usize = 64;
 
 /// The path that stands for standard input.
 const STDIN: &str = "-";
@@ -151,8 +151,8 @@ impl Collection {
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
-            } else if is_directory && self.recursive && depth == MAX_DEPTH {
-                let message = format!("is more than {MAX_DEPTH} directories deep");
+            } else if is_directory && self.recursive && depth == DEEPEST {
+                let message = format!("is more than {DEEPEST} directories deep");
                 self.problems.push(Problem::of_file(path.display().to_string(), message));
             } else if is_directory && self.recursive {
                 self.walk(&path, depth + 1);
