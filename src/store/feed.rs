@@ -1,4 +1,4 @@
-//! The changes of objects, for whoever watches: the newest few thousand, by resource version; fewer of large objects.
+//! The changes of objects, for whoever watches: the newest two thousand, by resource version; fewer of large objects.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use crate::api::meta::ObjectKey;
 use crate::api::object::Kind;
 
 /// How many changes a watcher may be behind before it must list anew.
-const KEPT: usize = 4096;
+const KEPT: usize = 2048;
 /// How many bytes the objects of those changes may have.
 const BYTES: usize = 64 << 20;
 

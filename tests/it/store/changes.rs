@@ -96,15 +96,15 @@ fn who_is_too_far_behind_is_told_to_list_again() {
     let first = put(&store, cluster("c")).metadata().resource_version;
     assert_eq!(store.feed().since(first).unwrap().len(), 0);
     let many = |tx: &rayconcile::store::Tx<'_>| {
-        (0..4200).for_each(|number| drop(apply(tx, job(&format!("j{number}")))));
+        (0..2100).for_each(|number| drop(apply(tx, job(&format!("j{number}")))));
         Ok(())
     };
     store.write_now(many).unwrap();
     assert_eq!(store.feed().since(first).unwrap_err(), Gone);
     let newest = store.read_now(|tx| tx.newest_version()).unwrap();
-    assert_eq!(store.feed().since(newest - 4096).unwrap().len(), 4096);
-    assert_eq!(store.feed().since(newest - 4097).unwrap_err(), Gone);
-    assert!(store.feed().knows(newest - 4096) && !store.feed().knows(newest - 4097));
+    assert_eq!(store.feed().since(newest - 2048).unwrap().len(), 2048);
+    assert_eq!(store.feed().since(newest - 2049).unwrap_err(), Gone);
+    assert!(store.feed().knows(newest - 2048) && !store.feed().knows(newest - 2049));
     drop(store);
     // After a restart only what comes then is known.
     let store = Store::open(directory.path()).unwrap();
