@@ -5,10 +5,10 @@ use clap::Args;
 use clap_complete::ArgValueCandidates;
 use futures_util::{StreamExt as _, pin_mut};
 
-use super::target::missing;
-use super::{Context, ExitStatus, complete};
+use super::target::{missing, object};
+use super::{Context, ExitStatus, complete, wrong};
 use crate::api::ids::GroupNumber;
-use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
+use crate::api::meta::DEFAULT_NAMESPACE;
 use crate::api::object::Kind;
 
 #[derive(Debug, Args)]
@@ -34,12 +34,14 @@ pub(super) struct LogsArgs {
 }
 
 pub(super) async fn run(context: &Context, args: LogsArgs) -> Result<ExitStatus> {
+    let (kind, key) = object(std::slice::from_ref(&args.job), &args.namespace)?;
+    if kind != Kind::AdaptDLJob {
+        return Err(wrong("only the workers of jobs have output"));
+    }
     let client = context.client()?;
-    let job = args.job.rsplit('/').next().unwrap_or(&args.job);
     let mut query = vec![("rank", args.rank.to_string()), ("follow", args.follow.to_string())];
     query.extend(args.group.map(|group| ("group", group.to_string())));
     query.extend(args.tail.map(|lines| ("tailLines", lines.to_string())));
-    let key = ObjectKey::new(&args.namespace, job);
     let pieces = match client.logs(&key, &query).await {
         Err(error) if error.is_not_found() => {
             return Err(missing(&client, Kind::AdaptDLJob, &key, error).await);

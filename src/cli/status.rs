@@ -9,9 +9,11 @@ use clap::Args;
 use clap_complete::ArgValueCandidates;
 
 use super::sync::source_page;
+use super::target::{found, objects};
 use super::text::{age, cut, maybe_age, millis, table};
 use super::{Context, ExitStatus, complete};
 use crate::api::condition::Truth;
+use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
 use crate::api::money::Money;
 use crate::api::object::{AdaptDLJob, AnyObject, Kind, RayCluster};
 use crate::api::status::{AdaptDLJobStatus, GroupStatus, InstanceStatus, NodeStatus};
@@ -26,9 +28,9 @@ macro_rules! put {
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// Only these jobs
-    #[arg(add = ArgValueCandidates::new(complete::jobs))]
-    jobs: Vec<String>,
+    /// Only these jobs, or KIND/NAME
+    #[arg(value_name = "JOBS", add = ArgValueCandidates::new(complete::jobs))]
+    objects: Vec<String>,
     /// Only this namespace; by default all
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
@@ -37,17 +39,27 @@ pub(super) struct StatusArgs {
 pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<ExitStatus> {
     let client = context.client()?;
     let namespace = args.namespace.as_deref();
+    let wanted = match args.objects.as_slice() {
+        [] => Vec::new(),
+        words => objects(words, namespace.unwrap_or(DEFAULT_NAMESPACE))?,
+    };
     let clusters = client.list(Kind::RayCluster, namespace, None).await?;
     let jobs = client.list(Kind::AdaptDLJob, namespace, None).await?;
     let sources = client.sources().await?;
     let screen = context.printer.screen();
-    let mut page = String::new();
-    if args.jobs.is_empty() {
-        clusters.iter().for_each(|object| page.push_str(&object_page(object, screen)));
+    let is_it = |object: &AnyObject, wanted: &(Kind, ObjectKey)| {
+        object.kind() == wanted.0 && object.metadata().name == wanted.1.name
+    };
+    for wanted in &wanted {
+        if !clusters.iter().chain(&jobs).any(|object| is_it(object, wanted)) {
+            found(&client, wanted.0, &wanted.1).await?;
+        }
     }
-    let wanted = |object: &&AnyObject| args.jobs.is_empty() || args.jobs.contains(&object.metadata().name);
-    jobs.iter().filter(wanted).for_each(|object| page.push_str(&object_page(object, screen)));
-    if args.jobs.is_empty() {
+    let shown = |object: &&AnyObject| wanted.is_empty() || wanted.iter().any(|wanted| is_it(object, wanted));
+    let mut page = String::new();
+    let objects = clusters.iter().chain(&jobs);
+    objects.filter(shown).for_each(|object| page.push_str(&object_page(object, screen)));
+    if wanted.is_empty() {
         let pages = sources.iter().map(source_page);
         pages.for_each(|source| put!(page, "{source}"));
     }

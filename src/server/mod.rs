@@ -260,8 +260,6 @@ fn router(api: Api) -> Router {
         .layer(middleware::from_fn(form::acceptable))
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
         .route("/healthz", get(|| async { "ok" }))
-        .route("/livez", get(|| async { "ok" }))
-        .route("/readyz", get(|| async { "ok" }))
         .route("/version", get(discovery::version))
         .route("/version/", get(discovery::version))
         .layer(DefaultBodyLimit::max(MAX_OBJECT))

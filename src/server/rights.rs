@@ -85,7 +85,7 @@ mod tests {
     use crate::store::Store;
 
     /// Everybody's, and asked before anybody is let in.
-    const PUBLIC: [&str; 5] = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
+    const PUBLIC: [&str; 3] = ["/healthz", "/version", "/version/"];
 
     /// The API of a state directory, with a token for each role, which is the role's name.
     fn api(state: &std::path::Path) -> Api {

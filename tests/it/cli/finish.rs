@@ -63,6 +63,8 @@ fn names_that_are_nearly_right_are_hinted_at() {
         ("hint-get", &["get", "job", "nigth"] as &[&str]),
         ("hint-describe", &["describe", "cluster", "lap"]),
         ("hint-logs", &["logs", "wait"]),
+        ("hint-status", &["status", "nihgt"]),
+        ("logs-of-a-cluster", &["logs", "cluster/lab"]),
         ("hint-suspend", &["suspend", "nihgt"]),
         ("hint-namespace", &["get", "job", "night", "-n", "other"]),
         ("hint-nothing", &["get", "job", "something-else"]),
