@@ -209,7 +209,10 @@ impl Subject<'_> {
                         self.say_left(&voice);
                         return Ok(ExitStatus::Interrupted);
                     }
-                    self.stop(&hosted).await?;
+                    // The one that was just begun may not answer yet: it is followed, and can be asked again.
+                    if let Err(error) = self.stop(&hosted).await {
+                        voice.status(&format!("it could not be asked to stop: {error:#}"));
+                    }
                 }
             }
         }

@@ -292,7 +292,11 @@ fn keep(tx: &Tx<'_>, snapshot: &Snapshot, plan: &Plan) -> Result<(), StoreError>
         tx.apply(object.clone(), None, Uid::from(Uuid::new_v4().to_string()), snapshot.now)?;
     }
     for (kind, key) in &plan.deletions {
-        tx.let_go(*kind, key, snapshot.now)?;
+        let job = snapshot.jobs.iter().find(|view| view.job.metadata.key() == *key);
+        let record = job.and_then(|view| plan.jobs.get(&view.job.metadata.uid));
+        let outcome = record.and_then(|record| record.outcome.as_ref());
+        let said = outcome.and_then(|outcome| outcome.source.as_deref());
+        tx.let_go(*kind, key, said, snapshot.now)?;
     }
     for removal in &plan.removals {
         if let Some((key, until)) = &removal.retire {

@@ -48,6 +48,8 @@ struct Entry {
     programs: BTreeMap<PathBuf, Digest>,
     /// What is wrong may be mended without a change of the file.
     again: bool,
+    /// Nothing in it may be a manifest.
+    foreign: bool,
 }
 
 /// A directory that is packed.
@@ -72,6 +74,8 @@ pub(super) struct Looked {
     pub(super) files: BTreeMap<String, Vec<Declared>>,
     /// What is wrong, by file.
     pub(super) errors: Vec<SourceError>,
+    /// The files in which nothing may be a manifest.
+    pub(super) foreign: BTreeSet<String>,
     /// The directories that are packed, with those in them.
     pub(super) programs: BTreeSet<PathBuf>,
     /// Whether any file was read.
@@ -104,6 +108,7 @@ impl Cache {
             let Some(entry) = self.files.get(name) else { continue };
             looked.files.insert(name.clone(), entry.objects.clone());
             looked.errors.extend(entry.errors.iter().cloned());
+            looked.foreign.extend(entry.foreign.then(|| name.clone()));
             used.extend(entry.programs.keys().cloned());
         }
         self.files.retain(|name, _| tree.files.contains_key(name));
@@ -199,8 +204,10 @@ impl Cache {
             errors: Vec::new(),
             programs: BTreeMap::new(),
             again: false,
+            foreign: false,
         };
         let loaded = manifest::read(vec![source], DEFAULT_NAMESPACE);
+        entry.foreign = !loaded.may_be_manifests;
         entry.errors.extend(loaded.problems.iter().map(|problem| error(name, problem)));
         for manifest in loaded.manifests {
             if let Some(directory) = manifest.packed_directory() {

@@ -49,6 +49,8 @@ pub(super) struct Facts<'a> {
     pub(super) wanted: &'a BTreeMap<Id, Wanted>,
     /// Files, and directories, of which it is not known what they want.
     pub(super) unclear: &'a [SourceError],
+    /// Those of them in which nothing may be a manifest.
+    pub(super) foreign: &'a BTreeSet<String>,
     /// What other sources want.
     pub(super) elsewhere: &'a BTreeSet<Id>,
     /// A source of which it is not known yet what it wants.
@@ -67,6 +69,14 @@ pub(super) struct Facts<'a> {
     pub(super) recent: usize,
     /// Which share may go unasked.
     pub(super) max_prune: f64,
+}
+
+impl Facts<'_> {
+    /// What is unclear and may have what is missing elsewhere. A directory of programs has other files too, that are
+    /// nobody's manifests.
+    fn may_have_others(&self) -> impl Iterator<Item = &SourceError> {
+        self.unclear.iter().filter(|error| !self.foreign.contains(&error.file))
+    }
 }
 
 /// What is to be done.
@@ -217,13 +227,15 @@ fn prune(facts: &Facts<'_>, decision: &mut Decision) {
 /// Of what has left it need not be known any more that it has, once its source does not have it either. In doubt it
 /// is: a job would be trained again.
 fn forget(facts: &Facts<'_>, decision: &mut Decision) {
-    let doubtful = facts.place != Place::There || facts.wanted.is_empty() || !facts.unclear.is_empty();
+    let doubtful =
+        facts.place != Place::There || facts.wanted.is_empty() || facts.may_have_others().next().is_some();
     if doubtful || decision.blocked.is_some() {
         return;
     }
     let ours = |departure: &Departure| departure.source == facts.source;
     for (id, _) in facts.departed.iter().filter(|(_, departure)| ours(departure)) {
-        if facts.wanted.contains_key(id) || facts.origins.contains_key(id) {
+        // Nor has any other: what was moved there stays away too.
+        if facts.wanted.contains_key(id) || facts.origins.contains_key(id) || facts.elsewhere.contains(id) {
             continue;
         }
         decision.missing.insert(id.clone());
@@ -255,8 +267,8 @@ fn guard(facts: &Facts<'_>, gone: usize) -> Option<String> {
     if let Some(other) = facts.unseen {
         return Some(format!("{other} could not be looked at yet, and may have them"));
     }
-    if let Some(first) = facts.unclear.first() {
-        let files: BTreeSet<&str> = facts.unclear.iter().map(|error| error.file.as_str()).collect();
+    if let Some(first) = facts.may_have_others().next() {
+        let files: BTreeSet<&str> = facts.may_have_others().map(|error| error.file.as_str()).collect();
         let (file, others) = (&first.file, files.len() - 1);
         return Some(match others {
             0 => format!("{file} cannot be read or is not right, and may have them"),

@@ -85,6 +85,8 @@ pub struct Loaded {
     pub manifests: Vec<Manifest>,
     /// What is wrong with the others.
     pub problems: Vec<Problem>,
+    /// Whether any document may be meant as a manifest: it has an `apiVersion` or a `kind`, or cannot be read.
+    pub may_be_manifests: bool,
 }
 
 /// Reads sources. An object that names no namespace is in `namespace`; of two objects with one kind,
@@ -95,11 +97,14 @@ pub fn read(sources: Vec<Source>, namespace: &str) -> Loaded {
     for source in sources {
         let source = Arc::new(source);
         let (documents, mut problems) = yaml::parse(&source);
+        loaded.may_be_manifests |= !problems.is_empty();
         if documents.is_empty() && problems.is_empty() && source.named {
             problems.push(Problem::of_file(source.name.clone(), "holds no object"));
         }
         let mut left_out = 0;
         for Document { value, origin } in documents.into_iter().flat_map(objects) {
+            let is_object = |value: &Value| value.get("apiVersion").or(value.get("kind")).is_some();
+            loaded.may_be_manifests |= value.as_ref().map_or(true, is_object);
             let read = value.and_then(|value| understand(value, namespace));
             let read = read.and_then(|(object, warnings, nameless)| {
                 Ok((first(object, &origin, &mut seen)?, warnings, nameless))

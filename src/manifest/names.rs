@@ -9,8 +9,8 @@ use super::path::Path;
 use super::words::quoted;
 use crate::api::meta::name_problem;
 
-/// How much of a script's name is in a job's.
-const LONGEST_OF_SCRIPT: usize = 57;
+/// How much of a script's name is in a job's: with `job-` before it and a suffix after it, a name has 63 characters.
+const LONGEST_OF_SCRIPT: usize = 53;
 
 /// Checks what a manifest gives as metadata. What is no text is left to the schema.
 pub(super) fn metadata(metadata: &Map<String, Value>) -> Vec<Finding> {

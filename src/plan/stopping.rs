@@ -14,7 +14,7 @@ use crate::action::Effect;
 use crate::api::document::Desired;
 use crate::api::event::EventType;
 use crate::api::ids::NodeName;
-use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey};
+use crate::api::meta::{DEFAULT_NAMESPACE, ObjectKey, SOURCE_DIGEST};
 use crate::api::record::JobOutcome;
 use crate::api::status::JobPhase;
 use crate::api::units::Span;
@@ -104,6 +104,7 @@ pub(super) fn judge(draft: &mut Draft<'_>, index: usize) {
         reason: reason.to_owned(),
         message,
         at: now,
+        source: job.job.metadata.annotations.get(SOURCE_DIGEST).cloned(),
     };
     let deadline = spec.active_deadline.zip(job.record.started).map(|(limit, since)| since + limit.signed());
     let found = if let Some(group) = succeeded {

@@ -14,6 +14,9 @@ use crate::api::object::{AnyObject, Kind};
 use crate::api::token::Role;
 use crate::store::{Applied, StoreError, Tx};
 
+/// By so much a spec may differ and still count as no larger: `suspend: true`.
+const SLIGHT: usize = 64;
+
 /// Who changes an object.
 pub(super) struct Writer {
     /// The name by which fields are kept.
@@ -93,7 +96,7 @@ pub(super) fn change(
     owners.update(&writer.manager, &document(stored.as_ref()), &object.to_json(), sent);
     let now = Timestamp::now();
     object.metadata_mut().managed_fields = owners.entries(now);
-    if let Some(error) = too_large(&object) {
+    if let Some(error) = too_large(stored.as_ref(), &object) {
         return Ok(Err(error));
     }
     tx.apply(object, condition.version(), new_uid(), now).map(Ok)
@@ -146,17 +149,27 @@ pub(super) fn apply(
     owners.apply(&writer.manager, &before, &after, wanted);
     let now = Timestamp::now();
     object.metadata_mut().managed_fields = owners.entries(now);
-    if let Some(error) = too_large(&object) {
+    if let Some(error) = too_large(stored.as_ref(), &object) {
         return Ok(Err(error));
     }
     tx.apply(object, condition.version(), new_uid(), now).map(Ok)
 }
 
-/// Refuses an object that has become larger than it could be sent: many small changes can make a large one.
-fn too_large(object: &AnyObject) -> Option<ApiError> {
-    let size = object.to_json().to_string().len();
+/// Refuses an object that becomes larger than it could be sent: many small changes can make a large one. One that a
+/// directory has as large already can still be suspended.
+fn too_large(stored: Option<&AnyObject>, object: &AnyObject) -> Option<ApiError> {
+    let length = |value: Value| value.to_string().len();
+    let own = |object: &AnyObject| {
+        let mut metadata = object.metadata().clone();
+        metadata.managed_fields.clear();
+        length(object.spec()) + length(serde_json::to_value(metadata).unwrap_or_default())
+    };
+    let size =
+        own(object) + length(serde_json::to_value(&object.metadata().managed_fields).unwrap_or_default());
+    let as_before = stored.is_some_and(|stored| own(object) <= own(stored) + SLIGHT);
+    let most = if as_before { 2 * MAX_OBJECT } else { MAX_OBJECT };
     let message = || format!("the object would have {size} bytes, and {MAX_OBJECT} is the most there may be");
-    (size > MAX_OBJECT).then(|| ApiError::too_large(message()))
+    (size > most).then(|| ApiError::too_large(message()))
 }
 
 fn new_uid() -> Uid {

@@ -55,12 +55,18 @@ impl Tx<'_> {
         Ok(departures)
     }
 
-    /// Asks a finished job to go: its source is not to have it trained again.
+    /// Asks a finished job to go: its source is not to have trained again what its file said when it ended, in short.
     ///
     /// # Errors
     /// If the database fails.
-    pub fn let_go(&self, kind: Kind, key: &ObjectKey, now: Timestamp) -> Result<(), StoreError> {
-        self.delete_because(kind, key, Some(Cause::Finished), now).map(|_| ())
+    pub fn let_go(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        said: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.delete_because(kind, key, Some((Cause::Finished, said)), now).map(|_| ())
     }
 
     /// Asks an object to go that its source does not have any more.
@@ -81,10 +87,17 @@ impl Tx<'_> {
         Ok(())
     }
 
-    pub(super) fn note_departure(&self, object: &AnyObject, cause: Cause) -> Result<(), StoreError> {
+    /// Notes that an object leaves, and what its file said; that is in the object if nothing else is given.
+    pub(super) fn note_departure(
+        &self,
+        object: &AnyObject,
+        cause: Cause,
+        said: Option<&str>,
+    ) -> Result<(), StoreError> {
         let metadata = object.metadata();
         let Some(source) = metadata.source().map(str::to_owned) else { return Ok(()) };
-        let digest = metadata.annotations.get(SOURCE_DIGEST).cloned().unwrap_or_default();
+        let said = said.or(metadata.annotations.get(SOURCE_DIGEST).map(String::as_str));
+        let digest = said.unwrap_or_default().to_owned();
         let value = serde_json::json!(Departure { source, digest, cause }).to_string();
         let sql = "INSERT OR REPLACE INTO settings (name, value) VALUES (?1, ?2)";
         self.sql.execute(sql, params![departure_name(object.kind(), &object.key()), value])?;

@@ -224,7 +224,7 @@ impl Tx<'_> {
         key: &ObjectKey,
         now: Timestamp,
     ) -> Result<Option<AnyObject>, StoreError> {
-        self.delete_because(kind, key, Some(Cause::Deleted), now)
+        self.delete_because(kind, key, Some((Cause::Deleted, None)), now)
     }
 
     /// The same; why is for the object's source, if that still has it.
@@ -232,15 +232,15 @@ impl Tx<'_> {
         &self,
         kind: Kind,
         key: &ObjectKey,
-        cause: Option<Cause>,
+        cause: Option<(Cause, Option<&str>)>,
         now: Timestamp,
     ) -> Result<Option<AnyObject>, StoreError> {
         let Some(mut object) = self.get(kind, key)? else { return Ok(None) };
         if object.metadata().is_deleting() {
             return Ok(Some(object));
         }
-        if let Some(cause) = cause {
-            self.note_departure(&object, cause)?;
+        if let Some((cause, said)) = cause {
+            self.note_departure(&object, cause, said)?;
         }
         object.metadata_mut().deletion_timestamp = Some(now);
         if object.metadata().finalizers.is_empty() {

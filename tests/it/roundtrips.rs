@@ -419,7 +419,7 @@ prop_compose! {
             groups: Vec::new(), checkpoints: Vec::new(),
             artifacts: artifacts.into_iter().map(|(group, digest)| ArtifactsRecord { group, digest }).collect(),
             hints: hints.map(|(group, number, at, x)| HintsRecord { group, number, at, hints: json!({"perfParams": {"alpha_c": x}}) }),
-            outcome: outcome.map(|(reason, message, at)| JobOutcome { phase: JobPhase::Failed, reason, message, at }),
+            outcome: outcome.map(|(reason, message, at)| JobOutcome { phase: JobPhase::Failed, source: Some(reason.clone()), reason, message, at }),
         }
     }
 }

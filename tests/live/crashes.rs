@@ -8,12 +8,17 @@ use crate::support::{World, cluster, job, phase, replicas};
 /// How long a controller may live that is to die at a point; one that is not reached in this time is not reached.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// Runs controllers that die at these points of these effects, one after the other.
-fn die_at(world: &mut World, points: &[&str], effects: &[&str]) {
+/// Runs controllers that die at these points of these effects, one after the other. The first is asked for what makes
+/// the effects come: one that does not die could be done with them before it is killed.
+fn die_at(world: &mut World, points: &[&str], effects: &[&str], asked: &[&str]) {
+    let mut asked = Some(asked).filter(|asked| !asked.is_empty());
     for effect in effects {
         for point in points {
             let at = format!("{point}:{effect}");
             world.start(&[], &[("RAYCONCILE_CRASH_AT", &at)]);
+            if let Some(asked) = asked.take() {
+                let _ = world.run(asked); // It may die before it answers.
+            }
             assert!(world.controller_dies(LIFE), "{at} is not reached\n{}", world.log());
         }
     }
@@ -48,7 +53,7 @@ fn life(points: &[&str]) {
 
     world.start(&[], &[("RAYCONCILE_CRASH_AT", "kept")]);
     assert!(world.controller_dies(LIFE));
-    die_at(&mut world, points, &["OpenCluster", "LaunchNode", "SubmitAgent", "SendDocument"]);
+    die_at(&mut world, points, &["OpenCluster", "LaunchNode", "SubmitAgent", "SendDocument"], &[]);
     world.start(&[], &[]);
     let running = world.wait_job("hardy", "it trains", |job| replicas(job) == 1);
     assert_eq!(running["status"]["history"].as_array().unwrap().len(), 1, "one group, whatever was repeated");
@@ -56,14 +61,12 @@ fn life(points: &[&str]) {
     assert_eq!(nodes, 3, "a head and two nodes, whatever was repeated");
 
     // A suspended job's state is brought away, and brought back.
-    world.ok(&["suspend", "hardy"]);
     world.kill_controller();
-    die_at(&mut world, points, &["FetchCheckpoint", "RemoveBridge"]);
+    die_at(&mut world, points, &["FetchCheckpoint", "RemoveBridge"], &["suspend", "hardy"]);
     world.start(&[], &[]);
     world.wait_job("hardy", "it is suspended", |job| phase(job) == "Suspended");
-    world.ok(&["resume", "hardy"]);
     world.kill_controller();
-    die_at(&mut world, points, &["SendCheckpoint"]);
+    die_at(&mut world, points, &["SendCheckpoint"], &["resume", "hardy"]);
     world.start(&[], &[]);
     let again = world.wait_job("hardy", "it trains again", |job| replicas(job) == 1);
     assert_eq!(again["status"]["history"][1]["restored"]["group"], 0);
@@ -71,7 +74,7 @@ fn life(points: &[&str]) {
     // Its success is brought home.
     world.kill_controller();
     world.write("enough", "");
-    die_at(&mut world, points, &["FetchArtifacts", "DeliverArtifacts"]);
+    die_at(&mut world, points, &["FetchArtifacts", "DeliverArtifacts"], &[]);
     world.start(&[], &[]);
     world.wait_job("hardy", "it has succeeded", |job| phase(job) == "Succeeded");
     assert!(world.path("out/model.pt").exists());
@@ -80,16 +83,14 @@ fn life(points: &[&str]) {
 
     // A smaller cluster is a drained node; no cluster is none.
     world.write("cluster.yaml", &cluster("c", 1).replace("maxNodes: 1", "maxNodes: 2, idleTimeout: 1s"));
-    world.ok(&["apply", "-f", "cluster.yaml"]);
     world.kill_controller();
-    die_at(&mut world, points, &["DrainNode", "TerminateNode"]);
+    die_at(&mut world, points, &["DrainNode", "TerminateNode"], &["apply", "-f", "cluster.yaml"]);
     world.start(&[], &[]);
     world.wait("one node is left", || {
         (world.get("cluster", "c")["status"]["nodes"].as_array()?.len() == 2).then_some(())
     });
-    world.ok(&["delete", "cluster", "c", "--no-wait"]);
     world.kill_controller();
-    die_at(&mut world, points, &["CloseCluster"]);
+    die_at(&mut world, points, &["CloseCluster"], &["delete", "cluster", "c", "--no-wait"]);
     world.start(&[], &[]);
     world.wait("the cluster is gone", || world.get("cluster", "c").is_null().then_some(()));
     world.finish();

@@ -277,11 +277,13 @@ impl World {
             .collect();
         assert!(left.is_empty(), "processes were left behind: {left:#?}");
         // A process may lose its mark, by giving itself a title for example; it must not get away with that.
-        let left: Vec<&(u32, u64)> = started
-            .iter()
-            .filter(|(pid, start)| stat(*pid).is_some_and(|stat| stat.start == *start))
-            .collect();
-        assert!(left.is_empty(), "processes without a mark were left behind: {left:?}");
+        // One that was killed with the others may take a moment to be gone.
+        let left = || -> Vec<&(u32, u64)> {
+            let is_there = |(pid, start): &&(u32, u64)| stat(*pid).is_some_and(|stat| stat.start == *start);
+            started.iter().filter(is_there).collect()
+        };
+        let gone = within(PATIENCE, || left().is_empty().then_some(()));
+        assert!(gone.is_some(), "processes without a mark were left behind: {:?}", left());
         let left: Vec<PathBuf> =
             self.temporary_directories().into_iter().filter(|path| path.exists()).collect();
         assert!(left.is_empty(), "directories were left behind: {left:#?}");

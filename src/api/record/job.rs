@@ -307,4 +307,7 @@ pub struct JobOutcome {
     pub message: String,
     /// When.
     pub at: Timestamp,
+    /// What its file said then, in short, if it came from one: what the file says later has not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }

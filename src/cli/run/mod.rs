@@ -31,7 +31,7 @@ use live::View;
 /// The built-in cluster is given back as soon as the run is over.
 const BUILT_IN_IDLE: Span = Span::from_secs(0);
 
-/// How long after a job has finished its last events may come: the API looks for new ones every 250 ms.
+/// How long after a job has finished its last events may come.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]

@@ -32,6 +32,7 @@ struct Case {
     origins: BTreeMap<Id, Origin>,
     place: Place,
     unclear: Vec<SourceError>,
+    foreign: BTreeSet<String>,
     elsewhere: BTreeSet<Id>,
     unseen: Option<&'static str>,
     departed: BTreeMap<Id, Departure>,
@@ -62,6 +63,7 @@ impl Case {
             origins: names.iter().map(origin).collect(),
             place: Place::There,
             unclear: Vec::new(),
+            foreign: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
             unseen: None,
             departed: BTreeMap::new(),
@@ -94,6 +96,7 @@ impl Case {
             place: self.place,
             wanted: &wanted,
             unclear: &self.unclear,
+            foreign: &self.foreign,
             elsewhere: &self.elsewhere,
             unseen: self.unseen,
             origins: &self.origins,
@@ -244,6 +247,8 @@ fn what_is_not_known_stays() {
     case.condemned = ids(&["a", "b"]).into_iter().collect();
     assert_eq!(case.decide().delete, ids(&["a", "b"]), "they were confirmed");
     case.condemned.clear();
+    case.foreign = ["new.yaml", "z.yaml"].map(str::to_owned).into();
+    assert_eq!(case.decide().delete, ids(&["a", "b"]), "they are nobody's manifests");
     case.unclear.clear();
     case.unseen = Some("/there");
     assert_eq!(reason(&case).unwrap(), "/there could not be looked at yet, and may have them");

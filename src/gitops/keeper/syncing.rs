@@ -44,7 +44,7 @@ impl Keeper {
     async fn try_sync(&mut self) -> Result<(), StoreError> {
         let never = self.fetching.as_ref().is_some_and(Fetching::is_empty) && self.looked.files.is_empty();
         if never && self.place == Place::There {
-            return Ok(());
+            return self.note_what_is_stored().await;
         }
         let touched = self.touched.replace(BTreeSet::new());
         let (origins, departed) = self.shared.store.read(|tx| Ok((tx.origins()?, tx.departures()?))).await?;
@@ -109,6 +109,7 @@ impl Keeper {
             place: self.place,
             wanted,
             unclear: &unclear,
+            foreign: &self.looked.foreign,
             elsewhere: &self.shared.wanted_elsewhere(&self.name),
             unseen: self.shared.unseen().as_deref(),
             origins,
@@ -127,6 +128,25 @@ impl Keeper {
         self.last_look.duration_since(since) >= CONFIRMATION
     }
 
+    /// Lets the other sources know what a repository had that cannot be fetched, or is not to be: they need not wait.
+    async fn note_what_is_stored(&self) -> Result<(), StoreError> {
+        let failing = self.fetching.as_ref().is_some_and(|fetching| fetching.status().error.is_some());
+        if !failing && !self.memory.paused {
+            self.shared.wants.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+            return Ok(());
+        }
+        let origins = self.shared.store.read(|tx| tx.origins()).await?;
+        let ours = origins.into_iter().filter(|(_, origin)| origin.source.as_ref() == Some(&self.name));
+        let ids: BTreeSet<Id> = ours.map(|(id, _)| id).collect();
+        let mut wants = self.shared.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = wants.insert(self.name.clone(), ids).is_none();
+        drop(wants);
+        if first {
+            self.shared.tell_others(&self.name);
+        }
+        Ok(())
+    }
+
     /// Lets the other sources know what this one wants. What it has wanted in files that are not right now, it wants.
     fn note_wants(&self, wanted: &BTreeMap<Id, Wanted>) {
         if self.trouble.is_some() {
@@ -136,7 +156,7 @@ impl Keeper {
         let mut wants = self.shared.wants.lock().unwrap_or_else(PoisonError::into_inner);
         let before = wants.remove(&self.name);
         let first = before.is_none();
-        if !self.looked.errors.is_empty() {
+        if self.looked.errors.iter().any(|error| !self.looked.foreign.contains(&error.file)) {
             ids.extend(before.into_iter().flatten());
         }
         wants.insert(self.name.clone(), ids);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use jiff::Timestamp;
-use rayconcile::api::meta::ObjectKey;
+use rayconcile::api::meta::{ObjectKey, SOURCE_DIGEST};
 use rayconcile::api::object::Kind;
 use rayconcile::api::record::{JobOutcome, JobRecord};
 use rayconcile::api::status::JobPhase;
@@ -118,14 +118,15 @@ fn what_is_changed_by_hand_can_be_left_so() {
 fn end(world: &World, name: &str) {
     let store = Store::open(&world.path("state")).unwrap();
     let key = ObjectKey::new("default", name);
-    let outcome = JobOutcome {
-        phase: JobPhase::Succeeded,
-        reason: "Completed".to_owned(),
-        message: String::new(),
-        at: Timestamp::now(),
-    };
     let ended = store.write_now(|tx| {
         let job = tx.get(Kind::AdaptDLJob, &key)?.unwrap();
+        let outcome = JobOutcome {
+            phase: JobPhase::Succeeded,
+            reason: "Completed".to_owned(),
+            message: String::new(),
+            at: Timestamp::now(),
+            source: job.metadata().annotations.get(SOURCE_DIGEST).cloned(),
+        };
         let record = JobRecord { outcome: Some(outcome), ..tx.job_record(job.uid())? };
         tx.put_job_record(job.uid(), &record)
     });
@@ -162,6 +163,39 @@ fn a_finished_job_that_was_let_go_is_not_trained_again() {
     see_source(&world, "watched", "is well", |source| source["finished"].is_null());
     let events = world.ok(&["events", "-A"]);
     assert!(!events.contains("deleted by hand"), "{events}");
+    finish(world, &["watched"]);
+}
+
+#[test]
+fn what_a_file_says_after_its_job_has_finished_is_run_when_that_one_goes() {
+    let world = watching(&["watched"]);
+    let manifest = job("one", "  command: [a]\n  ttlAfterFinished: 1h\n");
+    world.write("watched/one.yaml", &manifest);
+    world.write("watched/lab.yaml", &cluster("lab", ""));
+    let first = see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    world.kill();
+    end(&world, "one");
+    world.start(&["--watch", "watched"]);
+    world.write("watched/one.yaml", &manifest.replace("[a]", "[b]").replace("1h", "1s"));
+    let again = see(&world, "job", "one", "is another", |job| {
+        job["metadata"]["uid"].is_string() && job["metadata"]["uid"] != first["metadata"]["uid"]
+    });
+    assert_eq!(again["spec"]["command"], json!(["b"]));
+    finish(world, &["watched"]);
+}
+
+#[test]
+fn what_can_never_be_read_holds_up_no_deletion_elsewhere() {
+    let nowhere = "file:///nowhere/there-is-none.git#main";
+    let world = watching_with(&["watched"], &["--repo", nowhere]);
+    world.write("watched/one.yaml", &job("one", "  command: [a]\n"));
+    world.write("watched/two.yaml", &job("two", "  command: [a]\n"));
+    // A file of a program, and not a manifest.
+    world.write("watched/train/conf/config.yaml", "lr: 0.1\n");
+    see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    see(&world, "job", "two", "is there", |job| generation(job) == 1);
+    fs::remove_file(world.path("watched/one.yaml")).unwrap();
+    see(&world, "job", "one", "is gone", Value::is_null);
     finish(world, &["watched"]);
 }
 

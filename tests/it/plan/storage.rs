@@ -152,6 +152,7 @@ impl Finished {
             reason: "Succeeded".to_owned(),
             message: "done".to_owned(),
             at: now,
+            source: None,
         });
         Self { snapshot }
     }
