@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::ids::{CheckpointId, Digest, GroupNumber, NodeName, RayNodeId, SlotId};
 use super::job::{EnvVar, WorkerResources};
+use super::shared::Shared;
 use super::units::Span;
 
 /// How many groups a bridge begins alone after the one that it was told; the same number is in the agent's `alone.py`.
@@ -22,7 +23,7 @@ pub struct Document {
     /// What should be.
     pub desired: Desired,
     /// The slots that the wanted group uses.
-    pub slots: BTreeMap<SlotId, SlotSpec>,
+    pub slots: Shared<BTreeMap<SlotId, SlotSpec>>,
     /// How long a group may take to save and leave.
     pub checkpoint_timeout: Span,
     /// How often the running group saves.
@@ -59,7 +60,7 @@ pub enum Desired {
     /// A group should run.
     Run {
         /// The group.
-        group: GroupSpec,
+        group: Shared<GroupSpec>,
         /// Whether it may be switched to as soon as it is prepared.
         activate: bool,
     },

@@ -41,7 +41,7 @@ pub struct ClusterRecord {
     /// Whether that life is over: its head is lost, and what is left of it is being ended.
     pub ending: bool,
     /// The nodes that were launched and are not known to be gone.
-    pub nodes: BTreeMap<NodeName, NodeRecord>,
+    pub nodes: BTreeMap<NodeName, Shared<NodeRecord>>,
     /// How many nodes were ever launched: names are not used twice.
     pub launched: u64,
     /// The agent that was submitted last, in this incarnation.

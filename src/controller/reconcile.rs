@@ -20,6 +20,7 @@ use crate::api::meta::ObjectKey;
 use crate::api::object::RayCluster;
 use crate::api::observed::{Observed, Processes};
 use crate::api::record::{Incarnation, NodeRecord};
+use crate::api::shared::Shared;
 use crate::plan::guards::Guards;
 use crate::plan::snapshot::{JobView, Seen};
 use crate::plan::{Plan, Snapshot, late_launches, plan};
@@ -115,7 +116,7 @@ impl Controller {
     async fn processes<'a>(
         &self,
         key: &ObjectKey,
-        nodes: impl Iterator<Item = &'a NodeRecord>,
+        nodes: impl Iterator<Item = &'a Shared<NodeRecord>>,
     ) -> Observed<Processes> {
         let launches: Vec<IntentId> = nodes.map(|node| node.launch.clone()).collect();
         let (local, key) = (Local::new(self.inner.directories.clone()), key.clone());

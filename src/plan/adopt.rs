@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::documents::{slot_kind, tell};
 use super::draft::{Draft, JobDraft};
-use crate::api::document::{Desired, GroupSpec, SlotSpec};
+use crate::api::document::{Desired, SlotSpec};
 use crate::api::event::EventType;
 use crate::api::ids::{NodeName, SlotId};
 use crate::api::record::{Binding, GroupReason, GroupRecord};
@@ -31,7 +31,7 @@ pub(super) fn adopt(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport) 
     }
     let Some((newest, _)) = unknown.into_iter().max_by_key(|(group, _)| group.number) else { return };
     let job = &draft.jobs[index].record;
-    let Some(Desired::Run { group: wanted, .. }) = job.document.as_ref().map(|told| told.desired.clone())
+    let Some(Desired::Run { group: mut wanted, .. }) = job.document.as_ref().map(|told| told.desired.clone())
     else {
         return; // It is to stop, whichever group it runs.
     };
@@ -41,8 +41,8 @@ pub(super) fn adopt(draft: &mut Draft<'_>, index: usize, bridge: &BridgeReport) 
     }
     let slots = job.group(newest.number).map(|group| group.slots.clone()).unwrap_or_default();
     let ranks = newest.ranks.iter().map(|rank| rank.slot.clone()).collect();
-    let group = GroupSpec { number: newest.number, ranks, ..wanted };
-    tell(draft, index, Desired::Run { group, activate: true }, slots);
+    (wanted.number, wanted.ranks) = (newest.number, ranks);
+    tell(draft, index, Desired::Run { group: wanted, activate: true }, slots);
 }
 
 /// A bridge that is lost may have begun groups of which it could tell nobody: no other may have their numbers.
@@ -88,7 +88,8 @@ fn record(draft: &mut Draft<'_>, index: usize, report: &GroupReport, alone: Alon
     let said =
         format!("group {number}: {from_replicas} → {} ({reason:?}): {message}", count(nodes.len(), "worker"));
     let created = job.heard_at;
-    let group = GroupRecord::new(number, created, (reason, message), program, nodes, slots, from_replicas);
+    let group =
+        GroupRecord::new(number, created, (reason, message), program, nodes, slots.into(), from_replicas);
     job.record.groups.push(group.into());
     job.record.groups.sort_by_key(|group| group.number);
     let object = job.job;

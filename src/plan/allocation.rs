@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
+use rustc_hash::FxHashMap;
 
 use super::autoscaler;
 use super::capacity::Capacity;
@@ -49,16 +50,16 @@ impl Allocation {
     }
 
     /// How many workers are, or shall be, on each node.
-    pub(super) fn workers_by_node(&self, draft: &Draft<'_>) -> BTreeMap<NodeName, u32> {
+    pub(super) fn workers_by_node(&self, draft: &Draft<'_>) -> FxHashMap<NodeName, u32> {
         let mut workers = draft.held().by_node();
-        let mut wanted: BTreeMap<NodeName, u32> = BTreeMap::new();
+        let mut wanted: FxHashMap<&NodeName, u32> = FxHashMap::default();
         for place in self.jobs.values().flat_map(|job| &job.places) {
             if let Place::Node(name) = place {
-                *wanted.entry(name.clone()).or_default() += 1;
+                *wanted.entry(name).or_default() += 1;
             }
         }
         for (name, count) in wanted {
-            let held = workers.entry(name).or_default();
+            let held = workers.entry(name.clone()).or_default();
             *held = count.max(*held);
         }
         workers

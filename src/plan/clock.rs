@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
 use super::offers;
-use crate::api::record::{LastOutput, NodeState, Trouble};
+use crate::api::record::{LastOutput, NodeRecord, NodeState, Trouble};
 use crate::api::units::Span;
 
 /// Longer than anybody waits after a failure.
@@ -15,7 +15,12 @@ const LONGEST_TROUBLE: Span = Span::from_secs(300);
 pub(super) fn set_back(draft: &mut Draft<'_>) {
     let now = draft.now;
     let record = &mut draft.record;
-    for node in record.nodes.values_mut() {
+    let is_ahead = |node: &NodeRecord| {
+        let moments = [node.idle_since, node.missing_since, node.ended, Some(node.state.since())];
+        moments.into_iter().flatten().any(|since| since > now)
+    };
+    for node in record.nodes.values_mut().filter(|node| is_ahead(node)) {
+        let node: &mut NodeRecord = node;
         let (NodeState::Launching { since }
         | NodeState::Ready { since }
         | NodeState::Draining { since, .. }

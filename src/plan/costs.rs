@@ -1,7 +1,9 @@
 //! What a cluster on EC2 costs: what is launched keeps below `maxHourlyCost`, and what was spent is counted, for the
 //! cluster and for each of its jobs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::draft::Draft;
 use super::guards::Guard;
@@ -39,7 +41,7 @@ impl<'a> Draft<'a> {
 
     /// Instances with the cluster's mark that are no node of it.
     fn strangers(&self) -> Vec<&'a CloudInstance> {
-        let launches: HashSet<&IntentId> = self.record.nodes.values().map(|node| &node.launch).collect();
+        let launches: FxHashSet<&IntentId> = self.record.nodes.values().map(|node| &node.launch).collect();
         let instances = self.snapshot.seen.instances.fresh().map(|(_, instances)| instances.values());
         let is_node = |it: &CloudInstance| it.launch.as_ref().is_some_and(|launch| launches.contains(launch));
         instances.into_iter().flatten().filter(|it| !is_node(it)).collect()
@@ -149,9 +151,10 @@ pub(super) fn count(draft: &mut Draft<'_>) {
     let billed = billed(draft, &prices);
     let per_hour: Money = billed.iter().filter_map(|it| it.price).sum();
     let saved: Money = billed.iter().filter_map(|it| Some(it.on_demand?.less(it.price?))).sum();
-    let unpriced: Vec<String> =
-        billed.iter().filter(|it| it.price.is_none()).map(|it| name(it.instance_type, it.market)).collect();
-    let by_node: HashMap<&NodeName, &Billed<'_>> =
+    let unpriced: BTreeSet<(&str, MarketKind)> =
+        billed.iter().filter(|it| it.price.is_none()).map(|it| (it.instance_type, it.market)).collect();
+    let unpriced: Vec<String> = unpriced.into_iter().map(|(kind, market)| name(kind, market)).collect();
+    let by_node: FxHashMap<&NodeName, &Billed<'_>> =
         billed.iter().filter_map(|it| Some((it.node?, it))).collect();
     let held = draft.held();
     let shares = (0..draft.jobs.len()).map(|index| share(&held, index, &by_node)).collect();
@@ -197,7 +200,7 @@ type Share = (Money, BTreeSet<String>);
 
 /// A job pays its share of each node on which it has slots, by their number. What nobody has slots on, nobody pays for
 /// but the cluster.
-fn share(held: &Held, index: usize, nodes: &HashMap<&NodeName, &Billed<'_>>) -> Share {
+fn share(held: &Held, index: usize, nodes: &FxHashMap<&NodeName, &Billed<'_>>) -> Share {
     let (mut per_hour, mut unpriced) = (Money::default(), BTreeSet::new());
     for (node, slots) in held.of(index) {
         match nodes.get(node) {

@@ -14,6 +14,7 @@ use crate::api::ids::{Digest, GroupNumber, NodeName, RayNodeId, SlotId};
 use crate::api::job::AdaptDLJobSpec;
 use crate::api::meta::CHECKPOINT_NOW;
 use crate::api::record::{GroupReason, GroupRecord, digest_of};
+use crate::api::shared::Shared;
 use crate::api::units::Span;
 use crate::api::wire::GroupPhase;
 use crate::api::words::count;
@@ -73,9 +74,9 @@ impl JobDraft<'_> {
         allowed && self.record.target().is_some_and(|group| group.outcome.is_none())
     }
 
-    /// The slots that there are, or that were asked for, with the nodes they are on.
-    pub(super) fn slots<'d>(&'d self, draft: &'d Draft<'_>) -> BTreeSet<(&'d str, &'d SlotId)> {
-        let mut slots = BTreeSet::new();
+    /// The slots that there are, or that were asked for, with the nodes they are on: each once, by node.
+    pub(super) fn slots<'d>(&'d self, draft: &'d Draft<'_>) -> Vec<(&'d str, &'d SlotId)> {
+        let mut slots = Vec::new();
         if self.record.binding.as_ref().is_none_or(|binding| binding.cluster != draft.snapshot.key) {
             return slots;
         }
@@ -84,9 +85,11 @@ impl JobDraft<'_> {
             if matches!(slot.state.as_str(), "Pending" | "Ready")
                 && let Some(node) = draft.node_of(&slot.node)
             {
-                slots.insert((node, &slot.id));
+                slots.push((node, &slot.id));
             }
         }
+        slots.sort_unstable();
+        slots.dedup();
         slots
     }
 }
@@ -105,7 +108,7 @@ impl Draft<'_> {
         let ours = self.cluster().is_some_and(|cluster| cluster.spec.is_ours());
         let known = |ray: &RayNodeId| self.own_name(ray).is_some();
         let slots = job.living_bridge().into_iter().flat_map(|bridge| &bridge.slots);
-        slots.map(|slot| slot.node.clone()).filter(|ray| ours && !known(ray)).collect()
+        slots.map(|slot| &slot.node).filter(|ray| ours && !known(ray)).cloned().collect()
     }
 }
 
@@ -136,6 +139,7 @@ pub(super) fn want_group(
         (true, true) => Prepare::Slots,
     };
     let (ranks, slots) = assign(draft, wanted.nodes, kept, &kind)?;
+    let slots = Shared::from(slots);
     let job = &draft.jobs[index];
     let reported =
         job.living_bridge().and_then(|bridge| bridge.groups.iter().map(|group| group.number).max());
@@ -148,7 +152,7 @@ pub(super) fn want_group(
         fork: spec.rescale.overlap && spec.rescale.fork_server,
         restore: job.record.checkpoints.last().map(|checkpoint| checkpoint.id),
     };
-    let desired = Desired::Run { group, activate: active.is_none() };
+    let desired = Desired::Run { group: group.into(), activate: active.is_none() };
     let now = draft.now;
     let why = (wanted.reason, wanted.message.clone());
     let (program, nodes) = (program_digest(spec), wanted.nodes.to_vec());
@@ -170,7 +174,12 @@ pub(super) fn want_group(
 }
 
 /// Makes a document the newest one, and has it sent.
-pub(super) fn tell(draft: &mut Draft<'_>, index: usize, desired: Desired, slots: BTreeMap<SlotId, SlotSpec>) {
+pub(super) fn tell(
+    draft: &mut Draft<'_>,
+    index: usize,
+    desired: Desired,
+    slots: Shared<BTreeMap<SlotId, SlotSpec>>,
+) {
     let revision = draft.jobs[index].record.revision + 1;
     let document = document(draft, index, revision, desired, slots);
     let job = &mut draft.jobs[index];
@@ -186,7 +195,7 @@ fn document(
     index: usize,
     revision: u64,
     desired: Desired,
-    slots: BTreeMap<SlotId, SlotSpec>,
+    slots: Shared<BTreeMap<SlotId, SlotSpec>>,
 ) -> Document {
     let job = &draft.jobs[index];
     let spec = &job.job.spec;
@@ -223,7 +232,7 @@ pub(super) fn refresh(draft: &mut Draft<'_>, index: usize) {
     // The wanted group stays what it is, and is by far the largest part.
     let nothing = Desired::Stop { grace: Span::default() };
     let (desired, slots) = (mem::replace(&mut told.desired, nothing.clone()), mem::take(&mut told.slots));
-    let mut now = document(draft, index, told.revision, nothing, BTreeMap::new());
+    let mut now = document(draft, index, told.revision, nothing, Shared::default());
     // A node that was fenced once stays so; a bridge looks at its own fence only when it begins.
     if now.fenced.is_subset(&told.fenced) {
         now.fenced.clone_from(&told.fenced);
@@ -247,7 +256,7 @@ pub(super) fn activate(draft: &mut Draft<'_>, index: usize) {
 
 /// Has everything of a job stopped.
 pub(super) fn stop(draft: &mut Draft<'_>, index: usize, grace: Span) {
-    tell(draft, index, Desired::Stop { grace }, BTreeMap::new());
+    tell(draft, index, Desired::Stop { grace }, Shared::default());
 }
 
 /// The slots of the running group that a new one can take over, by node.

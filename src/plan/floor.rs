@@ -2,7 +2,9 @@
 //! kinds of places and not at each of thousands.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustc_hash::FxHashMap;
 
 use super::capacity::Capacity;
 use crate::api::ids::NodeName;
@@ -52,7 +54,7 @@ pub(super) type Spots = Vec<(usize, u32)>;
 #[derive(Default)]
 pub(super) struct Floor<'v> {
     rooms: Vec<Room<'v>>,
-    nodes: HashMap<&'v NodeName, usize>,
+    nodes: FxHashMap<&'v NodeName, usize>,
     kinds: BTreeMap<Kind, BTreeSet<usize>>,
 }
 

@@ -2,7 +2,9 @@
 //! document has become another one since.
 
 use std::cell::Ref;
-use std::collections::{BTreeMap, HashMap};
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::draft::{Draft, JobDraft};
 use crate::api::ids::NodeName;
@@ -10,10 +12,13 @@ use crate::api::ids::NodeName;
 /// The slots on each node.
 #[derive(Default)]
 pub(super) struct Held {
-    jobs: Vec<(Mark, BTreeMap<NodeName, u32>)>,
-    /// For each node that has any, the jobs in their order.
-    nodes: HashMap<NodeName, Vec<(usize, u32)>>,
+    jobs: Vec<(Mark, Counts)>,
+    /// For each node that has any, the jobs in their order: mostly one, or a few.
+    nodes: FxHashMap<NodeName, SmallVec<[(usize, u32); 2]>>,
 }
+
+/// How many slots a job has on each node where it has any, by the nodes' names.
+type Counts = Vec<(NodeName, u32)>;
 
 /// What a job's slots follow from, beside what does not change once the world was taken in: which group runs, and what the
 /// bridge says. It is looked at for every job whenever one wants room.
@@ -45,12 +50,12 @@ impl Held {
     }
 
     /// How many slots a job has on each node where it has any.
-    pub(super) fn of(&self, job: usize) -> &BTreeMap<NodeName, u32> {
+    pub(super) fn of(&self, job: usize) -> &[(NodeName, u32)] {
         &self.jobs[job].1
     }
 
     /// How many slots there are on each node that has any.
-    pub(super) fn by_node(&self) -> BTreeMap<NodeName, u32> {
+    pub(super) fn by_node(&self) -> FxHashMap<NodeName, u32> {
         self.nodes.keys().map(|node| (node.clone(), self.count(node))).collect()
     }
 
@@ -61,7 +66,7 @@ impl Held {
                 continue;
             }
             if let Some((_, before)) = self.jobs.get(index) {
-                for node in before.keys() {
+                for (node, _) in before {
                     if let Some(jobs) = self.nodes.get_mut(node) {
                         jobs.retain(|(job, _)| *job != index);
                         if jobs.is_empty() {
@@ -70,12 +75,10 @@ impl Held {
                     }
                 }
             }
-            let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
-            for (node, _) in job.slots(draft) {
-                *counts.entry(node).or_default() += 1;
-            }
-            let counts: BTreeMap<NodeName, u32> =
-                counts.into_iter().map(|(node, count)| (NodeName::from(node), count)).collect();
+            let slots = job.slots(draft);
+            let nodes = slots.chunk_by(|(one, _), (other, _)| one == other);
+            let counts: Counts =
+                nodes.map(|slots| (NodeName::from(slots[0].0), slots.len() as u32)).collect();
             for (node, count) in &counts {
                 let jobs = self.nodes.entry(node.clone()).or_default();
                 let place = jobs.partition_point(|(job, _)| *job < index);

@@ -1,6 +1,6 @@
 //! What was observed, by what a plan looks it up by: a cluster may have thousands of nodes.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::draft::Draft;
 use super::snapshot::Seen;
@@ -10,19 +10,19 @@ use crate::api::wire::RayNode;
 
 /// What was observed, by what it is looked up by.
 pub(super) struct Index<'a> {
-    instances: HashMap<&'a IntentId, (&'a InstanceId, &'a CloudInstance)>,
-    launched: HashMap<&'a str, &'a RayNode>,
-    nodes: HashMap<&'a RayNodeId, &'a RayNode>,
-    names: HashMap<RayNodeId, NodeName>,
+    instances: FxHashMap<&'a IntentId, (&'a InstanceId, &'a CloudInstance)>,
+    launched: FxHashMap<&'a str, &'a RayNode>,
+    nodes: FxHashMap<&'a RayNodeId, &'a RayNode>,
+    names: FxHashMap<RayNodeId, NodeName>,
 }
 
 impl<'a> Index<'a> {
     pub(super) fn new(seen: &'a Seen) -> Self {
         let mut index = Self {
-            instances: HashMap::new(),
-            launched: HashMap::new(),
-            nodes: HashMap::new(),
-            names: HashMap::new(),
+            instances: FxHashMap::default(),
+            launched: FxHashMap::default(),
+            nodes: FxHashMap::default(),
+            names: FxHashMap::default(),
         };
         for (id, instance) in seen.instances.fresh().into_iter().flat_map(|(_, instances)| instances) {
             if let Some(launch) = &instance.launch {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
+use rustc_hash::FxHashMap;
 
 use super::allocation::Allocation;
 use super::draft::Draft;
@@ -57,14 +58,15 @@ pub(super) fn ensure_head(draft: &mut Draft<'_>, cluster: &RayCluster) -> bool {
 /// Brings the worker nodes to what the allocation needs.
 pub(super) fn plan(draft: &mut Draft<'_>, cluster: &RayCluster, allocation: &Allocation) {
     let workers = allocation.workers_by_node(draft);
-    for group in &cluster.spec.worker_groups {
-        let wanted = wanted_nodes(draft, group, &workers) + allocation.new_nodes(&group.name);
+    let (groups, of_none) = look(draft, cluster, &workers);
+    for (group, found) in groups {
+        let wanted = found.kept + allocation.new_nodes(&group.name);
         let wanted = wanted.clamp(group.min_nodes, group.max_nodes);
         draft.report.cluster.desired_nodes += wanted;
-        launch_missing(draft, cluster, group, wanted, &workers);
-        give_back_idle(draft, group, wanted, &workers);
+        let launched = launch_missing(draft, cluster, group, wanted, &found);
+        give_back_idle(draft, group, wanted, found.of_use + launched, &found, &workers);
     }
-    for name in nodes_of_no_group(draft, cluster) {
+    for name in of_none {
         drain(draft, &name, "its worker group is gone");
     }
     draft.report.cluster.workers = workers;
@@ -76,7 +78,7 @@ pub(super) fn finish_leaving(draft: &mut Draft<'_>) {
     let ready = |node: &NodeRecord| matches!(node.state, NodeState::Ready { .. });
     let held = draft.held();
     let nodes = draft.record.nodes.iter().filter(|(_, node)| !ready(node));
-    let nodes: Vec<(NodeName, NodeRecord, u32)> =
+    let nodes: Vec<(NodeName, Shared<NodeRecord>, u32)> =
         nodes.map(|(name, node)| (name.clone(), node.clone(), held.count(name))).collect();
     drop(held);
     for (name, node, workers) in nodes {
@@ -89,7 +91,7 @@ pub(super) fn finish_leaving(draft: &mut Draft<'_>) {
                         record.state = state;
                     }
                     end(draft, &name, &node);
-                } else if let Some(ray) = node.ray.filter(|_| !drained) {
+                } else if let Some(ray) = node.ray.clone().filter(|_| !drained) {
                     draft.intend(Effect::DrainNode { node: name, ray });
                 }
             }
@@ -117,75 +119,104 @@ pub(super) fn end_all(draft: &mut Draft<'_>, cause: &str) {
     }
 }
 
-/// How many nodes of a group are kept: those with workers, and those that are not idle for long enough.
-fn wanted_nodes(draft: &Draft<'_>, group: &WorkerGroup, workers: &BTreeMap<NodeName, u32>) -> u32 {
-    let limit = draft.now - group.idle_timeout.signed();
-    let nodes = draft.record.nodes.iter().filter(|(name, node)| is_of_use(draft, group, workers, name, node));
-    let kept = nodes.filter(|(name, node)| {
-        workers.contains_key(*name) || node.idle_since.is_none_or(|since| since > limit)
-    });
-    u32::try_from(kept.count()).unwrap_or(u32::MAX)
+/// The nodes of a group.
+#[derive(Default)]
+struct Found {
+    /// How many count as ones that the group should have.
+    of_use: u32,
+    /// How many of these are kept: those with workers, and those that are not idle for long enough.
+    kept: u32,
+    /// How many there are within the group's most.
+    counted: u32,
+    /// Launches of which nobody knows yet what came of them.
+    asked: u32,
+    /// How many are there with those that are being replaced, but for what is drained or ended for that.
+    up: u32,
+    ready: u32,
+    /// Those that are wanted and have, or had, no workers: most of thousands are at work, and were.
+    idle: Vec<NodeName>,
 }
 
-/// Whether a node counts as one that a group should have: one of an outdated template, or one that will be taken away,
-/// does while it has workers.
-fn is_of_use(
+/// Looks at all nodes once, however many groups there are; beside what it finds for each group, the wanted nodes of
+/// groups that are gone.
+fn look<'c>(
     draft: &Draft<'_>,
-    group: &WorkerGroup,
-    workers: &BTreeMap<NodeName, u32>,
-    name: &NodeName,
-    node: &NodeRecord,
-) -> bool {
-    node.group.as_ref() == Some(&group.name)
-        && node.state.is_wanted()
-        && ((!draft.rollout.is_outdated(name) && node.notice.is_none()) || workers.contains_key(name))
+    cluster: &'c RayCluster,
+    workers: &FxHashMap<NodeName, u32>,
+) -> (Vec<(&'c WorkerGroup, Found)>, Vec<NodeName>) {
+    let groups = &cluster.spec.worker_groups;
+    let mut found: BTreeMap<&str, (&WorkerGroup, Found)> =
+        groups.iter().map(|group| (group.name.as_str(), (group, Found::default()))).collect();
+    let mut of_none = Vec::new();
+    let every = draft.guarded(Guard::EveryNodeCounts);
+    for (name, node) in &draft.record.nodes {
+        let Some(group) = &node.group else { continue };
+        let wanted = node.state.is_wanted();
+        let Some((group, found)) = found.get_mut(group.as_str()) else {
+            of_none.extend(wanted.then(|| name.clone()));
+            continue;
+        };
+        let at_work = workers.contains_key(name);
+        let outdated = draft.rollout.is_outdated(name);
+        // One of an outdated template, or one that will be taken away, counts while it has workers.
+        let is_of_use = wanted && ((!outdated && node.notice.is_none()) || at_work);
+        let limit = draft.now - group.idle_timeout.signed();
+        let kept = is_of_use && (at_work || node.idle_since.is_none_or(|since| since > limit));
+        found.of_use += u32::from(is_of_use);
+        found.kept += u32::from(kept);
+        found.counted += u32::from(every || is_of_use);
+        found.asked += u32::from(node.offering.is_some() && draft.launch_is_unsettled(&node.launch));
+        found.up += u32::from(is_of_use || outdated);
+        found.ready += u32::from(matches!(node.state, NodeState::Ready { .. }));
+        if wanted && (node.idle_since.is_some() || !at_work) {
+            found.idle.push(name.clone());
+        }
+    }
+    (groups.iter().filter_map(|group| found.remove(group.name.as_str())).collect(), of_none)
 }
 
+/// Launches what a group lacks; says how many.
 fn launch_missing(
     draft: &mut Draft<'_>,
     cluster: &RayCluster,
     group: &WorkerGroup,
     wanted: u32,
-    workers: &BTreeMap<NodeName, u32>,
-) {
+    found: &Found,
+) -> u32 {
+    let mut launched = 0;
     // The head's control service must be there; the agent is submitted through it.
     if draft.record.agent.is_none() {
-        return;
+        return launched;
     }
-    let every = draft.guarded(Guard::EveryNodeCounts);
-    let (mut of_use, mut counted, mut asked) = (0, 0, 0);
-    let mut up = draft.rollout.going(&group.name);
-    for (name, node) in draft.record.nodes.iter().filter(|(_, node)| node.group.as_ref() == Some(&group.name))
-    {
-        let is_of_use = is_of_use(draft, group, workers, name, node);
-        of_use += u32::from(is_of_use);
-        counted += u32::from(every || is_of_use);
-        asked += u32::from(node.offering.is_some() && draft.launch_is_unsettled(&node.launch));
-        up += u32::from(is_of_use || draft.rollout.is_outdated(name));
-    }
+    let Found { of_use, counted, asked, .. } = *found;
+    let up = found.up + draft.rollout.going(&group.name);
     let most = wanted.saturating_add(group.update_strategy.max_surge);
     let replacing = draft.rollout.is_replacing(&group.name);
     if of_use < wanted && is_failing(draft, group) {
-        return;
+        return launched;
     }
-    let may_surge = |up: u32| up < most || !replacing;
-    while of_use < wanted && counted < group.max_nodes && may_surge(up) && asked < LAUNCHES_AT_ONCE {
+    let on_ec2 = cluster.spec.aws().is_some();
+    let may_be_more = |launched: u32| {
+        of_use + launched < wanted
+            && counted + launched < group.max_nodes
+            && (up + launched < most || !replacing)
+            && (asked + if on_ec2 { launched } else { 0 }) < LAUNCHES_AT_ONCE
+    };
+    while may_be_more(launched) {
         if let Some(trouble) = draft.record.trouble.clone()
             && !draft.is_due(trouble.until)
         {
             draft.report.cluster.waiting.push(Waiting::blocked("CannotLaunch", trouble.message));
-            return;
+            break;
         }
         let name =
             NodeName::from(format!("{}-{}-{}", cluster.metadata.name, group.name, draft.record.launched + 1));
         if !launch(draft, cluster, name, Some(group.name.clone()), &group.template) {
-            return;
+            break;
         }
-        of_use += 1;
-        counted += 1;
-        asked += u32::from(cluster.spec.aws().is_some());
-        up += 1;
+        launched += 1;
     }
+    launched
 }
 
 /// Whether a group's nodes did not come to be, again and again, and are not tried again yet.
@@ -249,7 +280,7 @@ fn launch(
         notice: None,
     };
     draft.cluster_event(EventType::Normal, "NodeLaunched", format!("node {name} is launched"));
-    draft.record.nodes.insert(name, record);
+    draft.record.nodes.insert(name, record.into());
     draft.views_changed();
     draft.start(launch, effect);
     true
@@ -268,58 +299,42 @@ fn give_back_idle(
     draft: &mut Draft<'_>,
     group: &WorkerGroup,
     wanted: u32,
-    workers: &BTreeMap<NodeName, u32>,
+    of_use: u32,
+    found: &Found,
+    workers: &FxHashMap<NodeName, u32>,
 ) {
     let mut idle = Vec::new();
-    let mut kept = 0u32;
-    let is_ready = |node: &&NodeRecord| {
-        node.group.as_ref() == Some(&group.name) && matches!(node.state, NodeState::Ready { .. })
-    };
-    let ready = u32::try_from(draft.record.nodes.values().filter(is_ready).count()).unwrap_or(u32::MAX);
-    let mut spare = (ready + group.update_strategy.max_unavailable).saturating_sub(wanted);
-    let mut changing = Vec::new();
-    let of_group = |node: &NodeRecord| node.group.as_ref() == Some(&group.name) && node.state.is_wanted();
-    for (name, node) in draft.record.nodes.iter().filter(|(_, node)| of_group(node)) {
-        kept += u32::from(is_of_use(draft, group, workers, name, node));
-        // Most of thousands are at work, and were.
-        if node.idle_since.is_some() || !workers.contains_key(name) {
-            changing.push(name.clone());
-        }
-    }
-    for name in changing {
+    let mut spare = (found.ready + group.update_strategy.max_unavailable).saturating_sub(wanted);
+    for name in &found.idle {
         let now = draft.now;
-        let Some(node) = draft.record.nodes.get_mut(&name) else { continue };
+        let Some(node) = draft.record.nodes.get_mut(name) else { continue };
         let ready = matches!(node.state, NodeState::Ready { .. });
-        if workers.contains_key(&name) || !ready {
-            node.idle_since = None;
+        if workers.contains_key(name) || !ready {
+            if node.idle_since.is_some() {
+                node.idle_since = None;
+            }
             continue;
         }
-        let since = *node.idle_since.get_or_insert(now);
-        if draft.rollout.is_outdated(&name) {
+        let since = node.idle_since.unwrap_or(now);
+        if node.idle_since.is_none() {
+            node.idle_since = Some(now);
+        }
+        if draft.rollout.is_outdated(name) {
             if spare > 0 {
                 spare -= 1;
-                drain(draft, &name, rollout::CAUSE);
+                drain(draft, name, rollout::CAUSE);
             }
         } else if let Some(notice) = &node.notice {
             let cause = notice.kind.words();
-            drain(draft, &name, cause);
+            drain(draft, name, cause);
         } else if draft.is_due(since + group.idle_timeout.signed()) {
             idle.push((since, name));
         }
     }
     idle.sort();
-    for (_, name) in idle.into_iter().take(kept.saturating_sub(wanted) as usize) {
-        drain(draft, &name, "it was idle");
+    for (_, name) in idle.into_iter().take(of_use.saturating_sub(wanted) as usize) {
+        drain(draft, name, "it was idle");
     }
-}
-
-fn nodes_of_no_group(draft: &Draft<'_>, cluster: &RayCluster) -> Vec<NodeName> {
-    let known = |group: &String| cluster.spec.worker_groups.iter().any(|known| known.name == *group);
-    let nodes = draft.record.nodes.iter();
-    nodes
-        .filter(|(_, node)| node.state.is_wanted() && node.group.as_ref().is_some_and(|group| !known(group)))
-        .map(|(name, _)| name.clone())
-        .collect()
 }
 
 /// Has a node ended once nothing is on it.

@@ -11,7 +11,8 @@ use crate::api::aws::{AwsNetwork, Market, MarketKind, Offering};
 use crate::api::cluster::{NodeTemplate, RayClusterSpec, WorkerGroup};
 use crate::api::ids::{IntentId, NodeName};
 use crate::api::object::RayCluster;
-use crate::api::record::{Shortage, Unavailable, digest_of};
+use crate::api::record::{NodeRecord, Shortage, Unavailable, digest_of};
+use crate::api::shared::Shared;
 
 /// How long what EC2 has none of is not asked for: at first, and at most. Karpenter waits the first of these.
 const FIRST_REST: SignedDuration = SignedDuration::from_mins(3);
@@ -156,7 +157,7 @@ fn offerings(
 
 /// Whether something is not to be asked for: until its rest is over, and after that while one launch tries it.
 fn is_resting(draft: &Draft<'_>, it: &Unavailable) -> bool {
-    let probed = |node: &crate::api::record::NodeRecord| {
+    let probed = |node: &Shared<NodeRecord>| {
         node.offering.as_ref().is_some_and(|offering| it.what.covers(offering))
             && draft.launch_is_unsettled(&node.launch)
     };

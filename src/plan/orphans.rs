@@ -1,9 +1,10 @@
 //! Instances of EC2 that carry a cluster's mark and are no node of it: from a launch of which no reply came, or from a
 //! state directory that is lost. They are ended. And whether all instances are known to be gone.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
+use rustc_hash::FxHashSet;
 
 use super::draft::Draft;
 use super::guards::Guard;
@@ -32,7 +33,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         return;
     };
     let now = draft.now;
-    let nodes: HashSet<&IntentId> = draft.record.nodes.values().map(|node| &node.launch).collect();
+    let nodes: FxHashSet<&IntentId> = draft.record.nodes.values().map(|node| &node.launch).collect();
     let settled = draft.guarded(Guard::LaunchIsSettled);
     let is_known =
         |launch: &IntentId| nodes.contains(launch) || (draft.launch_is_unsettled(launch) && settled);

@@ -20,6 +20,7 @@ use crate::api::ids::{InstanceId, IntentId, NodeName, RayNodeId, Uid};
 use crate::api::object::AnyObject;
 use crate::api::observed::{CloudInstance, InstancePhase, LAUNCH_LABEL, LocalNode, Observed};
 use crate::api::record::{GroupRecord, Incarnation, NodeRecord, NodeState, digest_of};
+use crate::api::shared::Shared;
 use crate::api::wire::{AgentState, RayNode};
 use bridge::{blob, bridge, new_agent, obey};
 
@@ -37,7 +38,7 @@ pub struct Outlook {
     /// What the last one does.
     pub last: Report,
     /// The nodes that were launched, by name.
-    pub launched: BTreeMap<NodeName, NodeRecord>,
+    pub launched: BTreeMap<NodeName, Shared<NodeRecord>>,
     /// The nodes that were given back or ended, and why.
     pub given_back: BTreeMap<NodeName, String>,
     /// The groups that were wanted of each job.
@@ -162,7 +163,7 @@ impl World {
         let waiting: BTreeSet<IntentId> = pending.map(|intent| intent.id.clone()).collect();
         let nodes = self.snapshot.record.nodes.iter();
         let joining = nodes.filter(|(_, node)| matches!(node.state, NodeState::Launching { .. }));
-        let joining: Vec<(NodeName, NodeRecord)> = joining
+        let joining: Vec<(NodeName, Shared<NodeRecord>)> = joining
             .filter(|(_, node)| !waiting.contains(&node.launch))
             .map(|(name, node)| (name.clone(), node.clone()))
             .collect();
@@ -369,8 +370,8 @@ fn renew<T>(observed: &mut Observed<T>, now: Timestamp) {
 /// Notes what a plan does with nodes.
 fn note_nodes(
     outlook: &mut Outlook,
-    before: &BTreeMap<NodeName, NodeRecord>,
-    after: &BTreeMap<NodeName, NodeRecord>,
+    before: &BTreeMap<NodeName, Shared<NodeRecord>>,
+    after: &BTreeMap<NodeName, Shared<NodeRecord>>,
 ) {
     for (name, node) in after {
         let known = before.get(name);

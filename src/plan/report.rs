@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxHashMap;
+
 use crate::api::condition::Finding;
 use crate::api::ids::{NodeName, Uid};
 use crate::api::status::ScalingStatus;
@@ -23,7 +25,7 @@ pub struct ClusterReport {
     /// How many worker nodes are wanted.
     pub desired_nodes: u32,
     /// Workers on each node.
-    pub workers: BTreeMap<NodeName, u32>,
+    pub workers: FxHashMap<NodeName, u32>,
 }
 
 /// What a plan says of a job.

@@ -15,6 +15,7 @@ use crate::api::meta::ObjectKey;
 use crate::api::money::Money;
 use crate::api::record::{JobRecord, NodeRecord};
 use crate::api::review::{Change, ClusterReview, GroupReview, JobReview, NodeReview};
+use crate::api::shared::Shared;
 use crate::api::words::count;
 use crate::cost::Prices;
 
@@ -74,7 +75,7 @@ fn horizon(snapshot: &Snapshot) -> SignedDuration {
 }
 
 fn nodes(snapshot: &Snapshot) -> u32 {
-    let is_one = |node: &&NodeRecord| node.group.is_some() && node.state.is_wanted();
+    let is_one = |node: &&Shared<NodeRecord>| node.group.is_some() && node.state.is_wanted();
     u32::try_from(snapshot.record.nodes.values().filter(is_one).count()).unwrap_or(u32::MAX)
 }
 

@@ -13,7 +13,7 @@ use super::report::Waiting;
 use crate::api::cluster::WorkerGroup;
 use crate::api::ids::NodeName;
 use crate::api::object::RayCluster;
-use crate::api::record::{NodeRecord, NodeState, digest_of};
+use crate::api::record::{NodeState, digest_of};
 use crate::api::words::count;
 
 /// Why an outdated node is drained.
@@ -84,33 +84,56 @@ pub(super) fn begin(draft: &mut Draft<'_>, cluster: &RayCluster) {
     if network.is_some_and(|network| !offers::is_known(&cluster.spec, network)) {
         return;
     }
-    for group in &cluster.spec.worker_groups {
-        begin_group(draft, group);
+    for (group, found) in look(draft, cluster) {
+        begin_group(draft, group, found);
     }
 }
 
-fn begin_group(draft: &mut Draft<'_>, group: &WorkerGroup) {
-    let is_old = |node: &NodeRecord| node.state.is_wanted() && node.template != group.template;
-    let of_group = |node: &&NodeRecord| node.group.as_ref() == Some(&group.name);
-    let all = draft.record.nodes.values().filter(of_group).count();
+/// What a group's nodes are, seen from its template.
+#[derive(Default)]
+struct Found {
+    /// All of them.
+    all: usize,
+    /// Outdated ones that are ready: how many workers each has, its index and its name.
+    old: Vec<(u32, u64, NodeName)>,
+    /// Outdated ones that have not joined.
+    unborn: Vec<NodeName>,
+    /// How many others have not.
+    coming: u32,
+    motion: Motion,
+}
+
+/// Looks at all nodes once, however many groups there are.
+fn look<'c>(draft: &Draft<'_>, cluster: &'c RayCluster) -> Vec<(&'c WorkerGroup, Found)> {
+    let groups = &cluster.spec.worker_groups;
+    let mut found: BTreeMap<&str, (&WorkerGroup, Found)> =
+        groups.iter().map(|group| (group.name.as_str(), (group, Found::default()))).collect();
     let held = draft.held();
-    let mut motion = Motion { halted: is_halted(draft, group), ..Motion::default() };
-    let (mut old, mut unborn, mut coming) = (Vec::new(), Vec::new(), 0);
-    for (name, node) in draft.record.nodes.iter().filter(|(_, node)| of_group(node)) {
+    for (name, node) in &draft.record.nodes {
+        let Some((group, found)) = node.group.as_deref().and_then(|group| found.get_mut(group)) else {
+            continue;
+        };
+        let is_old = || node.template != group.template;
+        found.all += 1;
         match &node.state {
-            NodeState::Ready { .. } if is_old(node) => {
-                old.push((held.count(name), node.index, name.clone()));
+            NodeState::Ready { .. } if is_old() => {
+                found.old.push((held.count(name), node.index, name.clone()));
             }
-            NodeState::Launching { .. } if is_old(node) => unborn.push(name.clone()),
-            NodeState::Launching { .. } => coming += 1,
+            NodeState::Launching { .. } if is_old() => found.unborn.push(name.clone()),
+            NodeState::Launching { .. } => found.coming += 1,
             NodeState::Draining { cause, .. } | NodeState::Terminating { cause, .. } if cause == CAUSE => {
-                motion.going += 1;
-                motion.crowded |= held.count(name) > 0;
+                found.motion.going += 1;
+                found.motion.crowded |= held.count(name) > 0;
             }
             _ => {}
         }
     }
-    drop(held);
+    groups.iter().filter_map(|group| found.remove(group.name.as_str())).collect()
+}
+
+fn begin_group(draft: &mut Draft<'_>, group: &WorkerGroup, found: Found) {
+    let Found { all, mut old, unborn, coming, mut motion } = found;
+    motion.halted = is_halted(draft, group);
     // Nothing is on it yet.
     for name in unborn {
         motion.going += 1;
@@ -156,9 +179,11 @@ fn is_halted(draft: &Draft<'_>, group: &WorkerGroup) -> bool {
 
 /// Says what is outdated, and what becomes of it.
 pub(super) fn report(draft: &mut Draft<'_>, cluster: &RayCluster, allocation: &Allocation) {
-    let kept: BTreeSet<&NodeName> = allocation
-        .jobs
-        .values()
+    // Mostly nothing is replaced, and there may be thousands of places.
+    let jobs = (!draft.rollout.groups.is_empty()).then_some(&allocation.jobs);
+    let kept: BTreeSet<&NodeName> = jobs
+        .into_iter()
+        .flat_map(BTreeMap::values)
         .flat_map(|job| &job.places)
         .filter_map(|place| match place {
             Place::Node(name) => Some(name),

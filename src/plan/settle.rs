@@ -11,6 +11,7 @@ use crate::api::ids::{NodeName, Uid};
 use crate::api::record::{
     AgentRecord, ArtifactsRecord, Incarnation, JobRecord, NodeRecord, NodeState, digest_of,
 };
+use crate::api::shared::Shared;
 use crate::api::units::Span;
 
 /// After a cluster could not be opened or a node not launched, the longest wait until it is tried again.
@@ -234,7 +235,7 @@ fn failed(draft: &mut Draft<'_>, intent: Intent, at: jiff::Timestamp, error: &Ef
 /// be listed a worker is one that is to end. Of heads there are never two, for there is one interface.
 fn abandon(draft: &mut Draft<'_>, node: &NodeName, attempts: u32) {
     let (now, doubted) = (draft.now, attempts > 1 && draft.guarded(Guard::RefusalIsDoubted));
-    let worker = |record: &&mut NodeRecord| record.offering.is_some() && record.group.is_some();
+    let worker = |record: &&mut Shared<NodeRecord>| record.offering.is_some() && record.group.is_some();
     match draft.record.nodes.get_mut(node).filter(worker) {
         Some(record) if doubted => {
             record.state = NodeState::Terminating { since: now, cause: "its launch was refused".to_owned() };

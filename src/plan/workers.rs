@@ -12,7 +12,7 @@ use super::room::{make_room, stand_aside};
 use super::stopping::{judge, leave, stop_step, stop_wish};
 use crate::action::{Effect, Target};
 use crate::api::condition::Finding;
-use crate::api::document::{Desired, GroupSpec};
+use crate::api::document::Desired;
 use crate::api::ids::{CheckpointId, GroupNumber, NodeName};
 use crate::api::record::{Binding, GroupReason};
 use crate::api::status::ScalingStatus;
@@ -378,13 +378,14 @@ fn is_as_wanted(draft: &Draft<'_>, index: usize, number: GroupNumber, nodes: &[N
 fn keep(draft: &mut Draft<'_>, index: usize, training: &GroupReport) {
     let record = &draft.jobs[index].record;
     let Some(slots) = record.group(training.number).map(|group| group.slots.clone()) else { return };
-    let Some(Desired::Run { group, .. }) = record.document.as_ref().map(|document| document.desired.clone())
+    let Some(Desired::Run { mut group, .. }) =
+        record.document.as_ref().map(|document| document.desired.clone())
     else {
         return;
     };
     // The bridge knows the group by its number; the rest of its specification is not looked at again.
     let ranks = training.ranks.iter().map(|rank| rank.slot.clone()).collect();
-    let group = GroupSpec { number: training.number, ranks, ..group };
+    (group.number, group.ranks) = (training.number, ranks);
     tell(draft, index, Desired::Run { group, activate: true }, slots);
 }
 

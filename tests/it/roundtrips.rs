@@ -346,7 +346,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn cluster_record()(incarnation in option::of(incarnation()), ending: bool, nodes in btree_map(text().prop_map(NodeName::from), node(), 0..3),
+    fn cluster_record()(incarnation in option::of(incarnation()), ending: bool, nodes in btree_map(text().prop_map(NodeName::from), node().prop_map(Shared::from), 0..3),
         launched: u64, agent in option::of((text(), when(), any::<bool>())), trouble in option::of(trouble()),
         unused_since in option::of(when()),
         notices in btree_map(text().prop_map(RayNodeId::from), notice(), 0..2), unavailable in vec(unavailable(), 0..2),
@@ -386,7 +386,7 @@ prop_compose! {
         (activate, fork, prepare) in (any::<bool>(), any::<bool>(), select(vec![Prepare::Full, Prepare::Slots, Prepare::Nothing]))) -> Desired {
         let program = Program { entrypoint, command, args, env, share_path };
         match run {
-            true => Desired::Run { group: GroupSpec { number, ranks, program, prepare, fork, restore }, activate },
+            true => Desired::Run { group: GroupSpec { number, ranks, program, prepare, fork, restore }.into(), activate },
             false => Desired::Stop { grace },
         }
     }
@@ -397,7 +397,7 @@ prop_compose! {
         checkpoint_keep: u32, artifacts in vec(text(), 0..2), fenced in btree_set(text().prop_map(RayNodeId::from), 0..2),
         (fence_until, progress_deadline) in (option::of(when()), span()), save_request in option::of(text()),
         (metadata_endpoint, checkpoint_path) in (option::of(text()), option::of(text())), min_replicas: u32) -> Document {
-        Document { revision, desired, slots, checkpoint_timeout, checkpoint_interval, checkpoint_keep, checkpoint_path, artifacts, fenced, fence_until,
+        Document { revision, desired, slots: slots.into(), checkpoint_timeout, checkpoint_interval, checkpoint_keep, checkpoint_path, artifacts, fenced, fence_until,
             progress_deadline, save_request, metadata_endpoint, min_replicas }
     }
 }
@@ -432,7 +432,7 @@ prop_compose! {
         (from_replicas, steps, downtime_ms, lost_steps, spoke_adaptdl) in any::<(u32, u64, Option<u64>, Option<u64>, bool)>(),
         (last_step, outcome) in (option::of(when()), option::of((text(), text())))) -> GroupRecord {
         let outcome = outcome.map(|(kind, message)| GroupOutcome { kind, message });
-        GroupRecord { number, created, reason, message, program, nodes, slots, from_replicas, restored, timeline, steps, last_step,
+        GroupRecord { number, created, reason, message, program, nodes, slots: slots.into(), from_replicas, restored, timeline, steps, last_step,
             downtime_ms, lost_steps, spoke_adaptdl, outcome }
     }
 }

@@ -143,7 +143,7 @@ pub struct GroupRecord {
     /// The nodes of its ranks.
     pub nodes: Vec<NodeName>,
     /// The slots of its ranks.
-    pub slots: BTreeMap<SlotId, SlotSpec>,
+    pub slots: Shared<BTreeMap<SlotId, SlotSpec>>,
     /// Workers of the group before it.
     pub from_replicas: u32,
     /// The checkpoint it began from.
@@ -180,7 +180,7 @@ impl GroupRecord {
         (reason, message): (GroupReason, String),
         program: Digest,
         nodes: Vec<NodeName>,
-        slots: BTreeMap<SlotId, SlotSpec>,
+        slots: Shared<BTreeMap<SlotId, SlotSpec>>,
         from_replicas: u32,
     ) -> Self {
         Self {

@@ -70,7 +70,7 @@ pub(super) fn record(
     for instance in own {
         let (Some(name), Some(launch)) = (&instance.node, &instance.seen.launch) else { continue };
         // Of two with one name the other is no node: it is ended.
-        nodes.entry(name.clone()).or_insert_with(|| node(name, launch, instance, &spec, state, now));
+        nodes.entry(name.clone()).or_insert_with(|| node(name, launch, instance, &spec, state, now).into());
     }
     // Names are not used twice: those that the jobs remember are of nodes that may be gone.
     let groups = jobs.iter().flat_map(|(_, record)| &record.groups);
@@ -208,7 +208,7 @@ mod tests {
             (GroupReason::Started, String::new()),
             Digest::default(),
             vec!["gpu-spot-9".into()],
-            BTreeMap::new(),
+            Shared::default(),
             0,
         );
         let record = JobRecord {

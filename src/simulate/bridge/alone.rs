@@ -21,7 +21,7 @@ impl Bridge {
         match (&self.document.as_ref()?.desired, &self.alone) {
             (Desired::Stop { .. }, _) => None,
             (Desired::Run { .. }, Some(alone)) => Some((alone.clone(), true)),
-            (Desired::Run { group, activate }, None) => Some((group.clone(), *activate)),
+            (Desired::Run { group, activate }, None) => Some(((**group).clone(), *activate)),
         }
     }
 

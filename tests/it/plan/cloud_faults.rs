@@ -292,7 +292,9 @@ fn a_launch_that_is_refused_after_one_without_a_reply_may_still_come_true() {
     let node = region.snapshot.record.nodes[&lost].clone();
     assert!(matches!(node.state, NodeState::Terminating { .. }), "{node:?}");
     let late = InstanceId::from("i-late".to_owned());
-    region.instances.insert(late.clone(), instance(Some(node.launch), node.offering.as_ref().unwrap()));
+    region
+        .instances
+        .insert(late.clone(), instance(Some(node.launch.clone()), node.offering.as_ref().unwrap()));
     region.refuse = |_| None;
     for _ in 0..60 {
         region.round();

@@ -231,7 +231,7 @@ fn with_slots(region: &Region, nodes: &[&NodeName]) -> JobRecord {
     let document = Document {
         revision: 1,
         desired: Desired::Stop { grace: Span::from_secs(60) },
-        slots: slots.collect(),
+        slots: slots.collect::<BTreeMap<_, _>>().into(),
         checkpoint_timeout: Span::from_secs(60),
         checkpoint_interval: Span::from_secs(60),
         checkpoint_keep: 2,

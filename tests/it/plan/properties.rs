@@ -127,7 +127,7 @@ fn essence(plan: Plan) -> String {
             record.groups.iter().map(|group| (group.number, group.nodes.clone(), group.outcome.clone()));
         (uid, record.revision, groups.collect::<Vec<_>>(), record.trouble, record.binding)
     });
-    let nodes = plan.record.nodes.into_iter().map(|(name, node)| (name, node.state));
+    let nodes = plan.record.nodes.into_iter().map(|(name, node)| (name, node.state.clone()));
     let mut events: Vec<String> = plan.events.iter().map(|event| format!("{event:?}")).collect();
     events.sort();
     let mut effects: Vec<&str> = plan.intents.iter().map(|intent| intent.effect.name()).collect();
