@@ -23,6 +23,7 @@ use rayconcile::api::wire::{
     SlotReport,
 };
 use rayconcile::plan::guards::Guards;
+use rayconcile::plan::report::Report;
 use rayconcile::plan::snapshot::{JobView, Machine, Seen, Settings};
 use rayconcile::plan::{Snapshot, plan};
 
@@ -36,7 +37,7 @@ pub(crate) struct Region {
     agent: AgentState,
     quiet: bool,
     /// What the newest plan said.
-    said: String,
+    said: Report,
 }
 
 impl Region {
@@ -82,7 +83,7 @@ impl Region {
             requested: None,
             jobs: BTreeMap::new(),
         };
-        Self { snapshot, instances: Instances::new(), agent, quiet: false, said: String::new() }
+        Self { snapshot, instances: Instances::new(), agent, quiet: false, said: Report::default() }
     }
 
     /// What a plan is made from now.
@@ -99,7 +100,7 @@ impl Region {
         let made = plan(&self.snapshot);
         let taken = on_cpu() - begun;
         self.quiet = made.intents.is_empty() && made.record == self.snapshot.record;
-        self.said = format!("{:#?}, intents: {:#?}", made.report, made.intents);
+        self.said = made.report;
         for view in &mut self.snapshot.jobs {
             view.record = made.jobs[&view.job.metadata.uid].clone();
         }
@@ -121,7 +122,7 @@ impl Region {
             }
             times.push(taken);
         }
-        panic!("it does not come to rest: {}", self.said)
+        panic!("it does not come to rest: {:#?}, intents: {:#?}", self.said, self.snapshot.intents)
     }
 
     /// Whether nothing is to be done, and all jobs have their workers.
