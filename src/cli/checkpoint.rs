@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCandidates;
 
+use super::complete;
 use super::text::{age, table};
 use super::{Context, ExitStatus, wrong};
 use crate::api::ids::CheckpointId;
@@ -23,6 +25,7 @@ enum What {
     /// List a job's durable checkpoints, oldest first
     Ls {
         /// The job; a deleted one's are kept for a week
+        #[arg(add = ArgValueCandidates::new(complete::jobs))]
         job: String,
         /// The namespace
         #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
@@ -34,6 +37,7 @@ enum What {
     /// Fetch a checkpoint into a directory
     Get {
         /// The job
+        #[arg(add = ArgValueCandidates::new(complete::jobs))]
         job: String,
         /// Which one, as `ls` names it; by default the newest
         id: Option<String>,

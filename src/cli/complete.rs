@@ -19,9 +19,7 @@ pub(super) fn objects() -> Vec<CompletionCandidate> {
     let found = ask(kind).unwrap_or_default();
     let jobs = found.iter().filter(|object| kind.is_some() || object.kind() == Kind::AdaptDLJob);
     let names = jobs.map(|object| candidate(object.metadata().name.clone(), object));
-    let full = |object: &AnyObject| format!("{}/{}", object.kind().singular(), object.metadata().name);
-    let full = found.iter().filter(|_| kind.is_none()).map(|object| candidate(full(object), object));
-    names.chain(full).collect()
+    names.chain(found.iter().filter(|_| kind.is_none()).map(full)).collect()
 }
 
 /// Jobs by name.
@@ -33,7 +31,13 @@ pub(super) fn jobs() -> Vec<CompletionCandidate> {
 /// Kinds, and objects as `KIND/NAME`.
 pub(super) fn kinds() -> Vec<CompletionCandidate> {
     let kinds = [("jobs", "AdaptDLJobs"), ("clusters", "RayClusters")];
-    kinds.iter().map(|(word, help)| CompletionCandidate::new(*word).help(Some((*help).into()))).collect()
+    let kinds = kinds.map(|(word, help)| CompletionCandidate::new(word).help(Some(help.into())));
+    kinds.into_iter().chain(ask(None).unwrap_or_default().iter().map(full)).collect()
+}
+
+/// An object with its kind.
+fn full(object: &AnyObject) -> CompletionCandidate {
+    candidate(format!("{}/{}", object.kind().singular(), object.metadata().name), object)
 }
 
 fn candidate(word: String, object: &AnyObject) -> CompletionCandidate {

@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use futures_util::{StreamExt as _, pin_mut};
 
+use super::complete;
 use super::target::object;
 use super::text::{age, prose_table};
 use super::{Context, ExitStatus, Scope};
@@ -15,7 +17,7 @@ pub(super) struct EventsArgs {
     #[command(flatten)]
     scope: Scope,
     /// Only of this object
-    #[arg(long = "for", value_name = "KIND/NAME")]
+    #[arg(long = "for", value_name = "KIND/NAME", add = ArgValueCandidates::new(complete::objects))]
     object: Option<String>,
     /// Go on as they come
     #[arg(short, long)]

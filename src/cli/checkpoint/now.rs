@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::super::{Context, ExitStatus, Hinted};
+use super::super::{Context, ExitStatus, Hinted, complete};
 use crate::api::meta::{CHECKPOINT_NOW, DEFAULT_NAMESPACE, ObjectKey};
 use crate::api::object::{AdaptDLJob, AnyObject, Kind};
 use crate::api::status::{AdaptDLJobStatus, CheckpointStatus, JobPhase};
@@ -29,6 +30,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 pub(super) struct NowArgs {
     /// The job
+    #[arg(add = ArgValueCandidates::new(complete::jobs))]
     job: String,
     /// The namespace
     #[arg(short, long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]

@@ -93,6 +93,12 @@ fn shells_know_the_names_of_objects() {
     assert_eq!(complete(&world, &["logs", ""]).iter().filter(|word| !word.starts_with('-')).count(), 2);
     assert_eq!(complete(&world, &["delete", "raycluster/"]), ["raycluster/lab"]);
     assert!(complete(&world, &["get", ""]).contains(&"clusters".to_owned()));
+    for words in [&["get", "adaptdljob/n"] as &[&str], &["events", "--for", "adaptdljob/n"]] {
+        assert_eq!(complete(&world, words), ["adaptdljob/night"], "{words:?}");
+    }
+    for verb in ["ls", "get", "now"] {
+        assert_eq!(complete(&world, &["checkpoint", verb, "n"]), ["night"], "{verb}");
+    }
     assert!(complete(&world, &["exp"]).contains(&"explain".to_owned()));
     world.finish();
     // Without a controller there is nothing to be offered, and nothing said, and at once.
