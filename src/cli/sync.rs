@@ -212,7 +212,7 @@ fn show(context: &Context, sources: &[SourceStatus], left: &[Left], output: Opti
             let pages = sources.iter().map(source_page).chain((!left.is_empty()).then(|| left_page(left)));
             let pages: Vec<String> = pages.collect();
             if !pages.is_empty() {
-                context.printer.data(&pages.join("\n"));
+                context.printer.page(&pages.join("\n"));
             }
         }
     }

@@ -97,17 +97,30 @@ fn a_terminal_gets_colour_unless_it_wants_none_and_lines_that_fit() {
 #[test]
 fn tables_fit_on_a_terminal_and_nothing_of_their_prose_is_lost() {
     let world = World::new();
-    world.write("watched/objects.yaml", OBJECTS);
+    let file = "watched/some/deep/place/objects.yaml";
+    world.write(file, OBJECTS);
     world.start(&["--watch", "watched"]);
     world.wait("the objects are there", || world.get("job", "waits").is_object().then_some(()));
-    world
-        .write("watched/objects.yaml", &OBJECTS.replace("command: [python, train.py]}", "comand: [python]}"));
+    world.write(file, &OBJECTS.replace("command: [python, train.py]}", "commandAndArguments: [python]}"));
     world.wait_page(&["events", "--for", "job/waits"], &["the last good manifest stays in force"]);
     if Command::new("script").arg("--version").output().is_err() {
         return; // Without util-linux there is no terminal to be had so easily.
     }
-    for arguments in ["events", "status", "describe job waits", "get jobs -o wide", "get jobs --show-labels"]
-    {
+    world.write("bad.yaml", &OBJECTS.replace("suspend: true}\n---", "suspnd: true}\n---"));
+    world.write(
+        "changed.yaml",
+        &OBJECTS.replace("train.py]", "train.py, '--data', /a/rather/long/path/to/data]"),
+    );
+    for arguments in [
+        "events",
+        "status",
+        "sync status",
+        "describe job waits",
+        "get jobs -o wide",
+        "get jobs --show-labels",
+        "diff -f changed.yaml",
+        "validate -f bad.yaml",
+    ] {
         let page = on_terminal(&world, 80, &[("NO_COLOR", "1")], arguments);
         let wide: Vec<&str> = page.lines().filter(|line| line.chars().count() > 80).collect();
         assert!(wide.is_empty() && page.lines().count() > 2, "{arguments}: {wide:#?}\n{page}");
