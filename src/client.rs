@@ -21,7 +21,7 @@ use crate::api::review::{Proposal, Review};
 use crate::api::source::{SourceRequest, SourceStatus};
 use crate::api::token::{NewToken, Role, TokenView};
 pub use error::ClientError;
-use stream::{Change, changes, lines};
+use stream::{Change, Watched, lines};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -291,9 +291,8 @@ impl Client {
         namespace: Option<&str>,
         selector: Option<&str>,
     ) -> Result<impl Stream<Item = Result<WatchEvent, ClientError>> + use<>, ClientError> {
-        let query = [("watch", "true"), ("labelSelector", selector.unwrap_or_default())];
-        let request = self.request(Method::GET, &collection(kind, namespace)).query(&query);
-        let changes = changes(self.send(request).await?);
+        let selector = ("labelSelector", selector.unwrap_or_default().to_owned());
+        let changes = Watched { path: collection(kind, namespace), selector }.changes(self.clone()).await?;
         Ok(changes.map(|change| match change? {
             (Change::Now, body) => Ok(WatchEvent::Now(object(body)?)),
             (Change::Gone, body) => Ok(WatchEvent::Gone(object(body)?)),
@@ -323,8 +322,8 @@ impl Client {
         namespace: Option<&str>,
         selector: &str,
     ) -> Result<impl Stream<Item = Result<EventView, ClientError>> + use<>, ClientError> {
-        let query = [("watch", "true"), ("fieldSelector", selector)];
-        let changes = changes(self.send(self.request(Method::GET, &events(namespace)).query(&query)).await?);
+        let selector = ("fieldSelector", selector.to_owned());
+        let changes = Watched { path: events(namespace), selector }.changes(self.clone()).await?;
         Ok(changes.map(|change| parse(change?.1)))
     }
 

@@ -1,6 +1,7 @@
 //! Lists and watches: of objects, and of what is derived from them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use crate::store::feed::{Change, ChangeType};
 
 /// How often somebody who watches is told that nothing has happened.
 const BOOKMARK: Duration = Duration::from_secs(60);
+/// How many seconds somebody watches who does not say how long; then they ask again. As in Kubernetes, so that nobody
+/// takes a silence for ever for news that there is none; and not all at the same time.
+const LIFETIME: RangeInclusive<u64> = 1800..=3600;
 /// What objects can be selected by.
 const FIELDS: [&str; 2] = ["metadata.name", "metadata.namespace"];
 /// What is said to who is too far behind.
@@ -234,7 +238,7 @@ pub(super) struct Talk {
     marks_beginning: bool,
     /// Whether a table was told: its columns are described once.
     has_header: AtomicBool,
-    until: Option<Instant>,
+    until: Instant,
 }
 
 impl Talk {
@@ -245,14 +249,15 @@ impl Talk {
         headers: &HeaderMap,
     ) -> Result<Self, ApiError> {
         // Nobody watches for longer than a day without asking again.
-        let timeout = query.timeout_seconds.map(|seconds| Duration::from_secs(seconds.clamp(1, 86_400)));
+        let asked = query.timeout_seconds.filter(|seconds| *seconds > 0).map(|seconds| seconds.min(86_400));
+        let lifetime = Duration::from_secs(asked.unwrap_or_else(|| fastrand::u64(LIFETIME)));
         Ok(Self {
             resource,
             form: Form::of(headers, query.include_object.as_deref())?,
             bookmarks: query.allow_watch_bookmarks,
             marks_beginning: query.send_initial_events,
             has_header: AtomicBool::new(false),
-            until: timeout.map(|timeout| Instant::now() + timeout),
+            until: Instant::now() + lifetime,
         })
     }
 
@@ -289,13 +294,10 @@ impl Talk {
         tokio::pin!(news);
         loop {
             let next = Instant::now() + BOOKMARK;
-            let (wake, over) = match self.until {
-                Some(until) if until <= next => (until, true),
-                _ => (next, false),
-            };
+            let over = self.until <= next;
             tokio::select! {
                 found = &mut news => return found,
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(next.min(self.until)) => {}
             }
             if self.bookmarks {
                 lines.send(&self.bookmark(seen, &json!({}))).await?;
@@ -363,5 +365,30 @@ impl Watch {
             let more = async { news.wait_for(|newest| *newest > seen).await.ok().map(|_| ()) };
             self.talk.wait(&lines, seen, more).await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::channel;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_watches_for_ever() -> Result<(), ApiError> {
+        let unless_said = (1800, 3600);
+        for (asked, (least, most)) in [
+            (None, unless_said),
+            (Some(0), unless_said),
+            (Some(5), (5, 5)),
+            (Some(1 << 30), (86_400, 86_400)),
+        ] {
+            let query = ListQuery { timeout_seconds: asked, ..ListQuery::default() };
+            let talk = Talk::new(Resource::of(Kind::RayCluster), &query, &HeaderMap::new())?;
+            let ((lines, _reader), began) = (channel(), Instant::now());
+            assert_eq!(talk.wait(&lines, 0, std::future::pending::<Option<()>>()).await, None);
+            let watched = began.elapsed().as_secs();
+            assert!((least..=most).contains(&watched), "{asked:?}: {watched} s");
+        }
+        Ok(())
     }
 }

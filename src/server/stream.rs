@@ -76,6 +76,12 @@ impl Lines {
     }
 }
 
+/// Where lines go, and where they come out.
+pub(super) fn channel() -> (Lines, mpsc::Receiver<Result<Bytes, std::convert::Infallible>>) {
+    let (sender, receiver) = mpsc::channel(64);
+    (Lines { sender }, receiver)
+}
+
 /// An answer of values, one a line, that goes on until the writer ends, the reader leaves or the server stops.
 pub(super) fn stream_lines<F>(api: Api, write: impl FnOnce(Lines) -> F) -> Response
 where
@@ -89,8 +95,9 @@ pub(super) fn stream<F>(api: Api, kind: &'static str, write: impl FnOnce(Lines) 
 where
     F: Future<Output = Option<()>> + Send + 'static,
 {
-    let (sender, mut receiver) = mpsc::channel(64);
-    let writing = write(Lines { sender: sender.clone() });
+    let (lines, mut receiver) = channel();
+    let sender = lines.sender.clone();
+    let writing = write(lines);
     let stream = Stream { over: CancellationToken::new() };
     let over = stream.over.clone();
     tokio::spawn(async move {

@@ -6,10 +6,12 @@ use std::process::Stdio;
 use rayconcile::api::ids::{GroupNumber, Uid};
 use rayconcile::api::meta::ObjectMeta;
 use rayconcile::store::logs::JobLogs;
-use serde_json::Value;
+use serde_json::{Value, json};
+use wiremock::matchers::{path, query_param};
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::{run, some_objects};
-use crate::world::{World, address, ends, read_all, terminate};
+use crate::world::{Said, World, address, ends, read_all, said, terminate};
 
 #[test]
 fn objects_are_shown_in_every_format() {
@@ -202,4 +204,49 @@ fn changes_are_followed() {
     let seen = read_all(jobs.stdout.take().unwrap());
     assert!(seen.lines().count() >= 2 && seen.lines().all(|line| line == "adaptdljob/night"), "{seen}");
     world.finish();
+}
+
+/// A world whose controller says what a test has it say.
+async fn mocked() -> (World, MockServer) {
+    let (world, server) = (World::new(), MockServer::start().await);
+    world.write("state/api.json", &json!({"url": server.uri(), "pid": 1}).to_string());
+    world.write("state/api-token", "t");
+    (world, server)
+}
+
+/// Runs a command while the test goes on to answer it.
+async fn answered(world: &World, arguments: &[&str]) -> Said {
+    let mut command = world.command(arguments);
+    said(&tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+}
+
+/// Lines of a watch of events, after a version.
+async fn tells(server: &MockServer, since: &str, lines: &[Value]) {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let watch = Mock::given(path("/api/v1/namespaces/default/events")).and(query_param("watch", "true"));
+    let watch =
+        watch.and(query_param("allowWatchBookmarks", "true")).and(query_param("resourceVersion", since));
+    watch.respond_with(ResponseTemplate::new(200).set_body_string(text)).expect(1).mount(server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_whose_time_is_up_goes_on_where_it_was() {
+    let (world, server) = mocked().await;
+    let event = |reason: &str| {
+        let about = json!({"kind": "AdaptDLJob", "namespace": "default", "name": "night"});
+        let at = "2026-11-28T13:00:00Z";
+        json!({"type": "ADDED", "object": {"involvedObject": about, "type": "Normal", "reason": reason, "message": "m",
+                                           "count": 1, "firstTimestamp": at, "lastTimestamp": at}})
+    };
+    let bookmark =
+        |version: &str| json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}});
+    tells(&server, "", &[event("One"), bookmark("7")]).await;
+    tells(&server, "7", &[bookmark("8"), event("Two"), bookmark("9")]).await;
+    // What does not say up to where it has told was ended by somebody, and is the end.
+    tells(&server, "9", &[event("Three")]).await;
+    let said = answered(&world, &["events", "-w"]).await;
+    let seen = ["One", "Two", "Three"]
+        .map(|reason| format!("13:00:00 Normal adaptdljob/night {reason}: m\n"))
+        .concat();
+    assert_eq!((said.code, said.out, said.err), (0, seen, String::new()));
 }
