@@ -142,6 +142,10 @@ fn reached(object: &AnyObject, goal: &Goal) -> Progress {
         return Progress::NotYet(said);
     }
     let fits = match goal {
+        // Nobody has deleted it; or somebody has, and this is another one of its name.
+        Goal::Delete if object.metadata().deletion_timestamp.is_none() => {
+            return Progress::NotYet(format!("it is not being deleted; it is {said}"));
+        }
         Goal::Delete => return Progress::NotYet(said),
         Goal::Phase(wanted) => *wanted == phase,
         Goal::Condition { kind, status } => {

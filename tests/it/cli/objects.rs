@@ -11,7 +11,7 @@ use wiremock::matchers::{path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::{run, some_objects};
-use crate::world::{Said, World, address, ends, read_all, said, terminate};
+use crate::world::{Said, World, address, ends, read_all, said, terminate, waiting_job};
 
 #[test]
 fn objects_are_shown_in_every_format() {
@@ -100,6 +100,8 @@ fn objects_are_waited_for_suspended_resumed_and_deleted() {
     );
     insta::assert_snapshot!("wait-missing", run(&world, &["wait", "nobody", "--for", "phase=Running"]));
     insta::assert_snapshot!("wait-deleted", run(&world, &["wait", "nobody", "--for", "delete"]));
+    let late = run(&world, &["wait", "night", "--for", "delete", "--timeout", "300ms"]);
+    insta::assert_snapshot!("wait-not-deleted", late);
     insta::assert_snapshot!("suspend", run(&world, &["suspend", "waits"]));
     world.ok(&["wait", "waits", "--for", "phase=Suspended"]);
     insta::assert_snapshot!("resume", run(&world, &["resume", "waits"]));
@@ -249,4 +251,18 @@ async fn a_watch_whose_time_is_up_goes_on_where_it_was() {
         .map(|reason| format!("13:00:00 Normal adaptdljob/night {reason}: m\n"))
         .concat();
     assert_eq!((said.code, said.out, said.err), (0, seen, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_one_of_its_name_is_not_the_one_that_was_to_go() {
+    let (world, server) = mocked().await;
+    for (uid, times) in [("one", 2), ("another", 9)] {
+        let mut job = waiting_job("night", "lab");
+        job["metadata"]["uid"] = json!(uid);
+        let answer = ResponseTemplate::new(200).set_body_json(job);
+        let get = Mock::given(path(address("adaptdljobs", "night"))).respond_with(answer);
+        get.up_to_n_times(times).mount(&server).await;
+    }
+    let said = answered(&world, &["wait", "night", "--for", "delete"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "adaptdljob/night has gone\n"), "{said:?}");
 }
