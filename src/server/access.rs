@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, MatchedPath, Path, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
@@ -209,25 +209,32 @@ pub(super) async fn access_review(
     Ok((StatusCode::CREATED, Json(review)).into_response())
 }
 
-/// Verbs, and which role each needs.
-type Needs = &'static [(&'static str, Role)];
-
-/// What there is beside what is discovered: its group, its name, and what can be done with it.
-const BESIDE: [(&str, &str, Needs); 9] = [
-    (GROUP, "adaptdljobs/log", &[("get", Role::View)]),
-    (GROUP, "adaptdljobs/checkpoints", &[("get", Role::View)]),
-    (GROUP, "packages", &[("get", Role::View), ("update", Role::Edit)]),
-    (GROUP, "plan", &[("create", Role::View)]),
-    (GROUP, "sources", &[("list", Role::View), ("create", Role::Admin)]),
-    (GROUP, "tokens", &[("create", Role::Admin), ("delete", Role::Admin), ("list", Role::Admin)]),
-    ("authentication.k8s.io", "selfsubjectreviews", &[("create", Role::View)]),
-    ("authorization.k8s.io", "selfsubjectaccessreviews", &[("create", Role::View)]),
-    ("authorization.k8s.io", "selfsubjectrulesreviews", &[("create", Role::View)]),
+/// What there is beside what is discovered: its group, its name, what can be done with it, and where: which role that
+/// needs is said of the address.
+pub(super) const BESIDE: [(&str, &str, &[&str], &str); 9] = [
+    (GROUP, "adaptdljobs/log", &["get"], "namespaces/{namespace}/adaptdljobs/{name}/log"),
+    (GROUP, "adaptdljobs/checkpoints", &["get"], "namespaces/{namespace}/adaptdljobs/{name}/checkpoints"),
+    (GROUP, "packages", &["get", "update"], "packages/{digest}"),
+    (GROUP, "plan", &["create"], "plan"),
+    (GROUP, "sources", &["list", "create"], "sources"),
+    (GROUP, "tokens", &["create", "delete", "list"], "tokens"),
+    ("authentication.k8s.io", "selfsubjectreviews", &["create"], "selfsubjectreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", &["create"], "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", &["create"], "selfsubjectrulesreviews"),
 ];
+
+/// The role that a verb needs where one of these is.
+fn needed_beside(verb: &str, group: &str, place: &str) -> Role {
+    let method = if reads(verb) { Method::GET } else { Method::POST };
+    needed(&method, &format!("/apis/{group}/v1/{place}"))
+}
+
+fn reads(verb: &str) -> bool {
+    matches!(verb, "get" | "list" | "watch")
+}
 
 /// Whether somebody may do something, and why.
 fn may(caller: &Caller, verb: &str, group: &str, resource: &str, below: &str) -> (bool, String) {
-    let reads = matches!(verb, "get" | "list" | "watch");
     let by_role = |needed| match caller.role >= needed {
         true => (true, format!("the role is {}", caller.role)),
         false => (false, format!("the role is {}, and {verb} needs {needed}", caller.role)),
@@ -236,19 +243,17 @@ fn may(caller: &Caller, verb: &str, group: &str, resource: &str, below: &str) ->
         // Tokens are only an admin's; what can only be seen nobody changes.
         return by_role(match verb {
             "*" => Role::Admin,
-            _ if reads => Role::View,
+            _ if reads(verb) => Role::View,
             _ => Role::Edit,
         });
     }
     let whole = if below.is_empty() { resource.to_owned() } else { format!("{resource}/{below}") };
     let only = |what: &str, verbs: &[&str]| (false, format!("{what} can only be {}", verbs.join(", ")));
     let is_asked = |of: &str| group == "*" || group == of;
-    if let Some((.., verbs)) = BESIDE.iter().find(|(of, name, _)| *name == whole && is_asked(of)) {
-        let asked = verbs.iter().filter(|(known, _)| verb == "*" || *known == verb);
-        if let Some(needed) = asked.map(|(_, needed)| *needed).max() {
-            return by_role(needed);
-        }
-        return only(&whole, &verbs.iter().map(|(verb, _)| *verb).collect::<Vec<_>>());
+    if let Some((of, _, verbs, place)) = BESIDE.iter().find(|(of, name, ..)| *name == whole && is_asked(of)) {
+        let asked = verbs.iter().filter(|known| verb == "*" || **known == verb);
+        let needed = asked.map(|verb| needed_beside(verb, of, place)).max();
+        return needed.map_or_else(|| only(&whole, verbs), by_role);
     }
     let known =
         super::resource::RESOURCES.iter().find(|known| known.plural == resource && is_asked(known.group));
@@ -260,7 +265,7 @@ fn may(caller: &Caller, verb: &str, group: &str, resource: &str, below: &str) ->
     };
     match verb {
         "*" if verbs.len() > 3 => by_role(Role::Edit),
-        verb if verbs.contains(&verb) => by_role(if reads { Role::View } else { Role::Edit }),
+        verb if verbs.contains(&verb) => by_role(if reads(verb) { Role::View } else { Role::Edit }),
         _ => only(resource, verbs),
     }
 }
@@ -287,9 +292,9 @@ pub(super) async fn rules_review(
             rules.push(json!({"apiGroups": [resource.group], "resources": [name], "verbs": verbs}));
         }
     }
-    for (group, name, verbs) in BESIDE {
-        let verbs = verbs.iter().filter(|(_, needed)| caller.role >= *needed).map(|(verb, _)| *verb);
-        let verbs: Vec<&str> = verbs.collect();
+    for (group, name, verbs, place) in BESIDE {
+        let may = |verb: &&&str| caller.role >= needed_beside(verb, group, place);
+        let verbs: Vec<&str> = verbs.iter().filter(may).copied().collect();
         if !verbs.is_empty() {
             rules.push(json!({"apiGroups": [group], "resources": [name], "verbs": verbs}));
         }

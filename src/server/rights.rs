@@ -81,6 +81,7 @@ mod tests {
 
     use super::*;
     use crate::api::token::TokenView;
+    use crate::server::access::BESIDE;
     use crate::server::{Api, Audit, Pages, Sources, Streams, router};
     use crate::store::Store;
 
@@ -129,6 +130,9 @@ mod tests {
             RIGHTS.iter().map(|(route, ..)| (*route).to_owned()).filter(|route| !route.is_empty()).collect();
         assert_eq!(known, routes());
         assert_eq!(needed(&Method::GET, "/not/in/the/table"), Admin);
+        for (group, name, _, place) in BESIDE {
+            assert!(known.contains(&format!("/apis/{group}/v1/{place}")), "{name} is said to be elsewhere");
+        }
     }
 
     #[tokio::test]
