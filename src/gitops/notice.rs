@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{FsType, statfs};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
@@ -254,6 +254,10 @@ impl Inbox {
 /// The network file system that a directory is on, if it is on one.
 fn remote(directory: &Path) -> Option<&'static str> {
     let kind = statfs(directory).ok()?.filesystem_type();
+    network_file_system(kind)
+}
+
+fn network_file_system(kind: FsType) -> Option<&'static str> {
     // The kernel's numbers have 32 bits, and some types hold them with a sign.
     #[allow(clippy::unnecessary_cast)] // another type on other machines
     let number = i64::from(kind.0 as u32);
@@ -265,5 +269,25 @@ fn short(error: &notify::Error) -> String {
         notify::ErrorKind::MaxFilesWatch => "the system has no inotify watches left".to_owned(),
         notify::ErrorKind::Io(error) => error.to_string(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::statfs::{
+        BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, TMPFS_MAGIC,
+    };
+
+    use super::*;
+
+    #[test]
+    fn on_network_file_systems_nobody_waits_to_be_told() {
+        let names = [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, FUSE_SUPER_MAGIC].map(network_file_system);
+        assert_eq!(names, [Some("nfs"), Some("smb"), Some("fuse")]);
+        // Of those that are negative where numbers have a sign.
+        assert_eq!(network_file_system(FsType(0xff53_4d42_u32 as _)), Some("cifs"));
+        for local in [EXT4_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC] {
+            assert_eq!(network_file_system(local), None);
+        }
     }
 }

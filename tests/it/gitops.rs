@@ -126,6 +126,7 @@ fn objects_follow_their_files() {
     assert!(status.contains("Accepted InvalidManifest: the last good manifest is in force"), "{status}");
     let events = world.ok(&["events", "--for", "job/two"]);
     assert!(events.matches("InvalidManifest").count() == 1, "{events}");
+    assert!(events.contains("two.yaml:6:3: spec.comand"), "{events}");
     world.write("watched/two.yaml", "]: [");
     world.wait_page(&["status"], &["two.yaml:1:"]);
     assert_eq!(accepted(&world.get("job", "two")), "False");

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -114,6 +115,40 @@ fn renamed_files_and_directories_change_nothing() {
     world.write("watched/deeper/a.yaml", &with_label("a", "2"));
     see(&world, "cluster", "a", "is changed", |object| label(object) == "2");
     finish(world, &["watched"]);
+}
+
+#[test]
+fn thousands_of_files_are_followed() {
+    const DIRECTORIES: usize = 40;
+    const FILES: usize = 50;
+    let world = World::new();
+    let path = |directory: usize, file: usize| format!("watched/d{directory}/f{file}.yaml");
+    let name = |directory: usize, file: usize| format!("j{directory}-{file}");
+    for directory in 0..DIRECTORIES {
+        for file in 0..FILES {
+            world.write(&path(directory, file), &job(&name(directory, file), "  command: [a]\n"));
+        }
+    }
+    world.start(&["--watch", "watched", "--max-prune", "100%"]);
+    let all = DIRECTORIES * FILES;
+    see_source(&world, "watched", "has all", |source| state(source) == "Synced" && source["objects"] == all);
+    let stored = || world.ok(&["get", "jobs", "-o", "name"]).lines().count();
+    assert_eq!(stored(), all);
+    // One of them is changed, and one directory goes.
+    let changed = Instant::now();
+    world.write(&path(39, 49), &job("j39-49", "  command: [b]\n"));
+    see(&world, "job", "j39-49", "is changed", |job| generation(job) == 2);
+    assert!(
+        changed.elapsed() < Duration::from_secs(30),
+        "it was not noticed, only looked at once in a while"
+    );
+    assert_eq!(generation(&world.get("job", "j0-0")), 1);
+    fs::remove_dir_all(world.path("watched/d0")).unwrap();
+    world.wait("its objects are gone", || (stored() == all - FILES).then_some(()));
+    fs::remove_dir_all(world.path("watched")).unwrap();
+    fs::create_dir(world.path("watched")).unwrap();
+    world.wait("all are gone", || (stored() == 0).then_some(()));
+    world.finish();
 }
 
 #[test]

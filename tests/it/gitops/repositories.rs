@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wiremock::matchers::any;
@@ -282,6 +283,37 @@ fn a_work_tree_tells_its_revision() {
     let said = crate::world::said(&command.env("PATH", nowhere).output().unwrap());
     assert!(said.code == 1 && said.err.contains("hint: install git"), "{said:?}");
     world.write("work/prod/x/.keep", "");
+    fs::remove_dir_all(world.path("work/prod")).unwrap();
+    see_source(&world, "prod", "has vanished", |source| source["objects"] == 0);
+    world.finish();
+}
+
+#[test]
+fn a_burst_of_commits_is_taken_together() {
+    const COMMITS: u64 = 30;
+    let world = World::new();
+    repository(&world);
+    world.start(&["--watch", "work/prod"]);
+    see(&world, "cluster", "lab", "is there", |lab| generation(lab) == 1);
+    let began = Instant::now();
+    let (mut last, mut pauses) = (began, 0);
+    for number in 1..=COMMITS {
+        world.write(
+            "work/prod/lab.yaml",
+            &cluster("lab", &format!("  head: {{labels: {{n: '{number}'}}}}\n")),
+        );
+        commit(&world, "Again");
+        // On a busy machine it may be quiet for so long in between that each is one of its own.
+        pauses += u64::from(last.elapsed() > Duration::from_millis(50));
+        last = Instant::now();
+    }
+    let seconds = began.elapsed().as_secs();
+    let latest = COMMITS.to_string();
+    let lab = see(&world, "cluster", "lab", "is as the last one says", |lab| {
+        lab["spec"]["head"]["labels"]["n"] == latest.as_str()
+    });
+    let looks = generation(&lab) - 1;
+    assert!(looks <= 2 + seconds + 2 * pauses, "{looks} looks in {seconds} s with {pauses} pauses");
     fs::remove_dir_all(world.path("work/prod")).unwrap();
     see_source(&world, "prod", "has vanished", |source| source["objects"] == 0);
     world.finish();
