@@ -251,6 +251,18 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_has_its_long_name() -> Result<(), clap::Error> {
+        let line = "adaptdl_on_ray_aws --uri ray://h:10001 --file main.py --max-cluster-size 8 --working-dir code \
+                    --cpus 2 --gpus 3 --port-offset 4 --checkpoint-timeout 5 --cluster-rescale-timeout 6";
+        let given = Arguments::try_parse_from(line.split_whitespace())?;
+        assert_eq!((given.uri.as_str(), given.max_cluster_size), ("ray://h:10001", 8));
+        assert_eq!((given.file, given.working_dir), (PathBuf::from("main.py"), PathBuf::from("code")));
+        assert_eq!((given.cpus, given.gpus, given.port_offset), (2, 3, 4));
+        assert_eq!((given.checkpoint_timeout, given.cluster_rescale_timeout), (5, 6));
+        Ok(())
+    }
+
+    #[test]
     fn flags_that_do_not_exist_are_refused() {
         for more in [&["--epochs", "5"][..], &["--max", "3", "--nosuch"], &["-m", "0"], &["--gpus", "-1"]] {
             assert_eq!(parse(more).map_err(|error| error.exit_code()).err(), Some(2), "{more:?}");

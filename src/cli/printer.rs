@@ -38,6 +38,12 @@ impl Printer {
         }
     }
 
+    /// One whose data goes into a pipe, wherever the test is run.
+    #[cfg(test)]
+    pub(super) fn piped() -> Self {
+        Self { terminal: false, persistent: false, talk_terminal: false, colour: false, data_colour: false }
+    }
+
     /// The same, for what goes on when nobody reads any more.
     pub(super) fn persistent(self) -> Self {
         Self { persistent: true, ..self }

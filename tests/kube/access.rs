@@ -229,5 +229,7 @@ fn tls_is_spoken_with_a_certificate_of_our_own() {
     kube.start(&["--listen", &format!("0.0.0.0:{port}")]);
     assert!(kube.kubectl("get jobs").contains("night"));
     assert!(fs::read_to_string(kube.path("state/api.json")).unwrap().contains("https://127.0.0.1:"));
+    // On another address than loopback nobody had to ask for TLS.
+    kube.refused("--kubeconfig plain.config get jobs");
     kube.finish();
 }

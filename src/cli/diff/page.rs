@@ -197,3 +197,45 @@ fn is_plain(text: &str) -> bool {
         && !matches!(text, "true" | "false" | "null")
         && text.parse::<f64>().is_err()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_page_in_the_docs_is_what_is_printed() {
+        let node = |name: &str, zone: &str| {
+            let what = format!("g5.xlarge spot {zone}");
+            json!({"name": name, "what": what, "price": "0.40"})
+        };
+        let job = |replicas: u32| json!({"spec": {"scaling": {"replicas": replicas}}});
+        let review = json!({
+            "objects": [{
+                "kind": "AdaptDLJob", "namespace": "default", "name": "cifar", "change": "Configured",
+                "before": job(2), "after": job(5),
+            }],
+            "clusters": [{
+                "namespace": "default", "name": "gpu", "nodes": {"before": 1, "after": 3},
+                "perHour": {"before": "0.496", "after": "1.296"},
+                "launched": [node("gpu-a-3", "us-west-2a"), node("gpu-a-4", "us-west-2b")],
+                "jobs": [{
+                    "namespace": "default", "name": "cifar", "workers": {"before": 2, "after": 5},
+                    "groups": [{
+                        "from": 2, "to": 5, "reason": "ReplicasChanged",
+                        "message": "the manifest allows 1 to 64 workers; the manifest wants 5 workers",
+                    }],
+                }],
+            }],
+        });
+        let page = page(Printer::piped(), &serde_json::from_value(review).unwrap());
+        let docs = include_str!("../../../docs/command-line.md");
+        let shown = docs.split("$ rayconcile diff -f job.yaml\n").nth(1).unwrap();
+        let shown = shown.split("```").next().unwrap();
+        // The docs may have other line breaks: their screen is not so wide.
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(&page), words(shown));
+    }
+}

@@ -16,6 +16,7 @@ fn every_verb_has_a_page() {
         let page = said(&world.program(&[verb, "--help"]).output().unwrap());
         assert_eq!((page.code, page.err.as_str()), (0, ""));
         let page = page.out;
+        assert!(page.contains("\nExamples:\n"), "{verb}");
         insta::assert_snapshot!(format!("help-{verb}"), page);
         assert_eq!(
             said(&world.program(&["help", verb]).output().unwrap()).out.lines().next(),

@@ -133,3 +133,29 @@ fn flags_that_would_have_no_meaning_are_refused() {
     }
     assert!(!world.path("state").exists() && !world.path("out").exists());
 }
+
+#[test]
+fn manifests_of_the_old_operator_are_taken_with_warnings() {
+    let world = World::with_controller(&[]);
+    world.write(
+        "old.yaml",
+        "apiVersion: adaptdl.petuum.com/v1\nkind: AdaptDLJob\nmetadata: {generateName: digits-}\nspec:\n  \
+         maxReplicas: 3\n  template:\n    spec:\n      nodeSelector: {kind: gpu}\n      containers:\n      - \
+         {name: main, command: [/bin/train], args: [--fast], resources: {limits: {nvidia.com/gpu: 1}}}\n",
+    );
+    let said = world.run(&["apply", "-f", "old.yaml"]);
+    let name = said.out.strip_prefix("adaptdljob/").and_then(|rest| rest.strip_suffix(" created\n"));
+    assert!(said.code == 0 && name.is_some_and(|name| name.starts_with("digits-")), "{said:?}");
+    let warning = "warning: old.yaml:8:7: spec.template.spec.nodeSelector: has no meaning here: workers are";
+    assert!(said.err.starts_with(warning), "{said:?}");
+    let spec = world.get("job", name.unwrap())["spec"].clone();
+    assert_eq!((&spec["command"][0], &spec["args"][0]), (&"/bin/train".into(), &"--fast".into()));
+    assert_eq!((&spec["maxReplicas"], &spec["resources"]["gpu"]), (&3.into(), &1.into()));
+    // What `convert` writes needs no warning any more, and can be applied again and again.
+    let converted = world.ok(&["convert", "old.yaml", "--name", "digits"]);
+    world.write("new.yaml", &converted);
+    let said = world.run(&["apply", "-f", "new.yaml"]);
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "adaptdljob/digits created\n", ""));
+    assert_eq!(world.ok(&["apply", "-f", "new.yaml"]), "adaptdljob/digits unchanged\n");
+    world.finish();
+}

@@ -217,7 +217,12 @@ fn objects_are_selected_by_namespace_labels_and_fields() {
         let message = refused(&answer, 400, "BadRequest");
         assert!(message.starts_with(parameter) && message.contains("write "), "{message}");
     }
+    assert_eq!(names(&api.get("/api/v1/namespaces").body), ["default", "other"]);
+    assert_eq!(world.ok(&["get", "jobs", "-n", "other", "-o", "name"]), "adaptdljob/a\n");
     api.delete(&format!("{jobs}/a"));
+    world.wait("its namespace has gone with it", || {
+        (names(&api.get("/api/v1/namespaces").body) == ["default"]).then_some(())
+    });
     world.finish();
 }
 
