@@ -13,6 +13,8 @@ use crate::machines::Machines;
 use crate::support::{PATIENCE, RAYCONCILE, World, python, repository, signal, within};
 
 const OLD: &str = env!("CARGO_BIN_EXE_adaptdl_on_ray_aws");
+/// The same, as `env` runs it where no other program is found: neither a Python nor Ray.
+const WITHOUT_PROGRAMS: [&str; 2] = ["PATH=/nowhere", OLD];
 
 /// A cluster, and a directory for whoever uses it.
 struct Site {
@@ -176,8 +178,9 @@ fn a_job_of_an_unreachable_caller_survives_it() {
     let jobs = repository("tests/live/jobs");
     let flags = ["-u", "ray://127.0.0.1:10001", "-m", "1", "--gpus", "0", "-d", jobs.to_str().unwrap()];
     let mut caller = site.enclosed(
-        OLD,
+        "env",
         &[
+            &WITHOUT_PROGRAMS[..],
             &flags[..],
             &[
                 "-f",
@@ -254,7 +257,10 @@ fn the_exit_code_is_the_jobs_from_wherever_it_is_asked() {
     let (inside, direct) = (["-u", "ray://127.0.0.1:10001"], ["-u", "http://10.87.0.1:8265"]);
 
     // From where all of the cluster can be reached the controller is here. Two of one state directory share it.
-    let plain = || site.on_head(OLD, &[&direct[..], &base, &["-f", "trouble.py", "--", "plain"]].concat());
+    let plain = || {
+        let rest = ["-f", "trouble.py", "--", "plain"];
+        site.on_head("env", &[&WITHOUT_PROGRAMS[..], &direct, &base, &rest].concat())
+    };
     let (one, other) = (plain(), plain());
     for caller in [one, other] {
         let (code, out, err) = site.end(caller);
