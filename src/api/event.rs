@@ -16,15 +16,46 @@ pub enum EventType {
     Warning,
 }
 
+/// What kind of thing an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Subject {
+    /// A Ray cluster.
+    RayCluster,
+    /// A training job.
+    AdaptDLJob,
+    /// A watched directory or repository. It is no object, and has no namespace: its events are in the default one.
+    Source,
+}
+
+impl Subject {
+    /// As `involvedObject.kind` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RayCluster => Kind::RayCluster.name(),
+            Self::AdaptDLJob => Kind::AdaptDLJob.name(),
+            Self::Source => "Source",
+        }
+    }
+}
+
+impl From<Kind> for Subject {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::RayCluster => Self::RayCluster,
+            Kind::AdaptDLJob => Self::AdaptDLJob,
+        }
+    }
+}
+
 /// An event before it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NewEvent {
     /// The object's kind.
-    pub kind: Kind,
+    pub kind: Subject,
     /// The object.
     pub object: ObjectKey,
-    /// The object's uid.
+    /// The object's uid; empty if it never was one.
     pub uid: Uid,
     /// Whether somebody should look.
     #[serde(rename = "type")]

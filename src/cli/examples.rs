@@ -65,7 +65,8 @@ const EXAMPLES: [(&str, &str); 19] = [
         "events",
         "\
   rayconcile events -w                          as they come
-  rayconcile events --for job/digits",
+  rayconcile events --for job/digits
+  rayconcile events --for source/manifests      what is wrong with its files",
     ),
     (
         "wait",

@@ -129,7 +129,7 @@ async fn ask(
 }
 
 /// The source that a word means: its name, or the end of it.
-fn find<'a>(sources: &'a [SourceStatus], word: Option<&str>) -> Result<&'a SourceStatus> {
+pub(super) fn find<'a>(sources: &'a [SourceStatus], word: Option<&str>) -> Result<&'a SourceStatus> {
     let names = || sources.iter().map(|source| format!("\n  {}", source.directory)).collect::<String>();
     let unclear = |message: String| {
         let hint = match sources.is_empty() {

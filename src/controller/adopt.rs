@@ -277,8 +277,8 @@ fn keep(
     let key = cluster.metadata.key();
     tx.apply(AnyObject::Cluster(Box::new(cluster.clone())), None, cluster.metadata.uid.clone(), now)?;
     tx.put_cluster_record(&key, record)?;
-    let event = |kind, object, uid, message| NewEvent {
-        kind,
+    let event = |kind: Kind, object, uid, message| NewEvent {
+        kind: kind.into(),
         object,
         uid,
         event_type: EventType::Normal,

@@ -201,7 +201,7 @@ impl Controller {
     async fn tell(&self, uid: &Uid, key: ObjectKey, event_type: EventType, reason: &str, message: String) {
         let uid = uid.clone();
         let event = NewEvent {
-            kind: Kind::AdaptDLJob,
+            kind: Kind::AdaptDLJob.into(),
             object: key,
             uid,
             event_type,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
+use super::decide::Id;
 use super::tree::{Found, Stamp, Tree};
 use crate::api::ids::Digest;
 use crate::api::meta::DEFAULT_NAMESPACE;
@@ -44,6 +45,7 @@ struct Entry {
     text: [u8; 32],
     objects: Vec<Declared>,
     errors: Vec<SourceError>,
+    unfit: BTreeMap<Id, SourceError>,
     /// The directories that were packed, and how they were then.
     programs: BTreeMap<PathBuf, Digest>,
     /// What is wrong may be mended without a change of the file.
@@ -74,6 +76,8 @@ pub(super) struct Looked {
     pub(super) files: BTreeMap<String, Vec<Declared>>,
     /// What is wrong, by file.
     pub(super) errors: Vec<SourceError>,
+    /// The objects that cannot be made of what their files say, with the first thing that is wrong with each.
+    pub(super) unfit: BTreeMap<Id, SourceError>,
     /// The files in which nothing may be a manifest.
     pub(super) foreign: BTreeSet<String>,
     /// The directories that are packed, with those in them.
@@ -108,6 +112,7 @@ impl Cache {
             let Some(entry) = self.files.get(name) else { continue };
             looked.files.insert(name.clone(), entry.objects.clone());
             looked.errors.extend(entry.errors.iter().cloned());
+            looked.unfit.extend(entry.unfit.clone());
             looked.foreign.extend(entry.foreign.then(|| name.clone()));
             used.extend(entry.programs.keys().cloned());
         }
@@ -202,13 +207,16 @@ impl Cache {
             text,
             objects: Vec::new(),
             errors: Vec::new(),
+            unfit: BTreeMap::new(),
             programs: BTreeMap::new(),
             again: false,
             foreign: false,
         };
         let loaded = manifest::read(vec![source], DEFAULT_NAMESPACE);
         entry.foreign = !loaded.may_be_manifests;
-        entry.errors.extend(loaded.problems.iter().map(|problem| error(name, problem)));
+        for problem in &loaded.problems {
+            entry.add(problem.object.clone(), error(name, problem));
+        }
         for manifest in loaded.manifests {
             if let Some(directory) = manifest.packed_directory() {
                 let program = self
@@ -220,13 +228,23 @@ impl Cache {
             match manifest.accept(packages) {
                 Ok(object) => entry.objects.push(declared(object, manifest.line().unwrap_or(1))),
                 Err(problems) => {
-                    entry.errors.extend(problems.iter().map(|problem| error(name, problem)));
+                    let id = (manifest.object.kind(), manifest.object.key());
+                    problems.iter().for_each(|problem| entry.add(Some(id.clone()), error(name, problem)));
                     entry.again = true;
                 }
             }
         }
         self.files.insert(name.to_owned(), entry);
         Ok(true)
+    }
+}
+
+impl Entry {
+    fn add(&mut self, id: Option<Id>, error: SourceError) {
+        if let Some(id) = id {
+            self.unfit.entry(id).or_insert_with(|| error.clone());
+        }
+        self.errors.push(error);
     }
 }
 

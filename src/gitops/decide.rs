@@ -49,7 +49,9 @@ pub(super) struct Facts<'a> {
     pub(super) wanted: &'a BTreeMap<Id, Wanted>,
     /// Files, and directories, of which it is not known what they want.
     pub(super) unclear: &'a [SourceError],
-    /// Those of them in which nothing may be a manifest.
+    /// Objects of which that is known, with what is wrong with each.
+    pub(super) unfit: &'a BTreeMap<Id, SourceError>,
+    /// Those of the files in which nothing may be a manifest.
     pub(super) foreign: &'a BTreeSet<String>,
     /// What other sources want.
     pub(super) elsewhere: &'a BTreeSet<Id>,
@@ -156,7 +158,8 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         }
         let unclear = |error: &&SourceError| Path::new(&origin.file).starts_with(&error.file);
         if let Some(error) = facts.unclear.iter().find(unclear) {
-            decision.hold.push((id.clone(), error.message.clone()));
+            let own = facts.unfit.get(id).filter(|own| own.file == origin.file);
+            decision.hold.push((id.clone(), own.unwrap_or(error).message.clone()));
         } else if origin.deleting || origin.stays {
             continue;
         } else if facts.elsewhere.contains(id) && facts.believed.contains(id) {

@@ -1,13 +1,17 @@
 //! Brings the store to what a source wants, object by object, and tells the objects of it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::decide::{Id, Wanted, name};
-use crate::api::event::{EventType, NewEvent};
+use crate::api::event::{EventType, NewEvent, Subject};
 use crate::api::ids::Uid;
-use crate::api::meta::{CHECKPOINT_NOW, SOURCE, SOURCE_DIGEST, SOURCE_ERROR, SOURCE_FILE};
+use crate::api::meta::{
+    CHECKPOINT_NOW, DEFAULT_NAMESPACE, ObjectKey, SOURCE, SOURCE_DIGEST, SOURCE_ERROR, SOURCE_FILE,
+};
 use crate::api::object::AnyObject;
 use crate::api::source::{OutOfSync, PendingPrune, SourceError};
 use crate::api::words::count;
@@ -179,6 +183,51 @@ pub(super) fn tell_pending(
     Ok(())
 }
 
+/// Tells a source what is wrong with its files, and objects that are not there why they are not.
+pub(super) fn tell_errors(
+    tx: &Tx<'_>,
+    source: &str,
+    errors: &BTreeMap<String, Vec<String>>,
+    never: &[(Id, String)],
+) -> Result<(), StoreError> {
+    let tell = |reason: &str, message: String| {
+        let event = NewEvent {
+            kind: Subject::Source,
+            object: ObjectKey::new(DEFAULT_NAMESPACE, source),
+            uid: Uid::from(source.to_owned()),
+            event_type: EventType::Warning,
+            reason: reason.to_owned(),
+            message,
+        };
+        tx.record_event(&event, Timestamp::now())
+    };
+    for (file, messages) in errors.iter().take(TOLD) {
+        let reason = if file == source { "SourceUnavailable" } else { "InvalidManifest" };
+        let more = messages.len().saturating_sub(1);
+        let more = if more > 0 { format!("; and {more} more in this file") } else { String::new() };
+        tell(reason, format!("{}{more}", messages.first().map_or("", String::as_str)))?;
+    }
+    let more = errors.len().saturating_sub(TOLD);
+    if more > 0 {
+        tell(
+            "InvalidManifest",
+            format!("{more} more files are not right: `rayconcile sync status` has them all"),
+        )?;
+    }
+    for (id, error) in never.iter().take(TOLD) {
+        let event = NewEvent {
+            kind: id.0.into(),
+            object: id.1.clone(),
+            uid: Uid::from(String::new()),
+            event_type: EventType::Warning,
+            reason: "InvalidManifest".to_owned(),
+            message: format!("it is not there, for its manifest was never good: {error}"),
+        };
+        tx.record_event(&event, Timestamp::now())?;
+    }
+    Ok(())
+}
+
 /// Asks an object to go, if it still is this source's.
 pub(super) fn delete(tx: &Tx<'_>, source: &str, id: &Id) -> Result<bool, StoreError> {
     let Some(object) = tx.get(id.0, &id.1)? else { return Ok(false) };
@@ -198,7 +247,7 @@ fn tell(
     message: String,
 ) -> Result<(), StoreError> {
     let event = NewEvent {
-        kind: object.kind(),
+        kind: object.kind().into(),
         object: object.key(),
         uid: object.uid().clone(),
         event_type,

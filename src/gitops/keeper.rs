@@ -299,11 +299,16 @@ impl Keeper {
         }
     }
 
+    /// What is wrong with it, and with its files.
+    fn errors(&self) -> Vec<SourceError> {
+        let source = |message: &String| SourceError { file: self.name.clone(), message: message.clone() };
+        let of_files = self.looked.errors.iter().chain(&self.refused).cloned();
+        self.trouble.iter().map(source).chain(of_files).collect()
+    }
+
     /// Tells how the source is.
     pub(super) fn publish(&self) -> SourceStatus {
-        let source = |message: &String| SourceError { file: self.name.clone(), message: message.clone() };
-        let mut errors: Vec<SourceError> = self.trouble.iter().map(source).collect();
-        errors.extend(self.looked.errors.iter().chain(&self.refused).cloned());
+        let errors = self.errors();
         let fetch = self.fetching.as_ref().map(Fetching::status);
         let failed = !errors.is_empty() || fetch.as_ref().is_some_and(|fetch| fetch.error.is_some());
         let never = self.fetching.as_ref().is_some_and(Fetching::is_empty) && self.looked.files.is_empty();

@@ -105,6 +105,7 @@ pub fn read(sources: Vec<Source>, namespace: &str) -> Loaded {
         for Document { value, origin } in documents.into_iter().flat_map(objects) {
             let is_object = |value: &Value| value.get("apiVersion").or(value.get("kind")).is_some();
             loaded.may_be_manifests |= value.as_ref().map_or(true, is_object);
+            let about = value.as_ref().ok().and_then(|value| object::named(value, namespace));
             let read = value.and_then(|value| understand(value, namespace));
             let read = read.and_then(|(object, warnings, nameless)| {
                 Ok((first(object, &origin, &mut seen)?, warnings, nameless))
@@ -116,7 +117,8 @@ pub fn read(sources: Vec<Source>, namespace: &str) -> Loaded {
                 Err(findings) => {
                     let room = MAX_PROBLEMS.saturating_sub(problems.len());
                     left_out += findings.len().saturating_sub(room);
-                    problems.extend(origin.problems(findings, room));
+                    let found = origin.problems(findings, room).into_iter();
+                    problems.extend(found.map(|problem| problem.about(about.clone())));
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::suggest;
 use super::words::{either, found, quoted};
 use super::{cluster, job, schema, shape};
 use crate::api::API_VERSION;
-use crate::api::meta::ObjectMeta;
+use crate::api::meta::{ObjectKey, ObjectMeta, name_problem};
 use crate::api::object::{AnyObject, Kind};
 
 /// What the store gives an object. `get -o yaml` shows it; in a manifest it means nothing.
@@ -63,6 +63,18 @@ pub(super) fn read(mut value: Value, namespace: &str) -> Result<AnyObject, Vec<F
         AnyObject::Cluster(cluster) => cluster::check(&cluster.spec),
     };
     if findings.is_empty() { Ok(object) } else { Err(findings) }
+}
+
+/// Which object a document is meant to be, whatever else is wrong with it.
+pub(super) fn named(value: &Value, namespace: &str) -> Option<(Kind, ObjectKey)> {
+    let kind = Kind::ALL.into_iter().find(|kind| value["kind"] == kind.name())?;
+    let metadata = value["metadata"].as_object()?;
+    let key = ObjectKey::new(
+        metadata.get("namespace").and_then(Value::as_str).unwrap_or(namespace),
+        metadata.get("name")?.as_str()?,
+    );
+    let is_name = |text: &String| name_problem(text).is_none();
+    (is_name(&key.name) && is_name(&key.namespace)).then_some((kind, key))
 }
 
 /// The parts of an object that nest too deeply.

@@ -10,6 +10,8 @@ use miette::{
 };
 
 use super::source::Source;
+use crate::api::meta::ObjectKey;
+use crate::api::object::Kind;
 
 /// Lines longer than this are not drawn: they are no help, and fill the screen.
 const MAX_LINE: usize = 200;
@@ -29,6 +31,8 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// The object that it is about, if that can be told.
+    pub object: Option<(Kind, ObjectKey)>,
     /// Whether it is a file or a directory that could not be read, so that nobody knows what is in it.
     pub unreadable: bool,
     snippet: Option<Snippet>,
@@ -72,6 +76,7 @@ impl Problem {
             field: String::new(),
             message,
             help: None,
+            object: None,
             unreadable: false,
             snippet: None,
         }
@@ -89,6 +94,12 @@ impl Problem {
     /// The same, about a field.
     pub(super) fn field(mut self, field: impl fmt::Display) -> Self {
         self.field = field.to_string();
+        self
+    }
+
+    /// The same, about an object if that can be told.
+    pub(super) fn about(mut self, object: Option<(Kind, ObjectKey)>) -> Self {
+        self.object = object;
         self
     }
 

@@ -283,7 +283,8 @@ fn absorb_job(draft: &mut Draft<'_>, index: usize) {
     absorb_save_request(job, bridge);
     for (event_type, reason, message) in events {
         let (object, uid) = (job.job.metadata.key(), job.uid().clone());
-        draft.events.push(NewEvent { kind: Kind::AdaptDLJob, object, uid, event_type, reason, message });
+        let kind = Kind::AdaptDLJob.into();
+        draft.events.push(NewEvent { kind, object, uid, event_type, reason, message });
     }
 }
 

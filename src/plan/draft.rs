@@ -320,7 +320,7 @@ impl<'a> Draft<'a> {
     pub(super) fn cluster_event(&mut self, event_type: EventType, reason: &str, message: impl Into<String>) {
         if let Some(cluster) = self.cluster() {
             self.events.push(NewEvent {
-                kind: Kind::RayCluster,
+                kind: Kind::RayCluster.into(),
                 object: self.snapshot.key.clone(),
                 uid: cluster.metadata.uid.clone(),
                 event_type,
@@ -338,7 +338,7 @@ impl<'a> Draft<'a> {
         message: impl Into<String>,
     ) {
         self.events.push(NewEvent {
-            kind: Kind::AdaptDLJob,
+            kind: Kind::AdaptDLJob.into(),
             object: job.metadata.key(),
             uid: job.metadata.uid.clone(),
             event_type,

@@ -16,7 +16,7 @@ use super::query::ListQuery;
 use super::resource::EVENTS;
 use super::stream::stream_lines;
 use crate::api::columns::{Column, age};
-use crate::api::event::Event;
+use crate::api::event::{Event, Subject};
 
 /// What events can be selected by.
 const FIELDS: [&str; 11] = [
@@ -146,11 +146,16 @@ fn render(event: &Event) -> Value {
     let first = (&about.uid, event.first_seen, &about.reason, &about.message);
     let digest = Sha256::digest(format!("{first:?}"));
     let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = match about.kind {
+        Subject::RayCluster | Subject::AdaptDLJob => &about.object.name,
+        // Its name is a path or an address.
+        Subject::Source => "source",
+    };
     json!({
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "name": format!("{}.{digest}", about.object.name),
+            "name": format!("{name}.{digest}"),
             "namespace": about.object.namespace,
             "uid": format!("event.{digest}"),
             "resourceVersion": event.version.to_string(),

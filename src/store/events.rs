@@ -5,10 +5,9 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use serde_json::Value;
 
 use super::{StoreError, Tx};
-use crate::api::event::{Event, EventType, NewEvent};
+use crate::api::event::{Event, EventType, NewEvent, Subject};
 use crate::api::ids::Uid;
 use crate::api::meta::ObjectKey;
-use crate::api::object::Kind;
 
 /// How many events are kept.
 const KEPT: i64 = 20_000;
@@ -109,7 +108,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     Ok(Event {
         version: row.get::<_, i64>(0)?.unsigned_abs(),
         event: NewEvent {
-            kind: serde_json::from_value(Value::String(kind)).unwrap_or(Kind::AdaptDLJob),
+            kind: serde_json::from_value(Value::String(kind)).unwrap_or(Subject::AdaptDLJob),
             object: ObjectKey { namespace: row.get(2)?, name: row.get(3)? },
             uid: Uid::from(row.get::<_, String>(4)?),
             event_type: if event_type == "Warning" { EventType::Warning } else { EventType::Normal },

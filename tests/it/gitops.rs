@@ -161,6 +161,45 @@ fn objects_follow_their_files() {
 }
 
 #[test]
+fn what_never_was_good_is_told_of_once() {
+    let world = watching(&["watched"]);
+    world.write("watched/bad.yaml", &job("new", "  comand: [a]\n"));
+    world.write("watched/worse.yaml", "]: [");
+    let shown = ["bad.yaml:6:3: spec.comand: there is no such field", "worse.yaml:1:1: "];
+    let page = world.wait_page(&["events", "--for", "source/watched"], &shown);
+    assert!(page.contains("InvalidManifest   source/watched"), "{page}");
+    let event = told(&world, "job/new", "InvalidManifest");
+    assert!(
+        event.contains(&format!("it is not there, for its manifest was never good: {}", shown[0])),
+        "{event}"
+    );
+    // Not at every look, and not by every controller.
+    for restart in [false, true] {
+        if restart {
+            world.kill();
+            world.start(&["--watch", "watched"]);
+        }
+        world.run(&["sync", "now"]);
+        let page = world.ok(&["events", "-A"]);
+        assert!(page.matches("bad.yaml").count() == 2 && !page.contains('×'), "{page}");
+    }
+    // Again when it is something else; then of the object that is there.
+    world.write("watched/bad.yaml", &job("new", "  comand: [a]\n  comands: [a]\n"));
+    world.wait_page(&["events", "--for", "source/watched"], &["no such field; and 1 more in this file"]);
+    world.write("watched/bad.yaml", &job("new", "  command: [a]\n"));
+    see(&world, "job", "new", "is there", |job| generation(job) == 1);
+    world.write("watched/bad.yaml", &(job("other", "  cmd: [a]\n") + "---\n" + &job("new", "  cmd: [a]\n")));
+    let broken = see(&world, "job", "new", "is known to be broken", |job| accepted(job) == "False");
+    let said = broken["status"]["conditions"].to_string();
+    assert!(said.contains("bad.yaml:13:3: spec.cmd"), "it is told of its own mistake: {said}");
+    let event = told(&world, "job/other", "InvalidManifest");
+    assert!(event.contains("bad.yaml:6:3: spec.cmd"), "{event}");
+    let said = world.run(&["events", "--for", "source/nowhere"]);
+    assert!(said.code == 2 && said.err.contains("there is no source nowhere"), "{said:?}");
+    finish(world, &["watched"]);
+}
+
+#[test]
 fn a_wish_outlives_what_knows_nothing_of_it() {
     let world = watching(&["watched"]);
     let mut manifest = job("one", "  command: [a]\n");

@@ -32,6 +32,7 @@ struct Case {
     origins: BTreeMap<Id, Origin>,
     place: Place,
     unclear: Vec<SourceError>,
+    unfit: BTreeMap<Id, SourceError>,
     foreign: BTreeSet<String>,
     elsewhere: BTreeSet<Id>,
     unseen: Option<&'static str>,
@@ -63,6 +64,7 @@ impl Case {
             origins: names.iter().map(origin).collect(),
             place: Place::There,
             unclear: Vec::new(),
+            unfit: BTreeMap::new(),
             foreign: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
             unseen: None,
@@ -96,6 +98,7 @@ impl Case {
             place: self.place,
             wanted: &wanted,
             unclear: &self.unclear,
+            unfit: &self.unfit,
             foreign: &self.foreign,
             elsewhere: &self.elsewhere,
             unseen: self.unseen,
@@ -236,6 +239,12 @@ fn what_is_not_known_stays() {
     case.unclear = vec![error("dir")];
     let decision = case.decide();
     assert_eq!(decision.hold, [(id("a"), "dir is broken".to_owned())]);
+    // Each is told of its own mistake, and not of one that another file makes.
+    let own = |file: &str| SourceError { message: "its own mistake".to_owned(), ..error(file) };
+    case.unfit.insert(id("a"), own("dir/a.yaml"));
+    assert_eq!(case.decide().hold, [(id("a"), "its own mistake".to_owned())]);
+    case.unfit.insert(id("a"), own("other.yaml"));
+    assert_eq!(case.decide().hold, decision.hold);
     // The other one may have been moved there.
     let reason = |case: &Case| case.decide().blocked.map(|pending| pending.reason);
     assert_eq!(decision.delete, ids(&[]));

@@ -1,9 +1,10 @@
 //! What a source's keeper remembers over restarts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::super::decide::Id;
 use crate::store::{StoreError, Tx};
@@ -18,6 +19,8 @@ pub(super) struct Memory {
     pub(super) device: Option<u64>,
     /// Objects that may go.
     pub(super) condemned: BTreeSet<Id>,
+    /// The files of which it was told what is wrong, with a digest of that.
+    pub(super) told: BTreeMap<String, String>,
     /// Whether it is to be written down.
     #[serde(skip)]
     pub(super) changed: bool,
@@ -32,6 +35,31 @@ impl Memory {
 
     pub(super) fn to_json(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// Notes what is wrong, by file, and gives the files of which that is news. Others are well again, `or_unseen`.
+    pub(super) fn note_errors(
+        &mut self,
+        errors: &BTreeMap<String, Vec<String>>,
+        or_unseen: bool,
+    ) -> BTreeSet<String> {
+        let digest = |messages: &Vec<String>| {
+            let digest = Sha256::digest(messages.join("\n"));
+            digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let before = self.told.len();
+        self.told.retain(|file, _| or_unseen || errors.contains_key(file));
+        self.changed |= self.told.len() != before;
+        let mut news = BTreeSet::new();
+        for (file, messages) in errors {
+            let digest = digest(messages);
+            if self.told.get(file) != Some(&digest) {
+                self.told.insert(file.clone(), digest);
+                news.insert(file.clone());
+            }
+        }
+        self.changed |= !news.is_empty();
+        news
     }
 
     /// Lets objects go.

@@ -78,6 +78,7 @@ impl Keeper {
         self.finished = decision.finished.iter().map(name).collect();
         let released = !decision.release.is_empty();
         self.carry_out(decision, &wanted, &departed).await?;
+        self.tell_errors(&origins, &wanted).await?;
         if released {
             self.shared.tell_others(&self.name);
         }
@@ -109,6 +110,7 @@ impl Keeper {
             place: self.place,
             wanted,
             unclear: &unclear,
+            unfit: &self.looked.unfit,
             foreign: &self.looked.foreign,
             elsewhere: &self.shared.wanted_elsewhere(&self.name),
             unseen: self.shared.unseen().as_deref(),
@@ -192,6 +194,30 @@ impl Keeper {
         let (source, pending) = (self.name.clone(), pending.clone());
         let ids: Vec<Id> = ids.into_iter().collect();
         self.shared.store.write(move |tx| keep::tell_pending(tx, &source, &ids, &pending)).await
+    }
+
+    /// Tells what is wrong with files, when it is news; also the objects that never were, for no other tells them.
+    async fn tell_errors(
+        &mut self,
+        origins: &BTreeMap<Id, Origin>,
+        wanted: &BTreeMap<Id, Wanted>,
+    ) -> Result<(), StoreError> {
+        let mut errors: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for error in self.errors() {
+            errors.entry(error.file).or_default().push(error.message);
+        }
+        let news = self.memory.note_errors(&errors, self.trouble.is_some());
+        if news.is_empty() {
+            return self.remember().await;
+        }
+        errors.retain(|file, _| news.contains(file));
+        let is_there = |id: &Id| origins.contains_key(id) || wanted.contains_key(id);
+        let never = |(id, error): &(&Id, &SourceError)| !is_there(id) && news.contains(&error.file);
+        let never = self.looked.unfit.iter().filter(never);
+        let never: Vec<(Id, String)> = never.map(|(id, error)| (id.clone(), error.message.clone())).collect();
+        let source = self.name.clone();
+        self.shared.store.write(move |tx| keep::tell_errors(tx, &source, &errors, &never)).await?;
+        self.remember().await
     }
 
     /// Does what was decided, some objects at a time.

@@ -11,7 +11,7 @@ use super::{apply, cluster, job, put};
 
 fn event(object: &str, message: &str) -> NewEvent {
     NewEvent {
-        kind: Kind::AdaptDLJob,
+        kind: Kind::AdaptDLJob.into(),
         object: rayconcile::api::meta::ObjectKey::new("default", object),
         uid: Uid::from(object.to_owned()),
         event_type: EventType::Normal,

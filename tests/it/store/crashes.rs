@@ -37,7 +37,7 @@ fn write(tx: &Tx<'_>, number: usize) -> Result<(), StoreError> {
         state: IntentState::Pending,
     })?;
     let event = NewEvent {
-        kind: Kind::AdaptDLJob,
+        kind: Kind::AdaptDLJob.into(),
         object: object.key(),
         uid: object.uid().clone(),
         event_type: EventType::Normal,
