@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::cache::{Cache, Changed, Looked};
 use super::decide::{Id, Place};
-use super::notice::Notices;
+use super::notice::{Notices, POLL};
 use super::{Asked, Refusal, Shared, Source};
 use crate::api::source::{
     OutOfSync, PendingPrune, SourceAction, SourceError, SourceRequest, SourceStatus, SyncState,
@@ -220,6 +220,10 @@ impl Keeper {
         let mut pause = self.notices.poll().unwrap_or(RESYNC).min(RESYNC);
         if self.failing {
             pause = pause.min(STORE_RETRY);
+        }
+        // What has vanished, or cannot be read, may come back where nobody tells of it.
+        if self.place != Place::There || self.trouble.is_some() {
+            pause = pause.min(POLL);
         }
         if self.doubtful {
             pause = pause.min(CONFIRMATION);

@@ -18,6 +18,7 @@ mod filter;
 mod git;
 mod keep;
 mod keeper;
+mod mounts;
 mod notice;
 mod repository;
 mod revision;

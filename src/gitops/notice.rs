@@ -1,9 +1,10 @@
 //! Notices that something has changed in directories: by inotify, or by looking again and again where that does not
-//! tell (network file systems) or cannot be had.
+//! tell (network file systems) or cannot be had; and that something was mounted or unmounted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cache::Changed;
+use super::mounts::Mounts;
 
 /// Changes that come this close together are looked at together.
 const QUIET: Duration = Duration::from_millis(100);
@@ -57,6 +59,9 @@ struct Heard {
 pub(super) struct Notices {
     watches: Watches,
     inbox: Arc<Inbox>,
+    mounts: Mounts,
+    /// Whether watches may be lost, with what was unmounted.
+    remounted: AtomicBool,
     /// How often to look, where that was asked for.
     asked: Option<Duration>,
     /// Why nobody tells.
@@ -93,6 +98,8 @@ impl Notices {
         let mut notices = Self {
             watches: Watches::default(),
             inbox: Arc::new(Inbox { root, heard, bell }),
+            mounts: Mounts::new(),
+            remounted: AtomicBool::new(false),
             asked,
             poll: asked.map(|every| (every, "as asked".to_owned())),
         };
@@ -121,6 +128,9 @@ impl Notices {
 
     /// Lends what is watched, for a look.
     pub(super) fn lend(&mut self) -> Watches {
+        if std::mem::take(self.remounted.get_mut()) {
+            self.watches.watched.clear();
+        }
         std::mem::take(&mut self.watches)
     }
 
@@ -159,7 +169,13 @@ impl Notices {
             match due {
                 Some(due) if due <= Instant::now() => return,
                 Some(due) => tokio::time::sleep_until(due).await,
-                None => bell.await,
+                None => tokio::select! {
+                    () = bell => {}
+                    () = self.mounts.changed() => {
+                        self.remounted.store(true, Ordering::Relaxed);
+                        self.inbox.put(Vec::new(), true);
+                    }
+                },
             }
         }
     }
@@ -236,6 +252,10 @@ impl Inbox {
                 (Vec::new(), true)
             }
         };
+        self.put(places, missed);
+    }
+
+    fn put(&self, places: Vec<PathBuf>, missed: bool) {
         let now = Instant::now();
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = heard.get_or_insert_with(|| Heard {

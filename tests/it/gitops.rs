@@ -1,6 +1,7 @@
 //! Watched directories: what their manifests say is what is wanted, whatever becomes of the files.
 
 mod drift;
+mod faults;
 mod layouts;
 mod pruning;
 mod repositories;

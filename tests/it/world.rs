@@ -76,9 +76,18 @@ impl World {
 
     /// The same, against no particular state.
     pub(crate) fn program(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(RAYCONCILE);
+        self.run_by(&[RAYCONCILE], arguments)
+    }
+
+    fn run_by(&self, program: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(program[0]);
         let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
-        command.args(arguments).env_clear().env("PATH", path).env("HOME", "/home/somebody");
+        command
+            .args(&program[1..])
+            .args(arguments)
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", "/home/somebody");
         command.env("TZ", "UTC").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         command.current_dir(self.directory.path());
         command
@@ -103,10 +112,16 @@ impl World {
 
     /// The same, with more in its environment.
     pub(crate) fn start_with(&self, arguments: &[&str], environment: &[(&str, &str)]) {
+        self.start_by(&[], arguments, environment);
+    }
+
+    /// The same, by another program, which becomes the controller.
+    pub(crate) fn start_by(&self, program: &[&str], arguments: &[&str], environment: &[(&str, &str)]) {
         assert!(self.controller.borrow().is_none());
         let log = fs::File::options().create(true).append(true).open(self.path("controller.log")).unwrap();
-        let mut command = self.command(&["controller", "--idle-timeout", "1s"]);
-        command.envs(environment.iter().copied());
+        let mut command =
+            self.run_by(&[program, &[RAYCONCILE]].concat(), &["controller", "--idle-timeout", "1s"]);
+        command.env("RAYCONCILE_STATE_DIR", self.path("state")).envs(environment.iter().copied());
         let child = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         *self.controller.borrow_mut() = Some(child);
         self.wait("the controller answers", || {
