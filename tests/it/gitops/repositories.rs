@@ -235,6 +235,53 @@ fn credentials_come_from_the_environment_and_are_told_to_nobody() {
     world.finish();
 }
 
+/// Stands for ssh and the host that it reaches: who has the key is let in, and nobody is asked anything.
+const SSH: &str = r#"#!/bin/sh
+{ echo "$@"; env | grep -e ASKPASS -e PROMPT; } >>"$0.said"
+while getopts i:o:p: option; do [ $option = i ] && key=$OPTARG; done
+shift $((OPTIND - 1))
+cmp -s "$key" "${0%/*}/authorised" || { echo "$1: Permission denied (publickey)." >&2; exit 255; }
+exec sh -c "git ${2#git-}"
+"#;
+
+#[test]
+fn over_ssh_a_key_comes_from_the_environment() {
+    let world = World::new();
+    bring_git(&world);
+    let first = repository(&world);
+    let ssh = world.write_program("bin/ssh", SSH);
+    world.write("bin/authorised", "the key");
+    world.write("wrong", "another key");
+    world.write("right", "the key");
+    let url = format!("ssh://git@host.invalid:2222{}/.git", world.path("work").display());
+    let start = |key: &str| {
+        let command = format!("{} -i {}", ssh.display(), world.path(key).display());
+        world.start_with(&["--repo", &format!("{url}#main:prod")], &[("GIT_SSH_COMMAND", &command)]);
+    };
+    // A key that is refused is told of; it is not tried again at once, and nobody is asked for another.
+    start("wrong");
+    let failed = see_source(&world, "prod", "cannot be fetched", |source| state(source) == "Failed");
+    let error = failed["fetch"]["error"].as_str().unwrap();
+    assert!(error.starts_with("git@host.invalid: Permission denied (publickey)."), "{error}");
+    let next: jiff::Timestamp = failed["fetch"]["next"].as_str().unwrap().parse().unwrap();
+    assert!(next.duration_since(jiff::Timestamp::now()).as_secs() >= 2, "{failed:#}");
+    let asked = fs::read_to_string(world.path("bin/ssh.said")).unwrap();
+    let arguments: Vec<&str> = asked.lines().filter(|line| line.contains("upload-pack")).collect();
+    assert!(arguments.len() == 1 && arguments[0].contains("-p 2222 git@host.invalid"), "{asked}");
+    for line in ["GIT_TERMINAL_PROMPT=0", "SSH_ASKPASS=false", "SSH_ASKPASS_REQUIRE=force"] {
+        assert!(asked.lines().any(|said| said == line), "{asked}");
+    }
+    world.kill();
+
+    start("right");
+    see(&world, "job", "one", "is there", |job| generation(job) == 1);
+    see_source(&world, "prod", "is well", |source| {
+        state(source) == "Synced" && said(&source["revision"], &first, "First")
+    });
+    world.kill();
+    world.start(&[]);
+    world.finish();
+}
 /// The text of all files below a directory.
 fn all_text(directory: &Path) -> String {
     let mut text = String::new();
