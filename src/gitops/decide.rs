@@ -46,6 +46,8 @@ pub(super) struct Facts<'a> {
     /// All sources that there are.
     pub(super) sources: &'a BTreeSet<String>,
     pub(super) place: Place,
+    /// Directories in it that were file systems of their own, and are none and empty.
+    pub(super) unmounted: &'a BTreeSet<String>,
     pub(super) wanted: &'a BTreeMap<Id, Wanted>,
     /// Files, and directories, of which it is not known what they want.
     pub(super) unclear: &'a [SourceError],
@@ -210,7 +212,7 @@ fn prune(facts: &Facts<'_>, decision: &mut Decision) {
     let gone: BTreeSet<&Id> = decision.missing.intersection(facts.believed).collect();
     let new: BTreeSet<&Id> = gone.iter().copied().filter(|id| !facts.condemned.contains(*id)).collect();
     if !new.is_empty() {
-        match guard(facts, new.len()) {
+        match guard(facts, &new) {
             Some(reason) => decision.blocked = Some(pending(reason, &new, total(facts))),
             None => decision.condemn = new.into_iter().cloned().collect(),
         }
@@ -255,9 +257,9 @@ fn total(facts: &Facts<'_>) -> usize {
 }
 
 /// Why so many objects must not go without somebody saying so.
-fn guard(facts: &Facts<'_>, gone: usize) -> Option<String> {
+fn guard(facts: &Facts<'_>, new: &BTreeSet<&Id>) -> Option<String> {
     let empty = facts.wanted.is_empty() && facts.unclear.is_empty();
-    let (gone, total) = (gone + facts.recent, total(facts) + facts.recent);
+    let (gone, total) = (new.len() + facts.recent, total(facts) + facts.recent);
     match facts.place {
         Place::Vanished => return Some("it is not there any more".to_owned()),
         Place::Elsewhere if empty => {
@@ -265,6 +267,13 @@ fn guard(facts: &Facts<'_>, gone: usize) -> Option<String> {
             return Some(reason.to_owned());
         }
         Place::Elsewhere | Place::There => {}
+    }
+    let had_some = |directory: &&String| {
+        let mut origins = new.iter().filter_map(|id| facts.origins.get(*id));
+        origins.any(|origin| Path::new(&origin.file).starts_with(directory))
+    };
+    if let Some(directory) = facts.unmounted.iter().find(had_some) {
+        return Some(format!("{directory} is empty, and no file system of its own any more: is it mounted?"));
     }
     // What is missing may have been moved to where nobody could read it yet.
     if let Some(other) = facts.unseen {

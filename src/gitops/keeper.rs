@@ -50,6 +50,8 @@ pub(super) struct Keeper {
     /// What the last look found.
     looked: Looked,
     place: Place,
+    /// Directories in it that were file systems of their own, and are none and empty.
+    unmounted: BTreeSet<String>,
     /// Why the directory could not be looked at.
     trouble: Option<String>,
     at: Timestamp,
@@ -112,6 +114,7 @@ impl Keeper {
             revising: Revising::default(),
             looked: Looked::default(),
             place: Place::There,
+            unmounted: BTreeSet::new(),
             trouble: None,
             at: Timestamp::now(),
             missing: BTreeMap::new(),

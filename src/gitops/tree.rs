@@ -26,6 +26,8 @@ pub(super) struct Tree {
     pub(super) unreadable: Vec<SourceError>,
     /// The file system it is on.
     pub(super) device: u64,
+    /// Directories in it, by their path, that are on another one than the directory above.
+    pub(super) mounts: BTreeSet<String>,
 }
 
 /// A manifest's file.
@@ -96,7 +98,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn directory(&mut self, directory: &Path, depth: usize) -> io::Result<()> {
-        if !self.visited.insert(id(&fs::metadata(directory)?)) {
+        let metadata = fs::metadata(directory)?;
+        if !self.visited.insert(id(&metadata)) {
             return Ok(());
         }
         self.tree.directories.insert(directory.to_owned());
@@ -107,12 +110,12 @@ impl Walk<'_> {
             entries.retain(|entry| !is_revision(entry));
         }
         for entry in entries {
-            self.entry(&entry, depth);
+            self.entry(&entry, depth, metadata.dev());
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: &DirEntry, depth: usize) {
+    fn entry(&mut self, entry: &DirEntry, depth: usize, device: u64) {
         let path = entry.path();
         let name = path.strip_prefix(self.root).unwrap_or(&path).to_owned();
         let metadata = match fs::metadata(&path) {
@@ -129,6 +132,9 @@ impl Walk<'_> {
         if metadata.is_dir() {
             if !self.filter.has_directory(&name) {
                 return;
+            }
+            if metadata.dev() != device {
+                self.tree.mounts.insert(name.display().to_string());
             }
             if depth == DEEPEST {
                 return self.unreadable(&name, &format!("is more than {DEEPEST} directories deep"));

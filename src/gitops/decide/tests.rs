@@ -31,6 +31,7 @@ struct Case {
     files: BTreeMap<String, Vec<Declared>>,
     origins: BTreeMap<Id, Origin>,
     place: Place,
+    unmounted: BTreeSet<String>,
     unclear: Vec<SourceError>,
     unfit: BTreeMap<Id, SourceError>,
     foreign: BTreeSet<String>,
@@ -63,6 +64,7 @@ impl Case {
             files: there.map(|name| (file(name), vec![declared(name, "1")])).collect(),
             origins: names.iter().map(origin).collect(),
             place: Place::There,
+            unmounted: BTreeSet::new(),
             unclear: Vec::new(),
             unfit: BTreeMap::new(),
             foreign: BTreeSet::new(),
@@ -96,6 +98,7 @@ impl Case {
             source: SOURCE,
             sources: &[SOURCE.to_owned(), "/there".to_owned()].into(),
             place: self.place,
+            unmounted: &self.unmounted,
             wanted: &wanted,
             unclear: &self.unclear,
             unfit: &self.unfit,
@@ -323,6 +326,19 @@ fn an_empty_or_vanished_directory_is_asked_about() {
     // On another file system, and all there: a machine that was started anew.
     case.files.insert("b.yaml".to_owned(), vec![declared("b", "1")]);
     assert_eq!(reason(&case), None);
+}
+
+#[test]
+fn a_directory_in_it_may_be_unmounted_too() {
+    let mut case = Case::new(&["a", "b", "c", "d"], &["a"]);
+    case.origin("a").file = "team/a.yaml".to_owned();
+    case.unmounted.insert("team".to_owned());
+    case.max_prune = 1.0;
+    let reason = |case: &Case| case.decide().blocked.map(|pending| pending.reason);
+    let expected = "team is empty, and no file system of its own any more: is it mounted?";
+    assert_eq!(reason(&case).unwrap(), expected);
+    case.origin("a").file = "teams/a.yaml".to_owned();
+    assert_eq!(reason(&case), None, "it was not in there");
 }
 
 #[test]

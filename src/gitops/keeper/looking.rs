@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -108,6 +108,13 @@ impl Keeper {
                     self.memory.device = Some(tree.device);
                     self.memory.changed = true;
                 }
+                let has_objects = |directory: &str| {
+                    let in_it = |(file, objects): (&String, &Vec<_>)| {
+                        !objects.is_empty() && Path::new(file).starts_with(directory)
+                    };
+                    looked.files.iter().any(in_it)
+                };
+                self.unmounted = self.memory.note_mounts(&tree.mounts, has_objects);
                 self.trouble = None;
                 if looked.errors != self.looked.errors
                     && let Some(first) = looked.errors.first()

@@ -17,6 +17,8 @@ pub(super) struct Memory {
     pub(super) paused: bool,
     /// The file system it was on when it last had objects.
     pub(super) device: Option<u64>,
+    /// Directories in it that were file systems of their own when they last had objects.
+    pub(super) mounts: BTreeSet<String>,
     /// Objects that may go.
     pub(super) condemned: BTreeSet<Id>,
     /// The files of which it was told what is wrong, with a digest of that.
@@ -35,6 +37,26 @@ impl Memory {
 
     pub(super) fn to_json(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// Notes which directories are file systems of their own, and gives those that were and are not: they are empty.
+    pub(super) fn note_mounts(
+        &mut self,
+        mounts: &BTreeSet<String>,
+        has_objects: impl Fn(&str) -> bool,
+    ) -> BTreeSet<String> {
+        let before = self.mounts.clone();
+        self.mounts.retain(|directory| mounts.contains(directory) || !has_objects(directory));
+        self.mounts.extend(mounts.iter().filter(|directory| has_objects(directory)).cloned());
+        self.changed |= self.mounts != before;
+        self.mounts.difference(mounts).cloned().collect()
+    }
+
+    /// Forgets that these directories were file systems of their own.
+    pub(super) fn forget_mounts(&mut self, directories: &[String]) {
+        let before = self.mounts.len();
+        self.mounts.retain(|directory| !directories.contains(directory));
+        self.changed |= self.mounts.len() != before;
     }
 
     /// Notes what is wrong, by file, and gives the files of which that is news. Others are well again, `or_unseen`.

@@ -1,6 +1,7 @@
 //! From what a look has found to the store: decided as a whole, done some objects at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -67,6 +68,12 @@ impl Keeper {
             self.memory.condemn(decision.condemn.iter().cloned());
         }
         self.memory.forget(|id| origins.contains_key(id) && !wanted.contains_key(id));
+        let has_some = |directory: &String| {
+            let ours = |origin: &&Origin| origin.source.as_ref() == Some(&self.name);
+            origins.values().filter(ours).any(|origin| Path::new(&origin.file).starts_with(directory))
+        };
+        let forgotten: Vec<String> = self.unmounted.iter().filter(|it| !has_some(it)).cloned().collect();
+        self.memory.forget_mounts(&forgotten);
         self.remember().await?;
         self.tell_blocked(&decision).await?;
         self.refused = doubles.into_iter().chain(decision.refused.iter().cloned()).collect();
@@ -108,6 +115,7 @@ impl Keeper {
             source: &self.name,
             sources: &self.shared.names,
             place: self.place,
+            unmounted: &self.unmounted,
             wanted,
             unclear: &unclear,
             unfit: &self.looked.unfit,

@@ -126,6 +126,43 @@ fn an_unmounted_directory_takes_nothing_with_it() {
 }
 
 #[test]
+fn an_unmounted_directory_in_it_is_asked_about() {
+    let world = World::new();
+    ["a", "b", "c", "d"].iter().for_each(|name| {
+        world.write(&format!("watched/{name}.yaml"), &cluster(name, ""));
+    });
+    fs::create_dir(world.path("watched/team")).unwrap();
+    world.write("image/e.yaml", &cluster("e", ""));
+    let mount = "mount -t tmpfs none watched/team; cp image/* watched/team";
+    let is_well = |objects: u64| {
+        see_source(&world, "watched", "is well", |source| {
+            state(source) == "Synced" && source["objects"] == objects
+        })
+    };
+    start_apart(&world, mount);
+    is_well(5);
+    inside(&world, "umount watched/team");
+    let reason = "team is empty, and no file system of its own any more: is it mounted?";
+    asked(&world, reason);
+    world.kill();
+    start_apart(&world, "");
+    asked(&world, reason);
+    inside(&world, mount);
+    is_well(5);
+    assert_eq!(generation(&world.get("cluster", "e")), 1);
+    // It is meant, and then it is a directory like others.
+    inside(&world, "umount watched/team");
+    asked(&world, reason);
+    world.ok(&["sync", "confirm"]);
+    is_well(4);
+    world.write("watched/team/f.yaml", &cluster("f", ""));
+    is_well(5);
+    fs::remove_file(world.path("watched/team/f.yaml")).unwrap();
+    is_well(4);
+    finish(world, &["watched"]);
+}
+
+#[test]
 fn a_stale_directory_takes_nothing_with_it() {
     if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
         return; // There is no FUSE here, and so nothing that can be made stale.
