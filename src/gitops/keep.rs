@@ -22,6 +22,9 @@ const NAMED: usize = 5;
 /// So many objects are told that they would go.
 const TOLD: usize = 100;
 
+/// What is no file: the fetch of a repository.
+pub(super) const FETCH: &str = "";
+
 /// What became of an object.
 pub(super) enum Kept {
     /// It is as wanted, with this resource version.
@@ -202,7 +205,11 @@ pub(super) fn tell_errors(
         tx.record_event(&event, Timestamp::now())
     };
     for (file, messages) in errors.iter().take(TOLD) {
-        let reason = if file == source { "SourceUnavailable" } else { "InvalidManifest" };
+        let reason = match file {
+            file if file == source => "SourceUnavailable",
+            file if file == FETCH => "FetchFailed",
+            _ => "InvalidManifest",
+        };
         let more = messages.len().saturating_sub(1);
         let more = if more > 0 { format!("; and {more} more in this file") } else { String::new() };
         tell(reason, format!("{}{more}", messages.first().map_or("", String::as_str)))?;

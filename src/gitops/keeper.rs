@@ -199,10 +199,8 @@ impl Keeper {
                     if fetched || (!self.waiting.is_empty() && !self.is_asked_to_fetch()) {
                         return Wake::Look(Changed::Anything);
                     }
-                    if self.fetching.as_ref().is_some_and(Fetching::is_empty) {
-                        return Wake::Store; // Others wait to know what it has.
-                    }
-                    self.publish();
+                    // Others may wait to know what it has; and that it cannot be fetched is told.
+                    return Wake::Store;
                 }
                 () = self.revising.finish() => drop(self.publish()),
                 () = tokio::time::sleep_until(due) => {

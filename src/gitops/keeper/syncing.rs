@@ -45,7 +45,8 @@ impl Keeper {
     async fn try_sync(&mut self) -> Result<(), StoreError> {
         let never = self.fetching.as_ref().is_some_and(Fetching::is_empty) && self.looked.files.is_empty();
         if never && self.place == Place::There {
-            return self.note_what_is_stored().await;
+            self.note_what_is_stored().await?;
+            return self.tell_errors(&BTreeMap::new(), &BTreeMap::new()).await;
         }
         let touched = self.touched.replace(BTreeSet::new());
         let (origins, departed) = self.shared.store.read(|tx| Ok((tx.origins()?, tx.departures()?))).await?;
@@ -214,10 +215,16 @@ impl Keeper {
         for error in self.errors() {
             errors.entry(error.file).or_default().push(error.message);
         }
-        let news = self.memory.note_errors(&errors, self.trouble.is_some());
+        let fetch = self.fetching.as_ref().and_then(|fetching| fetching.status().error);
+        // It is told when it begins to fail: what git says of one and the same trouble may have other times in it.
+        errors.extend(fetch.iter().map(|_| (keep::FETCH.to_owned(), Vec::new())));
+        let unseen = self.trouble.is_some() || self.fetching.as_ref().is_some_and(Fetching::is_empty);
+        let news = self.memory.note_errors(&errors, unseen);
         if news.is_empty() {
             return self.remember().await;
         }
+        let said = fetch.map(|error| vec![format!("it cannot be fetched: {error}")]);
+        errors.extend(said.map(|said| (keep::FETCH.to_owned(), said)));
         errors.retain(|file, _| news.contains(file));
         let is_there = |id: &Id| origins.contains_key(id) || wanted.contains_key(id);
         let never = |(id, error): &(&Id, &SourceError)| !is_there(id) && news.contains(&error.file);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-use super::{cluster, generation, job, see, see_source, source, state, watching};
+use super::{cluster, generation, job, see, see_source, source, state, told, watching};
 use crate::world::World;
 
 /// `me:s3cret`, as a browser would send it.
@@ -271,6 +271,13 @@ fn over_ssh_a_key_comes_from_the_environment() {
     for line in ["GIT_TERMINAL_PROMPT=0", "SSH_ASKPASS=false", "SSH_ASKPASS_REQUIRE=force"] {
         assert!(asked.lines().any(|said| said == line), "{asked}");
     }
+    // Another controller has no news of it.
+    world.kill();
+    start("wrong");
+    see_source(&world, "prod", "cannot be fetched", |source| state(source) == "Failed");
+    let event = told(&world, "source/prod", "FetchFailed");
+    let is_once = event.lines().count() == 1 && !event.contains('×');
+    assert!(is_once && event.contains(&format!("it cannot be fetched: {error}")), "{event}");
     world.kill();
 
     start("right");
