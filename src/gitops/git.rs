@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::process::Command;
 
 /// What git says at most.
@@ -60,13 +62,16 @@ pub(super) async fn git<A: AsRef<OsStr>>(
         command.env_remove(name);
     }
     command.envs(environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(patience, command.output()).await {
-        Err(_) => return Err(GitError::Slow(patience)),
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return Err(GitError::Missing),
-        Ok(Err(error)) => return Err(GitError::Failed(format!("git cannot be run: {error}"))),
-        Ok(Ok(output)) => output,
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let wrong = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => GitError::Missing,
+        _ => GitError::Failed(format!("git cannot be run: {error}")),
     };
+    let child = command.process_group(0).kill_on_drop(true).spawn().map_err(wrong)?;
+    let mut helpers = Helpers(child.id());
+    let output = tokio::time::timeout(patience, child.wait_with_output()).await;
+    let output = output.map_err(|_| GitError::Slow(patience))?.map_err(wrong)?;
+    helpers.0 = None;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -74,6 +79,17 @@ pub(super) async fn git<A: AsRef<OsStr>>(
     let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let said: String = redacted(&lines.join("; ")).chars().take(SAID).collect();
     Err(GitError::Failed(if said.is_empty() { format!("git ended with {}", output.status) } else { said }))
+}
+
+/// What git has started, in the group of the process that it is: `ssh` may wait for its host for ever. It goes with git.
+struct Helpers(Option<u32>);
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = killpg(Pid::from_raw(group.cast_signed()), Signal::SIGKILL);
+        }
+    }
 }
 
 /// A text without the credentials that addresses in it may carry.

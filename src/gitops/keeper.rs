@@ -146,6 +146,13 @@ impl Keeper {
 
     /// Keeps the source until the controller stops.
     pub(super) async fn run(mut self) {
+        self.keep().await;
+        if let Some(fetching) = self.fetching {
+            fetching.end().await;
+        }
+    }
+
+    async fn keep(&mut self) {
         let mut wake = Wake::Look(Changed::Anything);
         loop {
             let mut answer = None;

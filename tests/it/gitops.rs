@@ -308,6 +308,8 @@ fn an_object_belongs_to_one_directory() {
         format!("mine.yaml:1: RayCluster default/lab already comes from {} (lab.yaml)", one.display());
     world.wait_page(&["status"], &[&claim]);
     assert_eq!(generation(&world.get("cluster", "lab")), 1);
+    let event = told(&world, "source/two", "InvalidManifest");
+    assert!(event.contains(&claim) && event.lines().count() == 1, "{event}");
     // Within one directory, the second of two is a mistake.
     world.write("one/again.yaml", &cluster("lab", ""));
     let twice = "again.yaml:1: the RayCluster default/lab is here twice: lab.yaml:1 has it too";

@@ -88,6 +88,14 @@ impl Fetching {
         self.asked.is_some()
     }
 
+    /// Ends a fetch that is under way.
+    pub(super) async fn end(self) {
+        if let Some(task) = self.task {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
     async fn finish(&mut self, state: &Path) -> bool {
         let task = self.task.get_or_insert_with(|| {
             self.asked = self.asked.map(|_| Asked::Begun);

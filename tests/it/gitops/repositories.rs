@@ -289,6 +289,25 @@ fn over_ssh_a_key_comes_from_the_environment() {
     world.start(&[]);
     world.finish();
 }
+#[test]
+fn what_git_waits_for_ends_with_the_controller() {
+    let world = World::new();
+    bring_git(&world);
+    // As ssh does for as long as its host is silent.
+    let ssh = world.write_program("bin/ssh", "#!/bin/sh\necho $$ >\"$0.pid\"\nexec sleep 1000\n");
+    let environment = [("GIT_SSH_COMMAND", ssh.to_str().unwrap())];
+    world.start_with(&["--repo", "ssh://git@host.invalid/a.git"], &environment);
+    let pid = world.wait("it is fetched", || {
+        let text = fs::read_to_string(world.path("bin/ssh.pid")).ok()?;
+        text.ends_with('\n').then(|| text.trim().to_owned())
+    });
+    let is_there =
+        || fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("sleep"));
+    assert!(is_there());
+    world.stop();
+    world.wait("it has ended", || (!is_there()).then_some(()));
+}
+
 /// The text of all files below a directory.
 fn all_text(directory: &Path) -> String {
     let mut text = String::new();
