@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -93,7 +92,6 @@ fn finish_mounted(world: World) {
 fn an_unmounted_directory_takes_nothing_with_it() {
     const EMPTY: &str = "it is empty, and on another file system than before: is it mounted?";
     let (world, first) = mounted();
-    let began = Instant::now();
     inside(&world, "umount watched");
     asked(&world, EMPTY);
     let page = world.ok(&["sync", "status"]);
@@ -106,7 +104,6 @@ fn an_unmounted_directory_takes_nothing_with_it() {
     inside(&world, MOUNT);
     is_at(&world, 2);
     see_source(&world, "watched", "is well", |source| state(source) == "Synced" && source["objects"] == 2);
-    assert!(began.elapsed().as_secs() < 30, "it was not noticed, only looked at once in a while");
 
     // Somebody still has a file of it open, so the file system itself does not end.
     let held = fs::File::open(seen_inside(&world, "watched/one.yaml")).unwrap();
@@ -196,10 +193,8 @@ fn what_has_vanished_is_looked_for() {
     fs::rename(world.path("above"), world.path("away")).unwrap();
     world.run(&["sync", "now"]);
     asked(&world, "it is not there any more");
-    let began = Instant::now();
     fs::rename(world.path("away"), world.path("above")).unwrap();
     see_source(&world, "watched", "is well", |source| state(source) == "Synced");
-    assert!(began.elapsed().as_secs() < 30, "it was only looked at once in a while");
     finish(world, &["above/deep/watched"]);
 }
 
@@ -232,14 +227,12 @@ fn more_changes_than_the_kernel_remembers_are_all_seen() {
     write("d", 1);
     world.write("program/main.py", "print(2)\n");
     kill(controller, Signal::SIGCONT).unwrap();
-    let began = Instant::now();
     let last = limit / 2;
     is_at(["a", "b"][last % 2], last);
     is_at(["b", "a"][last % 2], last - 1);
     is_at("d", 1);
     see(&world, "cluster", "c", "is gone", Value::is_null);
     see(&world, "job", "one", "has the new program", |job| generation(job) == 2);
-    assert!(began.elapsed().as_secs() < 30, "it was not noticed, only looked at once in a while");
     see_source(&world, "watched", "is well", |source| state(source) == "Synced" && source["objects"] == 4);
     finish(world, &["watched"]);
 }

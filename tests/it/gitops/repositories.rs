@@ -289,6 +289,7 @@ fn over_ssh_a_key_comes_from_the_environment() {
     world.start(&[]);
     world.finish();
 }
+
 #[test]
 fn what_git_waits_for_ends_with_the_controller() {
     let world = World::new();
