@@ -126,7 +126,7 @@ pub struct SlotSpec {
     /// Ray's id of that node.
     pub ray: RayNodeId,
     /// What makes it usable for a group.
-    pub kind: SlotKind,
+    pub kind: Shared<SlotKind>,
 }
 
 /// What makes a slot usable for a group: with another of these a new slot is needed.

@@ -107,7 +107,7 @@ fn slots(draft: &Draft<'_>, index: usize, report: &GroupReport) -> BTreeMap<Slot
         let unheard_of = || SlotSpec {
             node: draft.node_of(&rank.node).unwrap_or(rank.node.as_ref()).into(),
             ray: rank.node.clone(),
-            kind: slot_kind(&job.job.spec),
+            kind: slot_kind(&job.job.spec).into(),
         };
         (rank.slot.clone(), slot.unwrap_or_else(unheard_of))
     });

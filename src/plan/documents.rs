@@ -127,7 +127,7 @@ pub(super) fn want_group(
     // A group that may be switched to at any moment is as good as running.
     let beside_another = active.is_some() || job.is_switching();
     let waits = spec.command.is_none() && job.running_group().is_some_and(|group| group.spoke_adaptdl);
-    let kind = slot_kind(spec);
+    let kind = Shared::from(slot_kind(spec));
     let kept = reusable_slots(job, &kind);
     let needed = needed(wanted.nodes, &kept);
     let beside = room_for(draft, index, &needed)?;
@@ -332,7 +332,7 @@ fn assign(
     draft: &mut Draft<'_>,
     nodes: &[NodeName],
     mut kept: BTreeMap<NodeName, Vec<(SlotId, SlotSpec)>>,
-    kind: &SlotKind,
+    kind: &Shared<SlotKind>,
 ) -> Result<Assignment, NoRoom> {
     let views = draft.nodes();
     let (mut ranks, mut slots) = (Vec::new(), BTreeMap::new());

@@ -365,7 +365,7 @@ prop_compose! {
         custom in btree_map(text(), number(), 0..2), package in option::of(digest()), env in text()) -> SlotSpec {
         let runtime_env = Map::from_iter([(env.clone(), json!({"pip": [env, 1, null, 0.5]}))]);
         let resources = WorkerResources { cpu: MilliCpu(cpu), gpu, memory, custom };
-        SlotSpec { node: NodeName::from(node), ray: RayNodeId::from(ray), kind: SlotKind { resources, runtime_env, package } }
+        SlotSpec { node: NodeName::from(node), ray: RayNodeId::from(ray), kind: SlotKind { resources, runtime_env, package }.into() }
     }
 }
 

@@ -225,7 +225,8 @@ fn with_slots(region: &Region, nodes: &[&NodeName]) -> JobRecord {
             resources: WorkerResources::default(),
             runtime_env: Default::default(),
             package: None,
-        },
+        }
+        .into(),
     };
     let slots = nodes.iter().enumerate().map(|(index, node)| (SlotId::from(format!("s{index}")), slot(node)));
     let document = Document {
