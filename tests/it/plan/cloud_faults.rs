@@ -10,7 +10,7 @@ use rayconcile::api::record::NodeState;
 use rayconcile::api::units::Span;
 use rayconcile::plan::{late_launches, plan};
 
-use super::cloud::{Region, SPOT, cluster, instance, spot};
+use super::region::{Region, SPOT, cluster, instance, spot};
 
 fn removed(region: &Region) -> bool {
     !region.last.as_ref().unwrap().removals.is_empty()

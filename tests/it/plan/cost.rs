@@ -18,7 +18,7 @@ use rayconcile::api::units::Span;
 use rayconcile::plan::plan;
 use rayconcile::plan::snapshot::JobView;
 
-use super::cloud::{Region, cluster, instance, spot};
+use super::region::{Region, cluster, instance, spot};
 
 /// A head, and three spot nodes of which two can be paid for: the next would be 1.30 or 1.10 dollars an hour.
 const LIMITED: &str = r#"

@@ -5,6 +5,7 @@ mod cloud;
 mod cloud_faults;
 mod cost;
 mod properties;
+mod region;
 mod review;
 mod rollout;
 mod storage;

@@ -18,7 +18,7 @@ use rayconcile::plan::outlook::outlook;
 use rayconcile::plan::review::review;
 use rayconcile::plan::snapshot::{JobView, Machine, Seen, Settings};
 
-use super::cloud::{self, Region, SPOT};
+use super::region::{self, Region, SPOT};
 use rayconcile::api::units::{Bytes, Span};
 
 pub(super) const LOCAL: &str = "
@@ -149,7 +149,7 @@ fn instances_are_told_of_with_what_they_cost() {
     let before = region.snapshot.clone();
     let spec = SPOT.replace("subnets", "prices: {g5.xlarge: {spot: \"0.40\"}}, subnets");
     let more = Snapshot {
-        cluster: Some(cloud::cluster(&spec.replace("minNodes: 3", "minNodes: 4"))),
+        cluster: Some(region::cluster(&spec.replace("minNodes: 3", "minNodes: 4"))),
         ..before.clone()
     };
     insta::assert_yaml_snapshot!(told(&before, &more));
