@@ -1,10 +1,11 @@
 //! Conditions: what is known of an object, what is not, and since when.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Whether a condition holds; "I do not know" is an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub enum Truth {
     True,
@@ -19,7 +20,7 @@ impl From<bool> for Truth {
 }
 
 /// One aspect of an object's state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Which aspect: `Accepted`, `Scheduled`, `Converged` and so on.

@@ -104,7 +104,7 @@ pub struct JobCosts {
 }
 
 /// What a cluster costs, as `status` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterCostStatus {
     /// What an hour of its instances costs now, in US dollars, as far as their prices are known.
@@ -128,7 +128,7 @@ pub struct ClusterCostStatus {
 }
 
 /// What a job costs, as `status` shows it: its share of the nodes that it is on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobCostStatus {
     /// What an hour costs now, in US dollars, as far as prices are known.

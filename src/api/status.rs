@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::aws::MarketKind;
@@ -14,7 +15,7 @@ use super::record::CheckpointRequest;
 use super::units::Bytes;
 
 /// What is known of a job.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdaptDLJobStatus {
     /// The generation that this is about.
@@ -68,7 +69,7 @@ pub struct AdaptDLJobStatus {
 }
 
 /// A job's state in a word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum JobPhase {
     /// It has no workers yet, or none for now.
     #[default]
@@ -105,7 +106,7 @@ impl std::fmt::Display for JobPhase {
 }
 
 /// Why a job has, or should have, as many workers as it does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingStatus {
     /// How many it should have.
@@ -117,7 +118,7 @@ pub struct ScalingStatus {
 }
 
 /// One worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerStatus {
     /// Its rank.
@@ -132,7 +133,7 @@ pub struct WorkerStatus {
 }
 
 /// How far training is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     /// Training steps of all groups whose work was not lost.
@@ -158,7 +159,7 @@ pub struct Progress {
 }
 
 /// What the hints predict for the workers there are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GoodputStatus {
     /// Samples a second.
@@ -172,7 +173,7 @@ pub struct GoodputStatus {
 }
 
 /// A checkpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointStatus {
     /// Its place in the job's history.
@@ -192,7 +193,7 @@ pub struct CheckpointStatus {
 }
 
 /// One group in a job's history.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupStatus {
     /// Its number.
@@ -235,7 +236,7 @@ pub struct GroupStatus {
 }
 
 /// The group that trained before another.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupBefore {
     /// Its number.
@@ -248,7 +249,7 @@ pub struct GroupBefore {
 }
 
 /// What is known of a cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RayClusterStatus {
     /// The generation that this is about.
@@ -282,7 +283,7 @@ pub struct RayClusterStatus {
 }
 
 /// A cluster's state in a word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ClusterPhase {
     /// Nothing is there yet.
     #[default]
@@ -308,7 +309,7 @@ impl std::fmt::Display for ClusterPhase {
 }
 
 /// One node of a cluster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Its name.
@@ -340,7 +341,7 @@ pub struct NodeStatus {
 }
 
 /// The instance of EC2 that a node is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceStatus {
     /// Its id, once EC2 has said it.

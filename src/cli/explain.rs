@@ -9,7 +9,7 @@ use super::text::paragraph;
 use super::{Context, ExitStatus, target, wrong};
 use crate::api::API_VERSION;
 use crate::api::object::Kind;
-use crate::manifest::{closest, schemas};
+use crate::manifest::{closest, schemas, status_schema};
 
 const BOLD: &str = "1";
 const DIM: &str = "2";
@@ -29,9 +29,10 @@ pub(super) fn run(context: &Context, args: &ExplainArgs) -> Result<ExitStatus> {
     let kind = target::kind(steps.next().unwrap_or_default())?;
     let file = format!("{}.json", kind.singular());
     let schemas = schemas();
-    let schema = schemas.iter().find(|(name, _)| **name == *file).map(|(_, schema)| schema);
-    let schema = schema.ok_or_else(|| wrong(format!("{kind} has no schema")))?;
-    let mut field = Field { name: kind.name().to_owned(), schema, required: true };
+    let schema = schemas.into_iter().find(|(name, _)| *name == file).map(|(_, schema)| schema);
+    let mut schema = schema.ok_or_else(|| wrong(format!("{kind} has no schema")))?;
+    schema["properties"]["status"] = status_schema(kind);
+    let mut field = Field { name: kind.name().to_owned(), schema: &schema, required: true };
     let mut path = Vec::new();
     for step in steps.filter(|step| !step.is_empty()) {
         field = below(&field, step, &path)?;

@@ -261,5 +261,6 @@ fn declared(object: AnyObject, line: usize) -> Declared {
 }
 
 fn error(file: &str, problem: &Problem) -> SourceError {
-    SourceError { file: file.to_owned(), message: problem.to_string() }
+    let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+    SourceError { file: file.to_owned(), message: format!("{problem}{help}") }
 }

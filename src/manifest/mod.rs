@@ -57,7 +57,7 @@ pub use names::{name_of_script, suffix};
 pub use package::{PackError, Package, Survey, keep_package, pack, survey};
 pub use path::Path;
 pub use problem::{Look, Position, Problem};
-pub use schema::schemas;
+pub use schema::{schemas, status_schema};
 pub(crate) use source::DEEPEST;
 pub use source::{Source, collect, is_manifest, load};
 pub use suggest::closest;

@@ -12,6 +12,7 @@ use crate::api::cluster::RayClusterSpec;
 use crate::api::job::AdaptDLJobSpec;
 use crate::api::meta::ObjectMeta;
 use crate::api::object::Kind;
+use crate::api::status::{AdaptDLJobStatus, RayClusterStatus};
 
 /// Which JSON Schema they are written in: the one that editors know.
 const DIALECT: &str = "http://json-schema.org/draft-07/schema#";
@@ -33,6 +34,30 @@ pub(super) fn schema(kind: Kind) -> &'static Value {
     match kind {
         Kind::AdaptDLJob => &JOB,
         Kind::RayCluster => &CLUSTER,
+    }
+}
+
+/// The schema of what the controller says of objects of a kind. That is no part of a manifest's: there it is ignored,
+/// whatever it is.
+pub fn status_schema(kind: Kind) -> Value {
+    let mut schema = match kind {
+        Kind::AdaptDLJob => part::<AdaptDLJobStatus>(),
+        Kind::RayCluster => part::<RayClusterStatus>(),
+    };
+    schema["description"] = json!("What is. The controller writes it; in a manifest it is ignored.");
+    said(&mut schema);
+    schema
+}
+
+/// Takes out what only concerns somebody who writes: what must be there, and what it is if it is not.
+fn said(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.retain(|name, value| !(name == "required" && value.is_array()) && name != "default");
+            fields.values_mut().for_each(said);
+        }
+        Value::Array(values) => values.iter_mut().for_each(said),
+        _ => {}
     }
 }
 

@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::openapi_proto;
 use super::resource::{GROUP, RESOURCES, Resource};
 use crate::api::object::Kind;
-use crate::manifest::schemas;
+use crate::manifest::{schemas, status_schema};
 
 /// Where the definition of metadata is.
 const METADATA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -124,9 +124,9 @@ fn definitions(references: &str, v3: bool) -> Value {
             properties[field] =
                 json!({"type": "string", "description": schema["properties"][field]["description"]});
         }
-        let status = "What is. The controller writes it; in a manifest it is ignored.";
-        properties["status"] =
-            json!({"type": "object", "description": status, "x-kubernetes-preserve-unknown-fields": true});
+        properties["status"] = convert(&status_schema(kind), v3);
+        // What another version has said is as good.
+        properties["status"]["x-kubernetes-preserve-unknown-fields"] = json!(true);
         definitions.insert(definition(kind.name()), converted);
         let list = json!({
             "type": "object",

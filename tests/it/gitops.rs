@@ -166,7 +166,8 @@ fn what_never_was_good_is_told_of_once() {
     let world = watching(&["watched"]);
     world.write("watched/bad.yaml", &job("new", "  comand: [a]\n"));
     world.write("watched/worse.yaml", "]: [");
-    let shown = ["bad.yaml:6:3: spec.comand: there is no such field", "worse.yaml:1:1: "];
+    let shown =
+        ["bad.yaml:6:3: spec.comand: there is no such field (did you mean `command`?)", "worse.yaml:1:1: "];
     let page = world.wait_page(&["events", "--for", "source/watched"], &shown);
     assert!(page.contains("InvalidManifest   source/watched"), "{page}");
     let event = told(&world, "job/new", "InvalidManifest");
@@ -186,7 +187,10 @@ fn what_never_was_good_is_told_of_once() {
     }
     // Again when it is something else; then of the object that is there.
     world.write("watched/bad.yaml", &job("new", "  comand: [a]\n  comands: [a]\n"));
-    world.wait_page(&["events", "--for", "source/watched"], &["no such field; and 1 more in this file"]);
+    world.wait_page(
+        &["events", "--for", "source/watched"],
+        &["no such field (did you mean `command`?); and 1 more in this file"],
+    );
     world.write("watched/bad.yaml", &job("new", "  command: [a]\n"));
     see(&world, "job", "new", "is there", |job| generation(job) == 1);
     world.write("watched/bad.yaml", &(job("other", "  cmd: [a]\n") + "---\n" + &job("new", "  cmd: [a]\n")));

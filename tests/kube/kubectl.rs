@@ -158,6 +158,8 @@ fn objects_are_shown_watched_and_waited_for() {
         "{explained}"
     );
     assert!(kube.kubectl("explain raycluster.spec.provider.local").contains("FIELDS"));
+    let explained = kube.kubectl("explain adaptdljob.status.conditions");
+    assert!(explained.contains("lastTransitionTime\t<string>"), "{explained}");
     let resources = kube.kubectl("api-resources");
     for word in ["adaptdljobs", "rayclusters", "rayconcile.dev/v1", "pods", "nodes"] {
         assert!(resources.contains(word), "{resources}");

@@ -13,6 +13,7 @@ fn fields_are_explained_from_the_schemas() {
         ("explain-recursive", &["explain", "cluster.spec.workerGroups", "--recursive"]),
         ("explain-provider", &["explain", "cluster.spec.provider"]),
         ("explain-env", &["explain", "job.spec.env.valueFrom"]),
+        ("explain-status", &["explain", "job.status.progress"]),
         ("explain-wrong", &["explain", "job.spec.checkpont"]),
         ("explain-leaf", &["explain", "job.spec.priority.more"]),
         ("explain-kind", &["explain", "pod"]),
