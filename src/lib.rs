@@ -10,6 +10,7 @@
 //! - What is decided: [`plan`], a pure function, which [`simulate`] tries out in a world of its own.
 //! - What is done: [`controller`] observes, plans, keeps and does, by way of [`provider`].
 //! - Where that is done, if only a dashboard can be reached: [`launcher`] brings this program to the head.
+//! - What was saved: [`inspect`] looks into checkpoints, and runs nothing of them.
 //! - Who asks: [`server`] is the API, [`client`] its other side, [`cli`] the verbs.
 
 pub mod action;
@@ -21,6 +22,7 @@ pub mod convert;
 pub mod cost;
 pub mod gitops;
 pub mod goodput;
+pub mod inspect;
 pub mod launcher;
 pub mod manifest;
 pub mod plan;

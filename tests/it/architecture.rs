@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const RULES: [(&str, &[&str]); 16] = [
+const RULES: [(&str, &[&str]); 17] = [
     ("api", &[]),
     ("action", &["api"]),
     ("goodput", &["api"]),
     ("cost", &["api"]),
+    ("inspect", &[]),
     ("manifest", &["api"]),
     ("convert", &["api", "manifest"]),
     ("store", &["api", "action"]),
@@ -20,7 +21,7 @@ const RULES: [(&str, &[&str]); 16] = [
     ("controller", &["api", "action", "goodput", "cost", "manifest", "store", "plan", "provider"]),
     ("server", &["api", "gitops", "manifest", "store"]),
     ("client", &["api"]),
-    ("cli", &["api", "client", "convert", "launcher", "manifest", "plan", "store"]),
+    ("cli", &["api", "client", "convert", "inspect", "launcher", "manifest", "plan", "store"]),
     ("simulate", &["api", "action", "goodput", "plan"]),
 ];
 

@@ -6,6 +6,7 @@ mod architecture;
 mod cli;
 mod convert;
 mod gitops;
+mod inspect;
 mod launcher;
 mod manifest;
 mod plan;

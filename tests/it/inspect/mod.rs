@@ -1,0 +1,6 @@
+//! A look inside checkpoints, without torch: what torch writes is written here by hand. What torch itself writes is
+//! looked into in `tests/live`.
+
+pub(crate) mod fixtures;
+mod hostile;
+mod tensors;
