@@ -1,5 +1,6 @@
-//! `checkpoint`: list a job's checkpoints, fetch one, or have one made now.
+//! `checkpoint`: list a job's checkpoints, fetch one, have one made now, or look inside.
 
+mod inspect;
 mod now;
 
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ enum What {
     /// Have a job saved at once, while it goes on training, and wait until that checkpoint is durable
     #[command(after_help = now::EXAMPLES)]
     Now(now::NowArgs),
+    /// Look inside a checkpoint: how far training was, and all its tensors; or compare two
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::InspectArgs),
     /// Fetch a checkpoint into a directory
     Get {
         /// The job
@@ -53,6 +57,7 @@ enum What {
 pub(super) async fn run(context: &Context, args: CheckpointArgs) -> Result<ExitStatus> {
     match args.what {
         What::Now(args) => now::run(context, args).await,
+        What::Inspect(args) => inspect::run(context, args).await,
         What::Ls { job, namespace } => list(context, &ObjectKey::new(namespace, job)).await,
         What::Get { job, id, output, namespace } => {
             get(context, &ObjectKey::new(namespace, job), id, output).await
@@ -86,10 +91,8 @@ async fn list(context: &Context, key: &ObjectKey) -> Result<ExitStatus> {
 
 async fn get(context: &Context, key: &ObjectKey, id: Option<String>, output: PathBuf) -> Result<ExitStatus> {
     let client = context.client()?;
-    let id: CheckpointId = match id {
-        Some(text) => text
-            .parse()
-            .map_err(|()| wrong(format!("{text:?} is no checkpoint; `checkpoint ls` lists them")))?,
+    let id = match id {
+        Some(text) => parse(&text)?,
         None => {
             let newest = client.checkpoints(key).await?.pop();
             newest.ok_or_else(|| anyhow!("{key} has no checkpoints yet"))?.id
@@ -104,4 +107,8 @@ async fn get(context: &Context, key: &ObjectKey, id: Option<String>, output: Pat
         .with_context(|| format!("cannot unpack into {}", output.display()))?;
     context.printer.data(&output.join(format!("checkpoint-{}", id.group)).display().to_string());
     Ok(ExitStatus::Success)
+}
+
+fn parse(text: &str) -> Result<CheckpointId> {
+    text.parse().map_err(|()| wrong(format!("{text:?} is no checkpoint; `checkpoint ls` lists them")))
 }

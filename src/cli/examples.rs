@@ -111,7 +111,9 @@ const EXAMPLES: [(&str, &str); 19] = [
         "\
   rayconcile checkpoint ls digits
   rayconcile checkpoint get digits -o saved/    the newest
-  rayconcile checkpoint now digits",
+  rayconcile checkpoint now digits
+  rayconcile checkpoint inspect digits          how far it is, and its tensors
+  rayconcile checkpoint inspect --diff digits:3-1 digits:4-1",
     ),
     (
         "completion",

@@ -151,7 +151,7 @@ enum Verb {
     /// Make a manifest of a `ray up` configuration, or of an old AdaptDLJob
     #[command(after_help = convert::EXAMPLES)]
     Convert(convert::ConvertArgs),
-    /// List a job's checkpoints, fetch one, or have one made now
+    /// List a job's checkpoints, fetch one, have one made now, or look inside
     Checkpoint(checkpoint::CheckpointArgs),
     /// Find clusters on EC2 by their tags, adopt one, or destroy one
     #[command(after_help = clusters::EXAMPLES)]

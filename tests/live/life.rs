@@ -32,6 +32,11 @@ fn a_job_is_suspended_resumed_and_edited_and_goes_on_where_it_was() {
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "suspended, it uses nothing");
     let saved = suspended["status"]["checkpoint"]["steps"].as_u64().unwrap();
     assert!(saved > 20);
+    let inside = world.ok(&["checkpoint", "inspect", "edited", "-o", "json"]);
+    let inside: Value = serde_json::from_str(&inside).unwrap();
+    assert_eq!(inside["source"]["steps"], saved);
+    assert!(inside["training"]["learningRate"].is_f64(), "{inside:#}");
+    assert!(inside["tensors"][0]["norm"].is_f64(), "{inside:#}");
 
     // Edited while suspended and resumed, it goes on from there with its new arguments.
     world.write("job.yaml", &manifest("second", ""));

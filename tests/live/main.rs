@@ -21,6 +21,7 @@ mod enclosed;
 mod faults;
 mod gitops;
 mod goodput;
+mod inspect;
 mod kubectl;
 mod launcher;
 mod life;

@@ -31,14 +31,14 @@ fn a_job_that_does_not_train_has_nothing_to_save() {
 }
 
 /// A world with an API over a store that has one job, `digits`, which trains in group 3.
-struct Training {
-    world: World,
-    store: Store,
+pub(super) struct Training {
+    pub(super) world: World,
+    pub(super) store: Store,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Training {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let world = World::new();
         let state = world.path("state");
         let store = Store::open(&state).unwrap();
@@ -63,7 +63,7 @@ impl Training {
         training
     }
 
-    fn job(&self) -> AdaptDLJob {
+    pub(super) fn job(&self) -> AdaptDLJob {
         let key = ObjectKey::new("default", "digits");
         match self.store.read_now(|tx| tx.get(Kind::AdaptDLJob, &key)).unwrap() {
             Some(AnyObject::Job(job)) => *job,

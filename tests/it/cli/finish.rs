@@ -97,7 +97,7 @@ fn shells_know_the_names_of_objects() {
     for words in [&["get", "adaptdljob/n"] as &[&str], &["events", "--for", "adaptdljob/n"]] {
         assert_eq!(complete(&world, words), ["adaptdljob/night"], "{words:?}");
     }
-    for verb in ["ls", "get", "now"] {
+    for verb in ["ls", "get", "now", "inspect"] {
         assert_eq!(complete(&world, &["checkpoint", verb, "n"]), ["night"], "{verb}");
     }
     assert!(complete(&world, &["exp"]).contains(&"explain".to_owned()));

@@ -23,10 +23,10 @@ fn every_verb_has_a_page() {
             page.lines().next()
         );
     }
-    insta::assert_snapshot!(
-        "help-checkpoint-now",
-        said(&world.program(&["checkpoint", "now", "--help"]).output().unwrap()).out
-    );
+    for verb in ["now", "inspect"] {
+        let page = said(&world.program(&["checkpoint", verb, "--help"]).output().unwrap()).out;
+        insta::assert_snapshot!(format!("help-checkpoint-{verb}"), page);
+    }
     for verb in ["find", "adopt", "destroy"] {
         let page = said(&world.program(&["clusters", verb, "--help"]).output().unwrap()).out;
         insta::assert_snapshot!(format!("help-clusters-{verb}"), page);
@@ -40,7 +40,7 @@ fn every_verb_has_a_page() {
 #[test]
 fn wrong_arguments_are_told_of_with_exit_code_2() {
     let world = World::with_controller(&[]);
-    let wrong: [&[&str]; 15] = [
+    let wrong: [&[&str]; 18] = [
         &[],
         &["aply"],
         &["get"],
@@ -56,6 +56,9 @@ fn wrong_arguments_are_told_of_with_exit_code_2() {
         &["schema", "pod"],
         &["checkpoint", "get", "x", "newest"],
         &["checkpoint", "now"],
+        &["checkpoint", "inspect"],
+        &["checkpoint", "inspect", "--diff", "a"],
+        &["checkpoint", "inspect", "x", "newest"],
     ];
     let mut pages = String::new();
     for arguments in wrong {

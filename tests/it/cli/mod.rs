@@ -7,6 +7,7 @@ mod convert;
 mod diff;
 mod finish;
 mod help;
+mod inspect;
 mod manifests;
 mod objects;
 mod output;
