@@ -53,6 +53,7 @@ impl Pages {
         let bytes = kept.iter().map(size).sum();
         let list = List { id, query: query.to_owned(), version, items: kept, bytes, began: Instant::now() };
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        forget_old(&mut lists);
         lists.push_back(list);
         while lists.len() > 1 && lists.iter().map(|list| list.bytes).sum::<usize>() > BYTES {
             lists.pop_front();
@@ -66,9 +67,7 @@ impl Pages {
         let (id, offset) = token.split_once('.').ok_or_else(unknown)?;
         let offset: usize = offset.parse().map_err(|_| unknown())?;
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        while lists.front().is_some_and(|list| list.began.elapsed() > LIFE) {
-            lists.pop_front();
-        }
+        forget_old(&mut lists);
         let list = lists.iter().find(|list| list.id == id);
         let list = list.ok_or_else(|| ApiError::expired("the rest of that list is not kept any more"))?;
         if list.query != query {
@@ -81,6 +80,12 @@ impl Pages {
         let left = rest.len() - here;
         let next = (left > 0).then(|| (format!("{id}.{}", offset + here), left));
         Ok(Page { items: rest[..here].to_vec(), version, next })
+    }
+}
+
+fn forget_old(lists: &mut VecDeque<List>) {
+    while lists.front().is_some_and(|list| list.began.elapsed() > LIFE) {
+        lists.pop_front();
     }
 }
 
