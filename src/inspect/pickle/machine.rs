@@ -303,15 +303,7 @@ impl<'i, I: BufRead> Machine<'i, I> {
 
     /// Adds items to what is on top: a list, a set, or what a call makes.
     fn append(&mut self, items: Vec<Id>) -> Step {
-        let top = self.top()?;
-        let target = match self.values.get(top as usize) {
-            Some(Value::Call { state: None, .. }) => {
-                let list = self.add(Value::List(Vec::new()))?;
-                self.give(top, list)
-            }
-            Some(Value::Call { state: Some(state), .. }) => *state,
-            _ => top,
-        };
+        let target = self.target(Value::List(Vec::new()))?;
         match self.values.get_mut(target as usize) {
             Some(Value::List(known) | Value::Set(known)) => known.extend(items),
             _ => return Err("items for what is no list".to_owned()),
@@ -321,15 +313,7 @@ impl<'i, I: BufRead> Machine<'i, I> {
 
     /// Sets entries of what is on top: a dict, or what a call makes.
     fn set(&mut self, entries: Vec<(Id, Id)>) -> Step {
-        let top = self.top()?;
-        let target = match self.values.get(top as usize) {
-            Some(Value::Call { state: None, .. }) => {
-                let dict = self.add(Value::Dict(Vec::new()))?;
-                self.give(top, dict)
-            }
-            Some(Value::Call { state: Some(state), .. }) => *state,
-            _ => top,
-        };
+        let target = self.target(Value::Dict(Vec::new()))?;
         match self.values.get_mut(target as usize) {
             Some(Value::Dict(known)) => known.extend(entries),
             _ => return Err("entries for what is no dict".to_owned()),
@@ -337,11 +321,20 @@ impl<'i, I: BufRead> Machine<'i, I> {
         Ok(())
     }
 
-    fn give(&mut self, object: Id, given: Id) -> Id {
-        if let Some(Value::Call { state, .. }) = self.values.get_mut(object as usize) {
+    /// Where items or entries go: to what is on top, or, if that is a call, to what its object is given, which is
+    /// `empty` before.
+    fn target(&mut self, empty: Value) -> Step<Id> {
+        let top = self.top()?;
+        match self.values.get(top as usize) {
+            Some(Value::Call { state: Some(state), .. }) => return Ok(*state),
+            Some(Value::Call { state: None, .. }) => {}
+            _ => return Ok(top),
+        }
+        let given = self.add(empty)?;
+        if let Some(Value::Call { state, .. }) = self.values.get_mut(top as usize) {
             *state = Some(given);
         }
-        given
+        Ok(given)
     }
 
     fn recall(&mut self, place: u64) -> Step {
