@@ -106,29 +106,33 @@ fn network(settings: Digest) -> AwsNetwork {
     }
 }
 
+/// A world with a cluster, of which nothing was seen yet.
+pub(super) fn snapshot(spec: &str) -> Snapshot {
+    let span = Span::from_secs;
+    Snapshot {
+        now: "2026-11-28T00:00:00Z".parse().unwrap(),
+        seed: 1,
+        key: ObjectKey::new("default", "gpu"),
+        cluster: Some(cluster(spec)),
+        record: ClusterRecord::default(),
+        jobs: Vec::new(),
+        intents: Vec::new(),
+        in_flight: BTreeSet::new(),
+        seen: Seen::default(),
+        settings: Settings {
+            lease: span(20),
+            built_in_idle: span(60),
+            join_timeout: span(60),
+            machine: Machine { cpus: 1, gpus: 0, memory: Bytes(1 << 30) },
+        },
+        guards: Guards::default(),
+    }
+}
+
 impl Region {
     pub(super) fn new(spec: &str) -> Self {
-        let span = Span::from_secs;
-        let snapshot = Snapshot {
-            now: "2026-11-28T00:00:00Z".parse().unwrap(),
-            seed: 1,
-            key: ObjectKey::new("default", "gpu"),
-            cluster: Some(cluster(spec)),
-            record: ClusterRecord::default(),
-            jobs: Vec::new(),
-            intents: Vec::new(),
-            in_flight: BTreeSet::new(),
-            seen: Seen::default(),
-            settings: Settings {
-                lease: span(20),
-                built_in_idle: span(60),
-                join_timeout: span(60),
-                machine: Machine { cpus: 1, gpus: 0, memory: Bytes(1 << 30) },
-            },
-            guards: Guards::default(),
-        };
         Self {
-            snapshot,
+            snapshot: snapshot(spec),
             instances: Instances::new(),
             refuse: |_| None,
             joins: true,

@@ -1,25 +1,20 @@
 //! What a change comes to, before it is made: the planner's own answer, in a world where everything goes well.
 
-use std::collections::BTreeSet;
-
 use jiff::SignedDuration;
 use rayconcile::action::Effect;
-use rayconcile::api::cluster::RayClusterSpec;
 use rayconcile::api::ids::Uid;
 use rayconcile::api::job::AdaptDLJobSpec;
-use rayconcile::api::meta::{ObjectKey, ObjectMeta};
+use rayconcile::api::meta::ObjectMeta;
 use rayconcile::api::object::Object;
 use rayconcile::api::observed::Observed;
-use rayconcile::api::record::{ClusterRecord, JobRecord};
+use rayconcile::api::record::JobRecord;
 use rayconcile::api::review::ClusterReview;
 use rayconcile::plan::Snapshot;
-use rayconcile::plan::guards::Guards;
 use rayconcile::plan::outlook::outlook;
 use rayconcile::plan::review::review;
-use rayconcile::plan::snapshot::{JobView, Machine, Seen, Settings};
+use rayconcile::plan::snapshot::JobView;
 
-use super::region::{self, Region, SPOT};
-use rayconcile::api::units::{Bytes, Span};
+use super::region::{self, Region, SPOT, snapshot};
 
 pub(super) const LOCAL: &str = "
 provider: {local: {}}
@@ -31,32 +26,6 @@ pub(super) const JOB: &str =
 
 fn read<T: serde::de::DeserializeOwned>(yaml: &str) -> T {
     serde_json::from_value(serde_yaml::from_str(yaml).unwrap()).unwrap()
-}
-
-pub(super) fn snapshot(spec: &str) -> Snapshot {
-    let mut spec: RayClusterSpec = read(spec);
-    spec.fill_defaults();
-    let mut metadata = ObjectMeta::named("default", "gpu");
-    metadata.uid = Uid::from("u1".to_owned());
-    let span = Span::from_secs;
-    Snapshot {
-        now: "2026-11-28T00:00:00Z".parse().unwrap(),
-        seed: 1,
-        key: ObjectKey::new("default", "gpu"),
-        cluster: Some(Object { metadata, spec, status: Default::default() }),
-        record: ClusterRecord::default(),
-        jobs: Vec::new(),
-        intents: Vec::new(),
-        in_flight: BTreeSet::new(),
-        seen: Seen::default(),
-        settings: Settings {
-            lease: span(20),
-            built_in_idle: span(60),
-            join_timeout: span(60),
-            machine: Machine { cpus: 1, gpus: 0, memory: Bytes(1 << 30) },
-        },
-        guards: Guards::default(),
-    }
 }
 
 /// The same, with a job that is this or has become this.

@@ -8,7 +8,8 @@ use rayconcile::controller::status::{cluster_status, job_status};
 use rayconcile::plan::{Plan, Snapshot, plan};
 use serde_json::{Value, json};
 
-use super::review::{JOB, LOCAL, snapshot, soon, with};
+use super::region::snapshot;
+use super::review::{JOB, LOCAL, soon, with};
 
 /// What an agent reports of the job `ada`, which trains in group 0 on one node, with everything that there can be.
 fn report(snapshot: &Snapshot) -> Value {
