@@ -1,9 +1,9 @@
 //! A controller that can reach its cluster, and which the cluster cannot reach, does everything.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use crate::elastic::elastic_story;
-use crate::support::{World, cluster, phase};
+use crate::support::{World, cluster, free_ports, phase};
 
 #[test]
 fn a_controller_that_the_cluster_cannot_reach_does_everything() {
@@ -20,7 +20,7 @@ fn a_controller_that_the_cluster_cannot_reach_does_everything() {
     let token = outside.path("state/clusters/default.theirs/ray-token");
     outside.kill_controller();
 
-    let agent_port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+    let [agent_port] = free_ports();
     let mut inside = World::enclosed(address, &[port.parse().unwrap(), agent_port]);
     inside.start(&[], &[]);
     let interfaces = inside.inside(&["cat", "/proc/net/dev"]);

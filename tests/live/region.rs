@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, World, python, repository, signal, terminate, within};
+use crate::support::{PATIENCE, World, free_ports, python, repository, signal, terminate, within};
 
 /// A region. It ends, with every instance, when this is dropped.
 pub(crate) struct Region {
@@ -235,12 +234,6 @@ impl Drop for Region {
         terminate(self.process.id());
         let _ = self.process.wait();
     }
-}
-
-/// Ports that nobody has.
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn ask(method: &str, url: &str, body: Option<Value>) -> Value {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +41,18 @@ pub(crate) fn python() -> PathBuf {
 /// A file of the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Ports that nobody on this machine has now, at any address, for servers that begin later. They are below those that the
+/// kernel gives to whoever asks for any: Ray's processes do, and would take one between the look and the use.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let mut taken = BTreeSet::new();
+    [(); N].map(|()| {
+        let mut drawn = std::iter::repeat_with(|| 20_000 + (uuid::Uuid::new_v4().as_u128() % 12_000) as u16);
+        let is_free =
+            |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok() && taken.insert(*port);
+        drawn.find(is_free).unwrap()
+    })
 }
 
 /// A directory with a state directory in it, and the controller that serves it.

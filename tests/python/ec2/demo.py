@@ -8,12 +8,10 @@ announced, and the region is empty afterwards. With `enclosed` no instance can c
 and the controller least of all: it opens every connection itself.
 """
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ import threading
 import time
 
 from ec2.case import Region
+from ec2.ports import free_ports
 
 # For each step; a busy machine may need long.
 PATIENCE_S = 600
@@ -240,13 +239,6 @@ def head(text):
 
 def show_left(left):
     say("In the region: " + ", ".join(f"{kind} {count}" for kind, count in left.items()))
-
-
-def free_ports(count):
-    """Ports for a head that no other cluster on this machine has."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in sockets]
 
 
 def main():

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 
 from ec2 import marks
+from ec2.ports import free_ports
 
 STUBS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stubs", "main.py")
 COMMANDS = (
@@ -33,13 +34,6 @@ WAITS = {
 }  # fmt: skip
 
 
-def free_port():
-    """A port that nobody has: Ray takes none for "any" here."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Machine:
     """`place` is the region's own: its mark, directory, endpoints and options. One that is `apart` reaches no head."""
 
@@ -62,6 +56,7 @@ class Machine:
         """Nothing of the region's own environment: an instance knows only what it is told. REGION_... is for stubs."""
         home, bin_ = os.path.join(self.root, "root"), os.path.join(place.directory, "bin")
         python = os.path.dirname(os.path.abspath(place.options.python))
+        (client_port,) = free_ports(1)  # Ray takes no 0 for "any" here.
         return {
             "PATH": os.pathsep.join((bin_, python, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")),
             "HOME": home, "LANG": "C.UTF-8", "TMPDIR": os.path.join(self.root, "tmp"),
@@ -73,7 +68,7 @@ class Machine:
             "REGION_ENDPOINT": place.endpoint, "REGION_CONTROL": place.control,
             "RAYCONCILE_ROOT": self.root, "RAYCONCILE_ADDRESS": self.address,
             "RAYCONCILE_METADATA": f"{place.control}/imds/{self.address}", "RAYCONCILE_RAY_TEMP": self.ray_temp,
-            "RAYCONCILE_RAY_ARGUMENTS": f"{place.options.ray_arguments}\n--ray-client-server-port={free_port()}",
+            "RAYCONCILE_RAY_ARGUMENTS": f"{place.options.ray_arguments}\n--ray-client-server-port={client_port}",
             **WAITS,
             **dict(variable.split("=", 1) for variable in place.options.env),
         }  # fmt: skip

@@ -1,0 +1,23 @@
+"""Ports for servers that begin later, and are told theirs now."""
+
+import random
+import socket
+
+# Below those that the kernel gives to connections and to listeners that ask for any: Ray's processes ask for many, and
+# would take one of these between the look and the use.
+RANGE = range(20000, 32000)
+
+
+def free_ports(count):
+    """Ports that nobody on this machine has now, at any address."""
+    free = []
+    for port in random.sample(RANGE, len(RANGE)):
+        if len(free) == count:
+            return free
+        with socket.socket() as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+        free.append(port)
+    raise OSError(f"not {count} free ports between {RANGE.start} and {RANGE.stop}")
