@@ -43,12 +43,13 @@ pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Ports that nobody on this machine has now, at any address, for servers that begin later. They are below those that the
-/// kernel gives to whoever asks for any: Ray's processes do, and would take one between the look and the use.
+/// Ports that nobody on this machine has now, at any address, for servers that begin later. They are above those that the
+/// kernel gives to whoever asks for any: Ray's processes do, and would take one between the look and the use. AdaptDL's
+/// workers have theirs below.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let mut taken = BTreeSet::new();
     [(); N].map(|()| {
-        let mut drawn = std::iter::repeat_with(|| 20_000 + (uuid::Uuid::new_v4().as_u128() % 12_000) as u16);
+        let mut drawn = std::iter::repeat_with(|| fastrand::u16(61_000..));
         let is_free =
             |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok() && taken.insert(*port);
         drawn.find(is_free).unwrap()

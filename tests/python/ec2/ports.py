@@ -3,9 +3,9 @@
 import random
 import socket
 
-# Below those that the kernel gives to connections and to listeners that ask for any: Ray's processes ask for many, and
-# would take one of these between the look and the use.
-RANGE = range(20000, 32000)
+# Above those that the kernel gives to connections and to listeners that ask for any: Ray's processes ask for many, and
+# would take one of these between the look and the use. AdaptDL's workers have theirs below.
+RANGE = range(61000, 65536)
 
 
 def free_ports(count):
@@ -20,4 +20,4 @@ def free_ports(count):
             except OSError:
                 continue
         free.append(port)
-    raise OSError(f"not {count} free ports between {RANGE.start} and {RANGE.stop}")
+    raise OSError(f"not {count} free ports between {RANGE.start} and {RANGE.stop - 1}")
