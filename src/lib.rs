@@ -10,6 +10,7 @@
 //! - What is decided: [`plan`], a pure function, which [`simulate`] tries out in a world of its own.
 //! - What is done: [`controller`] observes, plans, keeps and does, by way of [`provider`].
 //! - Where that is done, if only a dashboard can be reached: [`launcher`] brings this program to the head.
+//! - What trains, if it is written in Rust: `train`, with the feature `tch`.
 //! - What was saved: [`inspect`] looks into checkpoints, and runs nothing of them.
 //! - Who asks: [`server`] is the API, [`client`] its other side, [`cli`] the verbs.
 
@@ -30,3 +31,5 @@ pub mod provider;
 pub mod server;
 pub mod simulate;
 pub mod store;
+#[cfg(feature = "tch")]
+pub mod train;
