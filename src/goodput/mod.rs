@@ -41,6 +41,7 @@
 //!   goodput is above zero, and a speedup never divides by zero.
 
 mod batch;
+mod fit;
 mod hint_field;
 mod hints;
 mod model;
@@ -50,6 +51,7 @@ mod properties;
 mod speedup;
 
 pub use batch::{BatchLimits, BatchSize, LimitsError, LocalBatch, LocalBounds};
+pub use fit::{Measurement, fit};
 pub use hint_field::{Expected, HintError};
 pub use hints::{Hints, ReplicaCaps, ReplicaLimit};
 pub use model::{GoodputModel, Placement, Prediction};

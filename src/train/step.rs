@@ -1,0 +1,174 @@
+//! One step of the optimizer, over all replicas.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::{Tensor, no_grad};
+
+use super::TrainError;
+use super::gradients::{Cut, Gathering};
+use super::noise::Observation;
+use super::training::{Agreed, Running, Training, local_batch, words};
+
+/// How many numbers replicas tell each other with each step, before those of each group of variables: whether to stop,
+/// whether to save, and the batch to go on with.
+const VOTES: usize = 4;
+
+impl<S: Serialize + DeserializeOwned + Default> Training<S> {
+    /// Cuts the model at a tensor of its forward pass, which then goes on with what this gives. Variables with these
+    /// prefixes (`embedding`, `blocks.0`) are used before the cut and nowhere after it.
+    ///
+    /// Gradients of what is behind a cut are sent to the other replicas while those before it are still computed. With
+    /// one replica nothing is cut.
+    pub fn cut(&mut self, prefixes: &[&str], tensor: Tensor) -> Tensor {
+        if self.worker.replicas() == 1 || !tensor.requires_grad() {
+            return tensor;
+        }
+        let earlier = |place: &usize| self.cuts.iter().any(|cut| cut.has(*place));
+        let own = self.parameters.with_prefix(prefixes).into_iter().filter(|place| !earlier(place)).collect();
+        let cut = Cut::at(tensor, own);
+        let onward = cut.onward();
+        self.cuts.push(cut);
+        onward
+    }
+
+    /// Goes back from the mean loss over the batch that was handed out. After the last batch of a step the gradients of
+    /// all replicas are averaged, each sample counting the same, and the optimizer steps: then this is `true`.
+    ///
+    /// # Errors
+    /// If there is no batch, another replica has ended, or torch cannot go back from this loss.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<bool, TrainError> {
+        let mut running = self.take_running()?;
+        let since = running.since.take().unwrap_or_else(Instant::now);
+        let cuts = std::mem::take(&mut self.cuts);
+        if !cuts.is_empty() && !self.cuts_are_good {
+            Gathering::check(loss, &cuts, &self.parameters)?;
+            self.cuts_are_good = true;
+        }
+        let places = &running.share.batches[running.handed - 1];
+        let weight = (places.end - places.start) as f64 / running.share.total as f64;
+        let is_last = running.handed == running.share.batches.len();
+        // Where not all have a share they do not all know the cuts, and the order of what is sent must be the same.
+        let ring = (is_last && running.share.even && self.worker.replicas() > 1).then_some(&self.ring);
+        running.gathering.backward(loss, cuts, weight, &self.parameters, ring)?;
+        if is_last {
+            self.finish_step(running, Some(since))?;
+        } else {
+            if self.warm {
+                self.profile.added(self.placement, self.local.atomic(), since.elapsed());
+            }
+            self.go_on(running);
+        }
+        if let Some(control) = self.worker.control() {
+            control.step_done(self.at.epoch, self.at.progress, self.batch_size());
+        }
+        Ok(is_last)
+    }
+
+    /// Averages what all replicas have gathered, and steps. `since` is when this replica's last batch was handed out, if
+    /// it had one.
+    pub(super) fn finish_step(&mut self, running: Running, since: Option<Instant>) -> Result<(), TrainError> {
+        let Running { share, mut gathering, .. } = running;
+        let computed = Instant::now();
+        if self.worker.replicas() > 1 && !(share.even && since.is_some()) {
+            gathering.send_all(&self.parameters, &self.ring);
+        }
+        let votes = self.votes(&gathering.single_sqr);
+        let votes = self.ring.sum(votes);
+        let mut gradients = gathering.finish(&self.parameters, self.device)?;
+        let votes = votes.wait()?;
+        let waited = computed.elapsed();
+
+        let scale = share.total as f64 / f64::from(self.plan.batch_size);
+        let mean_sqr = self.parameters.squares(gradients.iter().enumerate());
+        let count = f64::from(self.worker.replicas()) * share.batches.len() as f64;
+        if share.even {
+            self.observe(&votes[VOTES..], &mean_sqr, count, scale, &gradients);
+        }
+        self.limit(&mut gradients, &mean_sqr);
+        self.optimizing.step(&self.parameters, &gradients, &self.noise.rate_factors(scale));
+        self.at.progress += self.noise.gain(scale);
+        self.at.index += share.total;
+        self.at.samples += share.total;
+        self.at.steps += 1;
+        self.previous = (count == 1.0 && share.even).then_some(gradients);
+
+        self.agreed = Agreed { stop: votes[0] > 0.0, save: votes[1] > 0.0 };
+        self.measure(since.filter(|_| share.even), waited);
+        if let Some(local) = local_batch(&votes[2..VOTES]).filter(|local| *local != self.local) {
+            self.local = local;
+            self.warm = false;
+        }
+        self.report();
+        Ok(())
+    }
+
+    /// What this replica tells the others.
+    fn votes(&mut self, single_sqr: &[f64]) -> Vec<f64> {
+        let is_first = self.worker.is_first();
+        let save = is_first && self.worker.control().is_some_and(|control| control.save_wanted());
+        let proposal = self.proposal.take().filter(|_| is_first).map_or([0.0; 2], words);
+        let flags = [self.worker.is_told_to_stop(), save].map(|flag| f64::from(u8::from(flag)));
+        flags.into_iter().chain(proposal).chain(single_sqr.iter().copied()).collect()
+    }
+
+    /// Takes the step into account in what is known of the gradients' noise.
+    fn observe(&mut self, sums: &[f64], mean_sqr: &[f64], count: f64, scale: f64, gradients: &[Tensor]) {
+        if count > 1.0 {
+            let single_sqr: Vec<_> = sums.iter().map(|sum| sum / count).collect();
+            let single_sqr = &single_sqr[..];
+            self.noise.observe(&Observation { single_sqr, mean_sqr, count, scale, differenced: false });
+        } else if let Some(previous) = &self.previous {
+            // A single gradient: that of the step before is taken for another one of this step.
+            let squares = self.parameters.squares(previous.iter().enumerate());
+            let single_sqr: Vec<_> =
+                squares.iter().zip(mean_sqr).map(|(one, other)| (one + other) / 2.0).collect();
+            let means: Vec<_> = no_grad(|| {
+                let pairs = previous.iter().zip(gradients);
+                pairs.map(|(one, other)| (one + other) / 2.0).collect()
+            });
+            let mean_sqr = &self.parameters.squares(means.iter().enumerate())[..];
+            let seen = Observation {
+                single_sqr: &single_sqr,
+                mean_sqr,
+                count: 2.0,
+                scale: 2.0 * scale,
+                differenced: true,
+            };
+            self.noise.observe(&seen);
+        }
+    }
+
+    /// Scales gradients down whose norm is too great.
+    fn limit(&self, gradients: &mut [Tensor], mean_sqr: &[f64]) {
+        let norm = mean_sqr.iter().sum::<f64>().sqrt();
+        if let Some(most) = self.plan.max_gradient_norm.filter(|most| norm > *most) {
+            for gradient in gradients {
+                *gradient = no_grad(|| &*gradient * (most / norm));
+            }
+        }
+    }
+
+    /// Notes how long the step's last batch has taken.
+    fn measure(&mut self, since: Option<Instant>, waited: Duration) {
+        if let (true, Some(since)) = (self.warm, since) {
+            // With one replica there is nobody to wait for.
+            let waited = if self.worker.replicas() > 1 { waited } else { Duration::ZERO };
+            self.profile.stepped(self.placement, self.local.atomic(), since.elapsed(), waited);
+        }
+        self.warm = true;
+    }
+
+    /// Tells the supervisor what is known, now and then, and looks for a better batch then.
+    fn report(&mut self) {
+        if !self.worker.is_first() || !self.advisor.is_due() {
+            return;
+        }
+        let hints = self.advisor.report(&self.profile, self.noise.known(), self.batch_size());
+        self.proposal = self.advisor.batch(Some(self.local), self.noise.known());
+        if let (Some(supervisor), Ok(hints)) = (self.worker.supervisor(), serde_json::to_value(hints)) {
+            supervisor.report(hints);
+        }
+    }
+}
