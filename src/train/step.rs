@@ -87,8 +87,11 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             self.observe(&votes[VOTES..], &mean_sqr, count, scale, &gradients);
         }
         self.limit(&mut gradients, &mean_sqr);
-        self.optimizing.step(&self.parameters, &gradients, &self.noise.rate_factors(scale));
-        self.at.progress += self.noise.gain(scale);
+        // The rate is that of a whole step, for the last of an epoch too; its progress is not.
+        let whole = self.batch_size();
+        let factors = self.noise.rate_factors(whole as f64 / f64::from(self.plan.batch_size));
+        self.optimizing.step(&self.parameters, &gradients, &factors);
+        self.at.progress += self.gain() * (share.total as f64 / whole as f64);
         self.at.index += share.total;
         self.at.samples += share.total;
         self.at.steps += 1;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tch::{Device, Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 use super::checkpoint::{self, FORMAT, Saved, State};
 use super::gradients::{Cut, Gathering};
@@ -155,8 +155,9 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             variables,
         };
         let saved = training.worker.restore_path().map(checkpoint::restore).transpose()?;
-        if let Some(saved) = saved.flatten() {
-            training.restore(saved)?;
+        match saved.flatten() {
+            Some(saved) => training.restore(saved)?,
+            None => training.begin_alike()?,
         }
         training.advisor = Advisor::new(placement, limits, &training.profile);
         training.agree_on_a_batch()?;
@@ -268,6 +269,26 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
 
     pub(super) fn go_on(&mut self, running: Running) {
         self.running = Some(running);
+    }
+
+    /// Gives all replicas the variables of the first one: they may have begun with random numbers of their own.
+    fn begin_alike(&mut self) -> Result<(), TrainError> {
+        if self.worker.replicas() == 1 {
+            return Ok(());
+        }
+        for (_, variable) in &mut self.variables {
+            let (kind, device) = (variable.kind(), variable.device());
+            // Whole numbers up to 2⁵³ and all smaller floats are exact in these.
+            let mut numbers = vec![0f64; variable.numel()];
+            if self.worker.is_first() {
+                let flat = variable.detach().to_device(Device::Cpu).to_kind(Kind::Double).contiguous();
+                flat.copy_data(&mut numbers, variable.numel());
+            }
+            let first = Tensor::from_slice(&self.ring.sum(numbers).wait()?);
+            let first = first.view(&variable.size()[..]).to_kind(kind).to_device(device);
+            tch::no_grad(|| variable.f_copy_(&first))?;
+        }
+        Ok(())
     }
 
     /// The first replica decides, for the others may have rounded otherwise.

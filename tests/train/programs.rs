@@ -93,7 +93,8 @@ impl Options {
 /// Fits a small network, in two stages, to a function of its inputs. What it was given, and lost, is noted.
 fn network(options: &Options) -> Result<(), TrainError> {
     let kind = if options.double { Kind::Double } else { Kind::Float };
-    tch::manual_seed(1);
+    // Replicas begin with what the first one has.
+    tch::manual_seed(Worker::from_env()?.rank().into());
     let mut store = nn::VarStore::new(Device::Cpu);
     let first = nn::linear(store.root() / "first", 8, 16, Default::default());
     let second = nn::linear(store.root() / "second", 16, 16, Default::default());
@@ -154,7 +155,7 @@ fn noise(options: &Options) -> Result<(), TrainError> {
     let mut store = nn::VarStore::new(Device::Cpu);
     let root = store.root();
     let one = root.zeros("one", &[5]);
-    let mut other = root.sub("group");
+    let other = root.sub("group");
     other.set_group(1);
     let other = other.zeros("other", &[3]);
     let data = std::fs::read(options.directory.join("data.json")).unwrap();
