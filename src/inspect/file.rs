@@ -10,6 +10,7 @@ use safetensors::tensor::Metadata;
 use sha2::{Digest as _, Sha256};
 
 use super::dtype::Dtype;
+use super::json;
 use super::leaves::Leaves;
 use super::pickle::{Budget, Pickle};
 use super::states;
@@ -32,6 +33,8 @@ pub enum Format {
     Pickle,
     /// Tensors alone.
     Safetensors,
+    /// An object in JSON.
+    Json,
     /// Something else.
     Other,
 }
@@ -44,6 +47,7 @@ impl Format {
             Self::TorchLegacy => "torch-legacy",
             Self::Pickle => "pickle",
             Self::Safetensors => "safetensors",
+            Self::Json => "json",
             Self::Other => "other",
         }
     }
@@ -71,6 +75,7 @@ pub(super) fn read(file: File, name: &str, prefix: &str) -> std::io::Result<Read
         [_, _, _, _, _, _, 0, 0, b'{'] => {
             (Format::Safetensors, tensors(&file, prefix, &mut leaves, &mut input))
         }
+        [b'{', ..] if name.ends_with(".json") => (Format::Json, json::list(&file, name, prefix, &mut leaves)),
         _ => (Format::Other, Ok(())),
     };
     if leaves.cut && read.is_ok() {

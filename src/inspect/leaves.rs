@@ -11,7 +11,7 @@ use super::torch::Storages;
 
 /// More than this is not listed. What is shared is listed wherever it is found, and a small pickle can have it found
 /// very often.
-const MOST: usize = 200_000;
+pub(super) const MOST: usize = 200_000;
 /// Deeper than this is not gone.
 const DEEPEST: usize = 64;
 /// An array of numpy's with no more numbers than this is a value.

@@ -6,6 +6,7 @@
 mod diff;
 mod dtype;
 mod file;
+mod json;
 mod leaves;
 mod pickle;
 mod states;
@@ -147,7 +148,7 @@ impl Checkpoint {
         let files: Vec<_> =
             found.into_iter().map(|(name, path)| (name.clone(), states::prefix(&name), path)).collect();
         let checkpoint = Self::files(path, group(path), &files)?;
-        if checkpoint.files.iter().all(|file| file.format == Format::Other) {
+        if checkpoint.files.iter().all(|file| matches!(file.format, Format::Other | Format::Json)) {
             let reason = "none of its files is one of torch's, a pickle or a safetensors file".to_owned();
             return Err(InspectError::NoCheckpoint { path: asked.to_owned(), reason });
         }

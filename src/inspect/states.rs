@@ -140,8 +140,11 @@ pub(super) fn training(values: &[(String, Json)], group: Option<u64>) -> Vec<(&'
     // Of several loaders one is in use: the others stand at their beginning.
     let loaders = values.iter().filter(|(name, _)| name.starts_with("loader.") && name.ends_with(".index"));
     let loader = loaders.max_by_key(|(_, index)| index.as_u64());
-    let rates: Vec<Json> =
+    let mut rates: Vec<Json> =
         values.iter().filter(|(name, _)| is_rate(name)).map(|(_, value)| value.clone()).collect();
+    if let Some(Json::Array(groups)) = find("rates") {
+        rates.extend(groups);
+    }
     let one_or_all = |mut all: Vec<Json>| match all.len() {
         0 => None,
         1 => all.pop(),
@@ -150,8 +153,9 @@ pub(super) fn training(values: &[(String, Json)], group: Option<u64>) -> Vec<(&'
     let found = [
         ("epoch", find("epoch")),
         ("progress", find("progress")),
-        ("loaderPosition", loader.map(|(_, value)| value.clone())),
-        ("batchSize", find("initBatchSize")),
+        ("steps", find("steps")),
+        ("loaderPosition", loader.map(|(_, value)| value.clone()).or_else(|| find("index"))),
+        ("batchSize", find("initBatchSize").or_else(|| find("batchSize"))),
         ("maxBatchSize", find("maxBatchSize")),
         ("localBatchSizeBounds", find("localBatchSizeBounds")),
         ("gradientAccumulation", find("gradientAccumulation")),
@@ -160,11 +164,13 @@ pub(super) fn training(values: &[(String, Json)], group: Option<u64>) -> Vec<(&'
         ("gain", find("gain")),
         (
             "gradientSquaredNorm",
-            sum(find("optimizer.state.gns.sqr_avg"), 0.0).or_else(|| find("gradParams.norm")),
+            sum(find("optimizer.state.gns.sqr_avg").or_else(|| find("noise.sqr.value")), 0.0)
+                .or_else(|| find("gradParams.norm")),
         ),
         (
             "gradientVariance",
-            sum(find("optimizer.state.gns.var_avg"), SMALLEST_VARIANCE).or_else(|| find("gradParams.var")),
+            sum(find("optimizer.state.gns.var_avg").or_else(|| find("noise.var.value")), SMALLEST_VARIANCE)
+                .or_else(|| find("gradParams.var")),
         ),
         ("restarts", group.map(|group| json!(group))),
     ];

@@ -3,4 +3,5 @@
 
 pub(crate) mod fixtures;
 mod hostile;
+mod rust;
 mod tensors;
