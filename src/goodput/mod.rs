@@ -5,6 +5,8 @@
 //! for a [`Placement`] the best batch and what it yields, and a [`SpeedupModel`], which relates that to
 //! one replica on one node. What to do with speedups is decided in `plan/`.
 //!
+//! What a worker of our own measured, [`Measurement`]s, becomes the parameters in its hints by [`fit`].
+//!
 //! # The model
 //!
 //! For `K` replicas on `N` nodes, of which each processes `m` samples at a time and accumulates gradients
@@ -30,13 +32,15 @@
 //! - What hints mean to a scheduler: `adaptdl-sched` 0.2.11, `adaptdl_sched/policy/speedup.py` and
 //!   `AdaptDLAllocator._get_job_info` in `adaptdl_sched/allocator.py`.
 //!
-//! `tests/live/goodput.rs` compares all of it with the Python package over a few thousand cases.
+//! `tests/live/goodput.rs` compares all of it with the Python package over a few thousand cases, and
+//! `tests/live/goodput_fits.rs` the fit over a few hundred.
 //!
 //! # Invariants
 //!
 //! - Parameters are bounded by their types ([`Seconds`], [`Overlap`], [`SquaredNorm`], [`BatchSize`],
 //!   [`Placement`]), so every output of every model is finite and not negative, whatever a worker, or
 //!   somebody who pretends to be one, has sent.
+//! - So are fitted parameters, whatever was measured: what cannot be a time is left out.
 //! - [`BatchLimits`] always admit the job's own batch, so an optimum exists for every placement, its
 //!   goodput is above zero, and a speedup never divides by zero.
 
@@ -45,6 +49,7 @@ mod fit;
 mod hint_field;
 mod hints;
 mod model;
+mod objective;
 mod params;
 #[cfg(test)]
 mod properties;

@@ -39,6 +39,31 @@ impl Placement {
     pub fn replicas(self) -> u32 {
         self.replicas.get()
     }
+
+    /// The slowest link between its replicas.
+    pub(super) fn link(self) -> Link {
+        match (self.nodes(), self.replicas()) {
+            (_, 1) => Link::None,
+            (1, _) => Link::Within,
+            _ => Link::Between,
+        }
+    }
+
+    /// By how many replicas synchronising is slower than between two; never zero, as in AdaptDL.
+    pub(super) fn beyond_two(self) -> f64 {
+        f64::from(self.replicas().saturating_sub(2)).max(Seconds::FLOOR.get())
+    }
+}
+
+/// What replicas synchronise over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    /// A replica that is alone.
+    None,
+    /// Replicas on one node.
+    Within,
+    /// Replicas on different nodes.
+    Between,
 }
 
 /// What the model says of a job that trains with a certain batch on a certain placement.
@@ -80,8 +105,8 @@ impl GoodputModel {
 
     /// Samples per second.
     pub fn throughput(&self, placement: Placement, batch: LocalBatch) -> f64 {
-        let compute = self.compute_time(batch.atomic());
-        let last = overlapped(compute, self.network_time(placement), self.perf.gamma.get());
+        let compute = self.perf.compute_time(batch.atomic());
+        let last = overlapped(compute, self.perf.network_time(placement), self.perf.gamma.get());
         let step = f64::from(batch.accumulation_steps()) * compute + last;
         batch.total(placement.replicas()) as f64 / step
     }
@@ -138,27 +163,28 @@ impl GoodputModel {
         }
         best
     }
+}
 
+impl PerfParams {
     /// Seconds for one replica to process one local batch.
-    fn compute_time(&self, atomic: u32) -> f64 {
-        self.perf.alpha_c.get() + self.perf.beta_c.get() * f64::from(atomic)
+    pub(super) fn compute_time(&self, atomic: u32) -> f64 {
+        self.alpha_c.get() + self.beta_c.get() * f64::from(atomic)
     }
 
     /// Seconds to synchronise the replicas: the slowest link decides.
-    fn network_time(&self, placement: Placement) -> f64 {
-        let (constant, per_replica) = match (placement.nodes(), placement.replicas()) {
-            (_, 1) => (Seconds::FLOOR, Seconds::FLOOR),
-            (1, _) => (self.perf.alpha_r, self.perf.beta_r),
-            _ => (self.perf.alpha_n, self.perf.beta_n),
+    pub(super) fn network_time(&self, placement: Placement) -> f64 {
+        let (constant, per_replica) = match placement.link() {
+            Link::None => (Seconds::FLOOR, Seconds::FLOOR),
+            Link::Within => (self.alpha_r, self.beta_r),
+            Link::Between => (self.alpha_n, self.beta_n),
         };
-        let beyond_two = f64::from(placement.replicas().saturating_sub(2)).max(Seconds::FLOOR.get());
-        constant.get() + per_replica.get() * beyond_two
+        constant.get() + per_replica.get() * placement.beyond_two()
     }
 }
 
 /// `(a^gamma + b^gamma)^(1/gamma)` for positive times, with the greater one factored out, so that no power
 /// overflows or vanishes.
-fn overlapped(a: f64, b: f64, gamma: f64) -> f64 {
+pub(super) fn overlapped(a: f64, b: f64, gamma: f64) -> f64 {
     let longer = a.max(b);
     longer * (1.0 + (a.min(b) / longer).powf(gamma)).powf(gamma.recip())
 }

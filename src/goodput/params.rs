@@ -36,6 +36,12 @@ impl Seconds {
         within(value, 0.0, Self::MAX.0).map(|value| Self(value.max(Self::FLOOR.0)))
     }
 
+    /// The nearest time within bounds; the floor for what is not a number.
+    #[allow(clippy::manual_clamp, reason = "`clamp` lets what is not a number through")]
+    pub(super) fn nearest(value: f64) -> Self {
+        Self(value.max(Self::FLOOR.0).min(Self::MAX.0))
+    }
+
     /// The number itself.
     pub fn get(self) -> f64 {
         self.0
@@ -49,8 +55,8 @@ impl Seconds {
 pub struct Overlap(f64);
 
 impl Overlap {
-    const MIN: f64 = 1.0;
-    const MAX: f64 = 10.0;
+    pub(super) const MIN: f64 = 1.0;
+    pub(super) const MAX: f64 = 10.0;
     /// An optimiser may end this far outside its bounds through rounding.
     const TOLERANCE: f64 = 1e-6;
 
@@ -65,6 +71,12 @@ impl Overlap {
         } else {
             Err(OutOfBounds { found: value, min: Self::MIN, max: Self::MAX })
         }
+    }
+
+    /// The nearest exponent within bounds; the least for what is not a number.
+    #[allow(clippy::manual_clamp, reason = "`clamp` lets what is not a number through")]
+    pub(super) fn nearest(value: f64) -> Self {
+        Self(value.max(Self::MIN).min(Self::MAX))
     }
 
     /// The exponent, as used in the formula for the step time.
@@ -189,6 +201,18 @@ mod tests {
         assert_eq!(Overlap::new(2.5).unwrap().get(), 2.5);
         assert!(Overlap::new(0.99).is_err());
         assert!(Overlap::new(10.01).is_err());
+    }
+
+    #[test]
+    fn the_nearest_number_is_within_bounds() {
+        for value in HOSTILE {
+            let (time, overlap) = (Seconds::nearest(value), Overlap::nearest(value));
+            let high = value > 1.0;
+            assert_eq!(time, if high { Seconds::MAX } else { Seconds::FLOOR }, "{value} s");
+            assert_eq!(overlap.get(), if high { Overlap::MAX } else { Overlap::MIN }, "gamma {value}");
+        }
+        assert_eq!(Seconds::nearest(0.25).get(), 0.25);
+        assert_eq!(Overlap::nearest(2.5).get(), 2.5);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod enclosed;
 mod faults;
 mod gitops;
 mod goodput;
+mod goodput_fits;
 mod inspect;
 mod kubectl;
 mod launcher;
