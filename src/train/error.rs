@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ring::RingError;
+use super::RingError;
 
 /// Why a program cannot train, or go on training.
 #[derive(Debug, thiserror::Error)]

@@ -5,4 +5,5 @@
 mod harness;
 mod noise;
 mod programs;
+mod ring;
 mod training;

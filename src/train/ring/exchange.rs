@@ -126,6 +126,7 @@ impl Exchange {
                 break error;
             }
         };
+        let error = running.cause(error);
         running.end(error);
     }
 }
@@ -298,7 +299,30 @@ impl Running {
         if self.current.as_ref().is_some_and(goes_on) { Ok(()) } else { Err(error.clone()) }
     }
 
-    /// Tells the program and the neighbours why.
+    /// What a neighbour has said of it: that is nearer to the cause than that the other one is not there any more.
+    fn cause(&mut self, found: RingError) -> RingError {
+        if !matches!(found, RingError::Closed(_) | RingError::Lost { .. } | RingError::Silent { .. }) {
+            return found;
+        }
+        let (behind, ahead) = (self.with.behind.peer.clone(), self.with.ahead.peer.clone());
+        let both: [(fn(&mut Self) -> _, _); 2] = [(Self::hear_behind, behind), (Self::hear_ahead, ahead)];
+        for (hear, peer) in both {
+            loop {
+                match hear(self) {
+                    Ok(true) => {}
+                    // It says nothing more.
+                    Ok(false) => break,
+                    Err(RingError::Closed(gone) | RingError::Lost { peer: gone, .. }) if gone == peer => {
+                        break;
+                    }
+                    Err(told) => return told,
+                }
+            }
+        }
+        found
+    }
+
+    /// Tells the neighbours why, and then the program: it may end the process at once.
     fn end(self, error: RingError) {
         let Self { with, queue, current, .. } = self;
         let Exchange { mut behind, mut ahead, tasks, ended, .. } = with;
@@ -308,9 +332,6 @@ impl Running {
             ahead.keep(work.task.bytes(range));
         }
         let words = serde_json::to_vec(&error).unwrap_or_default();
-        // Whoever waits for a sum looks here once it has been dropped.
-        let _ = ended.set(error);
-        drop((tasks, queue, current));
         for link in [&mut behind, &mut ahead] {
             link.write(Frame::Farewell, &words);
         }
@@ -321,6 +342,9 @@ impl Running {
                 break;
             }
         }
+        // Whoever waits for a sum looks here once it has been dropped.
+        let _ = ended.set(error);
+        drop((tasks, queue, current));
     }
 }
 

@@ -169,7 +169,7 @@ impl Link {
                 Ok(0) => return Err(RingError::Closed(self.peer.clone())),
                 Ok(count) => {
                     self.read += count;
-                    self.heard = self.heard.max(Instant::now());
+                    self.heard = Instant::now();
                 }
                 Err(error) => {
                     return match error.kind() {
@@ -202,7 +202,7 @@ impl Link {
 
     /// It is not read for the moment: so nothing can be heard.
     pub(super) fn excuse(&mut self) {
-        self.heard = self.heard.max(Instant::now());
+        self.heard = Instant::now();
     }
 
     /// Beats where nothing else has been said for a while. Says when it has to be looked at again, or that nothing

@@ -1,5 +1,5 @@
-//! How the ranks meet: each tells rank 0 where it listens; when all have, rank 0 tells all; and each connects to the one
-//! after it. Within the patience they have met, or it is said who is missing.
+//! How the ranks meet: each tells rank 0 where it listens; when all have, rank 0 tells all; and each connects to the
+//! one after it. Within the patience they have met, or it is said who is missing.
 
 use std::io;
 use std::net::TcpStream;
