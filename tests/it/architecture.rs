@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const RULES: [(&str, &[&str]); 17] = [
+const RULES: [(&str, &[&str]); 18] = [
     ("api", &[]),
     ("action", &["api"]),
     ("goodput", &["api"]),
     ("cost", &["api"]),
     ("inspect", &[]),
+    ("train", &["goodput"]),
     ("manifest", &["api"]),
     ("convert", &["api", "manifest"]),
     ("store", &["api", "action"]),

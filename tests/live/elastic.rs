@@ -110,7 +110,7 @@ pub(crate) fn elastic_story(world: &mut World, cluster: &str) {
 }
 
 /// Epoch, step and loss go on across every change: no step is missing, made twice, or begun from nothing.
-fn continues(output: &str) {
+pub(crate) fn continues(output: &str) {
     let steps = steps(output);
     let replicas: Vec<u64> = {
         let mut replicas: Vec<u64> = steps.iter().map(|step| step.replicas).collect();

@@ -36,6 +36,7 @@ mod prices;
 mod python;
 mod record;
 mod region;
+mod rust;
 mod storage;
 #[path = "../chaos/storm.rs"]
 mod storm;
