@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ def request(group, script, **more):
     return {
         "group": group, "rank": 0, "job": "default/job", "replicas": 1, "nodes": 1, "masterPort": 1, "args": [],
         "entrypoint": None, "command": ["/bin/sh", "-c", script], "env": {}, "sharePath": None, "sharedPaths": [], "slots": [], "fork": False,
+        "groupSecret": "5ec2e7",
         **more,
     }  # fmt: skip
 
@@ -235,6 +237,18 @@ class SlotTest(unittest.TestCase):
         self.slot.release(0, ["a", "b"])
         self.assertEqual(self.slot.await_peers(run, False, 0), ["a", "b"])
         self.assertTrue(self.slot.await_release(run, 0))
+
+    def test_a_command_is_told_what_it_needs_and_nobody_else_reads_it(self):
+        self.start(0, "stat -c '%a %n' $RAYCONCILE_WORKER")
+        self.until(lambda: self.report(0)["exit"])
+        mode, path = self.output(0).split()
+        self.assertEqual(mode, "600")
+        with open(path, encoding="utf-8") as file:
+            told, run = json.load(file), self.slot.runs[0]
+        self.assertEqual((told["control"], told["saves"], told["rank"]), (run.control_path, run.saves, 0))
+        self.assertEqual(told["groupSecret"], "5ec2e7")
+        self.assertEqual(self.slot.supervisor.secrets, {told["supervisor"][2]: run})
+        self.assertNotIn("5ec2e7", str(self.report(0)))
 
     def test_who_is_stopped_is_seen_to_be(self):
         self.start(0, "sleep 1000")

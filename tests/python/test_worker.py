@@ -89,6 +89,26 @@ class WorkerTest(unittest.TestCase):
         self.write("plain", "")
         self.assertEqual(self.run_worker(command=["./plain"]).returncode, 126)
 
+    def test_a_command_finds_its_configuration_and_torch(self):
+        script = 'echo "$RAYCONCILE_WORKER ${LD_LIBRARY_PATH-unset}"'
+
+        def said(**environment):
+            with mock.patch.dict(os.environ, {"PYTHONPATH": self.directory, **environment}):
+                ended = self.run_worker(command=["sh", "-c", script])
+            self.assertEqual((ended.returncode, ended.stderr), (0, ""))
+            config, _, libraries = ended.stdout.strip().partition(" ")
+            self.assertEqual(config, os.path.join(self.directory, "config.json"))
+            return libraries
+
+        # Were it imported, that would be seen.
+        self.write("torch/__init__.py", "print('imported')")
+        enter(self, mock.patch.dict(os.environ)).pop("LD_LIBRARY_PATH", None)
+        self.assertEqual(said(), "unset", "that torch has no libraries")
+        lib = os.path.dirname(self.write("torch/lib/libtorch.so", ""))
+        self.assertEqual(said(), lib)
+        self.assertEqual(said(LD_LIBRARY_PATH=""), lib)
+        self.assertEqual(said(LD_LIBRARY_PATH="/own:/other"), f"/own:/other:{lib}")
+
     def test_whose_slot_has_gone_does_not_start(self):
         self.write("main.py", "print('started')")
         gone = subprocess.Popen(["true"])

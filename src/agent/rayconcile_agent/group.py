@@ -5,6 +5,7 @@ one rank is lost the others are killed.
 """
 
 import asyncio
+import secrets
 import time
 
 from . import points
@@ -143,6 +144,8 @@ class Group:
             "sharedPaths": [shared_path, self.spec["sharePath"]],
             "slots": slots,
             "fork": self.spec["fork"],
+            # With it the ranks know each other, where a program makes use of it.
+            "groupSecret": secrets.token_hex(32),
         }
         calls = [slot.actor.start.remote({**common, "rank": rank}) for rank, slot in enumerate(self.slots)]
         answers = await asyncio.gather(*calls)

@@ -1,5 +1,6 @@
 """One worker of a slot: what the slot knows of it, and where its files are."""
 
+import json
 import math
 import os
 import shutil
@@ -32,6 +33,13 @@ class Run:
             file.write(bytes(worker.CONTROL_BYTES))
         self.control_path = control_path
         self.control = worker.Control(control_path)
+
+    def configure(self, config):
+        """Write down what the bootstrap reads; return where. There are secrets in it."""
+        path = os.path.join(self.directory, "config.json")
+        with open(path, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            json.dump(config, file)
+        return path
 
     def alive(self):
         return self.process is not None and self.exit is None

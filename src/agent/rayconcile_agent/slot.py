@@ -8,7 +8,6 @@ Only `ray` and the standard library are used, for this runs inside the user's ru
 """
 
 import contextlib
-import json
 import os
 import queue
 import shutil
@@ -361,11 +360,9 @@ class Slot:
             "saves": run.saves,
             "supervisor": supervisor,
             "rank": run.rank,
-            **{key: request[key] for key in ("entrypoint", "command", "args")},
+            **{key: request[key] for key in ("entrypoint", "command", "args", "groupSecret")},
         }
-        config_path = os.path.join(run.directory, "config.json")
-        with open(config_path, "w", encoding="utf-8") as file:
-            json.dump(config, file)
+        config_path = run.configure(config)
         variables = {
             "ADAPTDL_JOB_ID": request["job"],
             "ADAPTDL_REPLICA_RANK": str(run.rank),

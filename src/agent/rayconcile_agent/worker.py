@@ -2,8 +2,8 @@
 
 A slot runs `python worker.py CONFIG.json`, or has a fork server (`forkserver.py`) become it. This file ties the
 process's life to the slot's, has AdaptDL mended (`mends.py`), and then runs the user's script as `__main__` (or
-replaces itself with the user's command). The script is not changed and does not notice; nothing here is imported
-by it.
+replaces itself with the user's command, which finds the same configuration in `RAYCONCILE_WORKER`). The script is not
+changed and does not notice; nothing here is imported by it.
 
 Only the standard library is used, and neither torch nor adaptdl is imported before the script does it.
 """
@@ -211,6 +211,27 @@ def run_script(path, args):
     exec(code, main.__dict__)
 
 
+def run_command(command, args, config_path):
+    """Become another program, which may do by itself what `mends.py` does for scripts (`docs/programs.md`)."""
+    os.environ["RAYCONCILE_WORKER"] = config_path
+    # Last, so that whoever brings libraries of their own has these first.
+    paths = [os.environ.get("LD_LIBRARY_PATH"), *torch_libraries()]
+    if any(paths):
+        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    try:
+        os.execvp(command[0], command + args)
+    except OSError as error:
+        print(f"cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def torch_libraries():
+    """Where the environment's torch has its shared libraries; it is not imported for that."""
+    torch = importlib.util.find_spec("torch")
+    packages = (torch and torch.submodule_search_locations) or ()
+    return [path for package in packages if os.path.isdir(path := os.path.join(package, "lib"))]
+
+
 def leave_quickly(code):
     """End as the interpreter does, but for taking down every module, which takes torch's seconds."""
     threading._shutdown()
@@ -229,12 +250,7 @@ def become(path):
         config = json.load(file)
     os.chdir(config["cwd"])
     if config["command"]:
-        command = config["command"]
-        try:
-            os.execvp(command[0], command + config["args"])
-        except OSError as error:
-            print(f"cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
-            sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+        run_command(config["command"], config["args"], path)
     worker = Worker(config)
     sys.meta_path.insert(0, mends.Mender(worker))
     mends.mend_imported(worker)
