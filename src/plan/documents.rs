@@ -126,7 +126,8 @@ pub(super) fn want_group(
     let from_replicas = active.map_or(0, |group| group.ranks.len() as u32);
     // A group that may be switched to at any moment is as good as running.
     let beside_another = active.is_some() || job.is_switching();
-    let waits = spec.command.is_none() && job.running_group().is_some_and(|group| group.spoke_adaptdl);
+    // Whether another program than a script waits for its release, too, is for the bridge to see (`group.py`).
+    let waits = job.running_group().is_some_and(|group| group.spoke_adaptdl);
     let kind = Shared::from(slot_kind(spec));
     let kept = reusable_slots(job, &kind);
     let needed = needed(wanted.nodes, &kept);

@@ -8,6 +8,7 @@
 mod apart;
 mod autoscaler;
 mod chaos;
+mod commands;
 mod crashes;
 mod diff;
 mod ec2;

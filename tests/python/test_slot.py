@@ -238,6 +238,13 @@ class SlotTest(unittest.TestCase):
         self.assertEqual(self.slot.await_peers(run, False, 0), ["a", "b"])
         self.assertTrue(self.slot.await_release(run, 0))
 
+    def test_who_asks_only_when_it_has_made_steps_has_not_waited(self):
+        self.start(0, "sleep 60")
+        run = self.slot.runs[0]
+        run.control.step_done(0, 0.0, 1)
+        self.assertTrue(self.slot.await_release(run, 0))
+        self.assertEqual((self.report(0)["arrived"], self.report(0)["held"]), (True, False))
+
     def test_a_command_is_told_what_it_needs_and_nobody_else_reads_it(self):
         self.start(0, "stat -c '%a %n' $RAYCONCILE_WORKER")
         self.until(lambda: self.report(0)["exit"])

@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from .alone import Alone
-from .group import Group
+from .group import Group, ended
 from .heirloom import Heirloom
 from .logs import Spools
 from .report import describe
@@ -190,7 +190,7 @@ class Bridge:
         group = self.next
         if group and group.phase == "Prepared" and group.ending() and not group.finished():
             # It was ready once: nobody is stopped for workers that are gone.
-            await self._give_up(group, died(group))
+            await self._give_up(group, group.death())
         elif group and group.phase == "Prepared" and (desired["activate"] or group.alone):
             await self._switch(group)
 
@@ -217,9 +217,9 @@ class Bridge:
                 await self._probe(group.slot_specs)
             else:
                 await self._reserve(group)
-                # A program that has not come to where AdaptDL has it wait may never do: it must not train beside itself.
+                # A program that has not come where AdaptDL has it wait may never do: it must not train beside itself.
                 overlaps = not self.current or (group.spec["prepare"] == "Full" and self.current.arrived())
-                if group.can_be_held() and overlaps:
+                if overlaps and group.waits_as(self.current):
                     await self._start_beside(group)
             group.phase = "Prepared"
             group.mark("prepared")
@@ -271,9 +271,9 @@ class Bridge:
         in_time = await self._until(decided, PREPARE_S)
         if group.ending() and not group.finished():
             await self._until(lambda: not group.alive(), SETTLE_S)
-            raise died(group)
+            raise group.death()
         if self.current and (group.finished() or not in_time):
-            # A program that does not use AdaptDL cannot be held: it must not run beside the one before.
+            # A program that does not come cannot be held: it must not run beside the one before.
             await group.forget()
             group.started = False
             self._note(
@@ -322,7 +322,7 @@ class Bridge:
                 await self._wait_for_leaving()
                 await self.saves.restore(group)
         except (Unavailable, RayError, OSError) as error:
-            if not (group.started and group.lost_slots() and not group.can_be_held()):
+            if not (group.lost_slots() and group.trains_unreleased()):
                 refused = isinstance(error, Unavailable)
                 return await self._give_up(group, error if refused else Unavailable("Lost", str(error)))
             # It trains without having been released, maybe where it cannot be reached: it is seen out as others are.
@@ -486,16 +486,3 @@ class Bridge:
             del self.groups[number]
         self.spools.keep(kept)
         self.store.prune(max(2, self.document["checkpoint"]["keep"]))
-
-
-def died(group):
-    """What to say of a group that was to take over and has lost a worker."""
-    outcome = group.judge(killed_by_us=group.alive())
-    return Unavailable(outcome.pop("kind"), outcome)
-
-
-def ended(exit):
-    """How a rank ended, in words."""
-    if not exit:
-        return "lost"
-    return f"exit {exit['code']}" if exit["code"] is not None else exit["signal"]

@@ -9,6 +9,7 @@ import secrets
 import time
 
 from . import points
+from .unavailable import Unavailable
 
 SIGTERM_EXIT = 143
 
@@ -60,9 +61,29 @@ class Group:
         """The ranks' exits; a rank whose slot is gone has no run to tell of it."""
         return [run and run["exit"] for run in self.runs()]
 
-    def can_be_held(self):
-        """Whether its workers wait for their release. A program that is not ours to start begins at once."""
-        return not self.spec["program"].get("command")
+    def waits_as(self, before):
+        """Whether its workers are taken to wait for their release beside the group before, if there is one.
+
+        Scripts are held by the bootstrap. Another program may begin at once: of it this is known only from the running
+        group, when all its workers have waited and this one's are to do the same.
+        """
+        if not self.spec["program"].get("command"):
+            return True
+        return before is not None and before.have_waited() and before.runs_the_same(self)
+
+    def have_waited(self):
+        """Whether each of its workers is known to have asked for its release before it trained."""
+        return bool(self.slots) and all(self.holds())
+
+    def runs_the_same(self, other):
+        """Whether another group's workers do what this one's do, as far as can be told."""
+        mine, others = ([group.spec[key] for key in ("program", "env", "sharePath")] for group in (self, other))
+        environments = [slot["environment"] for group in (self, other) for slot in group.slot_specs.values()]
+        return mine == others and all(environment == environments[0] for environment in environments)
+
+    def trains_unreleased(self):
+        """Whether a worker may have begun to train when it was started: another program's that was not seen to wait."""
+        return self.started and bool(self.spec["program"].get("command")) and not self.have_waited()
 
     def uses_gpus(self):
         return any(spec["resources"]["gpu"] for spec in self.slot_specs.values())
@@ -215,3 +236,15 @@ class Group:
         # The first to fail is the cause; its peers fail because of it.
         rank = min((rank for rank in own if own[rank]["code"] != 0), key=lambda rank: own[rank]["at"])
         return {"kind": "Failed", "rank": rank, **own[rank]}
+
+    def death(self):
+        """What to say of a group that was to take over and has lost a worker."""
+        outcome = self.judge(killed_by_us=self.alive())
+        return Unavailable(outcome.pop("kind"), outcome)
+
+
+def ended(exit):
+    """How a rank ended, in words."""
+    if not exit:
+        return "lost"
+    return f"exit {exit['code']}" if exit["code"] is not None else exit["signal"]

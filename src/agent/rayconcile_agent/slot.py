@@ -277,7 +277,9 @@ class Slot:
     def await_release(self, run, timeout_s):
         """Note that a worker waits for its release; say whether it has come."""
         with self.changed:
-            run.arrived = run.held = True
+            run.arrived = True
+            # One that asks only when it has made steps has not waited.
+            run.held = run.held or not run.control.words[worker.FIRST_STEP_NS]
             self._tell()
             return self.changed.wait_for(lambda: run.released, timeout_s)
 

@@ -5,7 +5,7 @@ request is held and then answered 408, which makes AdaptDL ask again: any other 
 asks may train when it is answered, so it waits for the release of the group; `?held` says that the bootstrap
 holds the worker where it would load or train, and then the peers may meet before.
 `PUT .../hints/{namespace}/{name}` reports scalability hints. `GET .../release`, `POST .../saved` and `POST
-.../left` are the bootstrap's own.
+.../left` are our own: the bootstrap asks them for a script, and another program may do so itself (`docs/programs.md`).
 The path begins with a secret that only the worker was given.
 """
 
