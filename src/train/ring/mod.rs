@@ -186,7 +186,8 @@ impl<T> Pending<T> {
     ///
     /// # Errors
     ///
-    /// The ring has ended before; all its sums since have this error.
+    /// The ring has ended before; all its sums since have this error. Where it has broken, the last sum may have been
+    /// made on some ranks, and not on others.
     pub fn wait(self) -> Result<T, RingError> {
         self.sum.recv().map_err(|_| {
             let unknown = || RingError::Unusable("its thread has ended".to_owned());

@@ -154,8 +154,9 @@ fn mismatch<T: Element, U: Element>(most: fn() -> Vec<T>, one: fn() -> Vec<U>) {
         3,
         |_| {},
         move |ring, rank| {
-            let fine = ring.sum(vec![1.0_f32]).wait().unwrap();
-            assert_eq!(fine, [3.0]);
+            // A rank may hear of the end of the next sum before it has made this one.
+            let before = ring.sum(vec![1.0_f32]).wait();
+            assert!(before.is_err() || before == Ok(vec![3.0]));
             let failed = if rank == 2 { ring.sum(one()).wait().err() } else { ring.sum(most()).wait().err() };
             let again = ring.sum(vec![1.0_f32]).wait().unwrap_err();
             (failed.unwrap(), again)
