@@ -1,5 +1,6 @@
 //! How long a job stands still when it goes from one worker to two and back: with the next workers started beside the
-//! running ones and forked from a warm process, without the fork, and one after the other.
+//! running ones and forked from a warm process, without the fork, and one after the other. A program in Rust is never
+//! forked: it begins quickly by itself.
 //!
 //! `MODELS`, `VARIANTS` and `REPETITIONS` (of 1 → 2 → 1) choose what is measured. What the first 1 → 2 → 1 of a job
 //! takes is not counted: it finds files and caches as no later one does.
@@ -22,7 +23,9 @@ use serde_json::{Value, json};
 use common::{job, keep, largest, median, number, seconds, state_program, wait, words};
 use support::{World, cluster, phase, replicas, repository};
 
-const MODELS: [&str; 4] = ["digits", "1", "100", "1000"];
+const MODELS: [&str; 5] = ["digits", RUST, "1", "100", "1000"];
+/// The same network in Rust, `examples/digits_tch.rs`.
+const RUST: &str = "digits-rust";
 const VARIANTS: [&str; 3] = ["overlap+fork", "overlap", "cold"];
 /// What digits must do: this long at most, and so much shorter than cold.
 const BOUND_S: f64 = 0.6;
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
     let (models, variants) = (words("MODELS", &MODELS), words("VARIANTS", &VARIANTS));
     let mut runs = Vec::new();
     for model in &models {
-        for variant in &variants {
+        for variant in variants.iter().filter(|variant| model != RUST || *variant != "overlap+fork") {
             let found = measure(&world, model, variant);
             for run in &found {
                 eprintln!("{model} {variant} {}: {:?} s", run.direction, run.downtimes);
@@ -66,8 +69,8 @@ fn main() -> ExitCode {
 /// More for what is quick, and for what is judged.
 fn repetitions(model: &str, variant: &str) -> usize {
     number("REPETITIONS").unwrap_or(match (model, variant) {
-        ("digits", "overlap+fork") => 5,
-        ("digits", _) => 3,
+        ("digits", "overlap+fork") | (RUST, "overlap") => 5,
+        ("digits" | RUST, _) => 3,
         (_, "overlap+fork") => 3,
         ("1000", _) | (_, "cold") => 1,
         _ => 2,
@@ -80,6 +83,13 @@ fn measure(world: &World, model: &str, variant: &str) -> Vec<Run> {
             let directory = repository("examples/digits");
             format!(
                 "workingDir: {}\n  entrypoint: main.py\n  args: [--epochs, '100000']",
+                directory.display()
+            )
+        }
+        RUST => {
+            let directory = repository("target/demo-rust");
+            format!(
+                "workingDir: {}\n  command: [./digits_tch]\n  args: [--epochs, '100000']",
                 directory.display()
             )
         }

@@ -121,7 +121,7 @@ fn when_a_worker_in_rust_is_killed_the_others_end_and_the_job_goes_on_from_its_c
     world.write("rust.yaml", &[cluster("c", 2), manifest(&world, arguments, rest)].join("---\n"));
     world.ok(&["apply", "-f", "rust.yaml"]);
     for victim in [1, 0] {
-        let saved = |job: &Value| job["status"]["checkpoint"]["group"] == job["status"]["group"];
+        let saved = |job: &Value| job["status"]["checkpoint"]["id"]["group"] == job["status"]["group"];
         let before = world.wait_job("digits", "it has saved", |job| replicas(job) == 2 && saved(job));
         signal(u32::try_from(pids(&before)[victim]).unwrap(), Signal::SIGKILL);
         let after = world.wait_job("digits", "it trains again", |job| {

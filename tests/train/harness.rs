@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Words of the control page.
 const STEPS: usize = 0;
+const BATCH: usize = 5;
 const SAVE_ASKED: usize = 6;
 const SAVES: usize = 7;
 const LEAVING: usize = 11;
@@ -187,6 +188,11 @@ impl Group {
         self.word(rank, STEPS)
     }
 
+    /// Samples in a step, of all replicas together, as a replica has it.
+    pub(crate) fn batch_size(&self, rank: usize) -> u64 {
+        self.word(rank, BATCH)
+    }
+
     pub(crate) fn wait_steps(&mut self, steps: u64) {
         self.until(|group| group.steps(0) >= steps);
     }
@@ -201,7 +207,8 @@ impl Group {
         self.until(|group| group.word(0, SAVES) >= number);
     }
 
-    fn until(&mut self, reached: impl Fn(&Self) -> bool) {
+    /// Waits until something is so, which only a living first replica brings about.
+    pub(crate) fn until(&mut self, reached: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !reached(self) {
             let ended = self.replicas[0].try_wait().unwrap();

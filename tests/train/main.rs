@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod adapting;
 mod harness;
 mod noise;
+mod optimizers;
 mod programs;
 mod ring;
 mod training;

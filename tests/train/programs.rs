@@ -133,9 +133,9 @@ fn network(options: &Options) -> Result<(), TrainError> {
             }
             let error =
                 last.forward(&hidden).mse_loss(&targets.index_select(0, &picked), tch::Reduction::Mean);
+            std::thread::sleep(Duration::from_millis(options.pause));
             training.backward(&error)?;
             loss += error.double_value(&[]) * batch.len() as f64;
-            std::thread::sleep(Duration::from_millis(options.pause));
         }
         let loss = training.sum(&[loss])?[0];
         training.own.losses.push(loss);

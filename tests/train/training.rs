@@ -43,7 +43,7 @@ fn seen(job: &Job) -> BTreeMap<u64, BTreeMap<i64, u32>> {
     seen
 }
 
-fn each_sample_once(job: &Job, samples: i64, epochs: u64) {
+pub(crate) fn each_sample_once(job: &Job, samples: i64, epochs: u64) {
     let once: BTreeMap<i64, u32> = (0..samples).map(|sample| (sample, 1)).collect();
     assert_eq!(seen(job), (0..epochs).map(|epoch| (epoch, once.clone())).collect());
 }
