@@ -212,7 +212,8 @@ impl Group {
         let deadline = Instant::now() + PATIENCE;
         while !reached(self) {
             let ended = self.replicas[0].try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}: {}", self.output(0));
+            let (output, hints) = (self.output(0), self.hints());
+            assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}: {output}{hints:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -164,8 +164,10 @@ fn noise(options: &Options) -> Result<(), TrainError> {
     let mut plan = options.plan(Sgd { lr: 0.1, ..Sgd::default() });
     plan.shuffle = false;
     let mut training = Training::<Own>::start(Worker::from_env()?, &mut store, plan)?;
-    while training.next_epoch()?.is_some() {
+    while let Some(epoch) = training.next_epoch()? {
         while let Some(batch) = training.next_batch()? {
+            options.note("seen", &format!("{epoch} {:?}", batch.samples()));
+            std::thread::sleep(Duration::from_millis(options.pause));
             let mean = data.index_select(0, &batch.indices()).mean_dim(0, false, Kind::Float);
             let loss = (&one * mean.narrow(0, 0, 5)).sum(Kind::Float)
                 + (&other * mean.narrow(0, 5, 3)).sum(Kind::Float);
