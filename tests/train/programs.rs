@@ -155,8 +155,7 @@ fn noise(options: &Options) -> Result<(), TrainError> {
     let mut store = nn::VarStore::new(Device::Cpu);
     let root = store.root();
     let one = root.zeros("one", &[5]);
-    let other = root.sub("group");
-    other.set_group(1);
+    let other = root.sub("group").set_group(1);
     let other = other.zeros("other", &[3]);
     let data = std::fs::read(options.directory.join("data.json")).unwrap();
     let data: Vec<Vec<f32>> = serde_json::from_slice(&data).unwrap();
@@ -167,14 +166,14 @@ fn noise(options: &Options) -> Result<(), TrainError> {
     while let Some(epoch) = training.next_epoch()? {
         while let Some(batch) = training.next_batch()? {
             options.note("seen", &format!("{epoch} {:?}", batch.samples()));
+            options.note("steps", &format!("{} {:?}", training.steps(), batch.samples()));
             std::thread::sleep(Duration::from_millis(options.pause));
             let mean = data.index_select(0, &batch.indices()).mean_dim(0, false, Kind::Float);
             let loss = (&one * mean.narrow(0, 0, 5)).sum(Kind::Float)
                 + (&other * mean.narrow(0, 5, 3)).sum(Kind::Float);
             if training.backward(&loss)? && training.is_first() {
                 let (sqr, var) = training.gradient_noise().unwrap_or((f64::NAN, f64::NAN));
-                let line = format!("{sqr:e} {var:e} {:e} {}", training.progress(), training.batch_size());
-                options.note("noise", &line);
+                options.note("noise", &format!("{sqr:e} {var:e}"));
             }
         }
     }
