@@ -150,6 +150,8 @@ pub(super) fn training(values: &[(String, Json)], group: Option<u64>) -> Vec<(&'
         1 => all.pop(),
         _ => Some(Json::Array(all)),
     };
+    // What a program in Rust has of gradients before the first is a place for it.
+    let noise = |name| find(name).filter(|_| find("noise.known") == Some(json!(true)));
     let found = [
         ("epoch", find("epoch")),
         ("progress", find("progress")),
@@ -164,12 +166,12 @@ pub(super) fn training(values: &[(String, Json)], group: Option<u64>) -> Vec<(&'
         ("gain", find("gain")),
         (
             "gradientSquaredNorm",
-            sum(find("optimizer.state.gns.sqr_avg").or_else(|| find("noise.sqr.value")), 0.0)
+            sum(find("optimizer.state.gns.sqr_avg").or_else(|| noise("noise.sqr.value")), 0.0)
                 .or_else(|| find("gradParams.norm")),
         ),
         (
             "gradientVariance",
-            sum(find("optimizer.state.gns.var_avg").or_else(|| find("noise.var.value")), SMALLEST_VARIANCE)
+            sum(find("optimizer.state.gns.var_avg").or_else(|| noise("noise.var.value")), SMALLEST_VARIANCE)
                 .or_else(|| find("gradParams.var")),
         ),
         ("restarts", group.map(|group| json!(group))),

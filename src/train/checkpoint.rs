@@ -67,7 +67,7 @@ pub(super) struct Saved<S> {
 }
 
 /// Makes `checkpoint-GROUP` in a directory: first under another name, then whole and on the disk, by a rename.
-pub(super) fn save<S: Serialize>(
+pub(super) fn save<S: Serialize + DeserializeOwned>(
     directory: &Path,
     state: &State<S>,
     model: &[(String, Tensor)],
@@ -81,7 +81,7 @@ pub(super) fn save<S: Serialize>(
     };
     remove(&part).map_err(file(&part))?;
     fs::create_dir_all(&part).map_err(file(&part))?;
-    let text = serde_json::to_vec(state).map_err(|error| file(&part.join(STATE))(error.into()))?;
+    let text = written(state).map_err(|reason| TrainError::Own { reason })?;
     fs::write(part.join(STATE), text).map_err(file(&part.join(STATE)))?;
     for (name, tensors) in [(MODEL, model), (OPTIMIZER, optimizer)] {
         Tensor::write_safetensors(tensors, part.join(name))?;
@@ -144,11 +144,25 @@ fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest = None;
     for entry in entries {
         let entry = entry?;
-        let group =
-            entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u64>().ok());
-        newest = newest.max(group.map(|group| (group, entry.path())));
+        let name = entry.file_name();
+        // One that was moved away counts as long as none has taken its place.
+        let moved =
+            |name: &str| name.strip_prefix('.')?.strip_suffix(".old")?.strip_prefix(PREFIX)?.parse().ok();
+        let found = name.to_str().and_then(|name| match name.strip_prefix(PREFIX) {
+            Some(group) => Some((group.parse::<u64>().ok()?, true)),
+            None => Some((moved(name)?, false)),
+        });
+        newest = newest.max(found.map(|found| (found, entry.path())));
     }
     Ok(newest.map(|(_, path)| path))
+}
+
+/// A state as text that can be read back. JSON has no infinite numbers, nor keys that are no text: what has them would
+/// be saved, and never restored.
+pub(super) fn written<S: Serialize + DeserializeOwned>(state: &S) -> Result<Vec<u8>, String> {
+    let text = serde_json::to_vec(state).map_err(|error| error.to_string())?;
+    let read: Result<S, _> = serde_json::from_slice(&text);
+    read.map(|_| text).map_err(|error| format!("{error}; numbers must be finite"))
 }
 
 fn remove(directory: &Path) -> io::Result<()> {

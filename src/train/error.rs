@@ -54,6 +54,12 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
+    /// What the program keeps of its own could be saved, but not restored.
+    #[error("what the program keeps of its own cannot be read back: {reason}")]
+    Own {
+        /// Why.
+        reason: String,
+    },
     /// A checkpoint is not one of this program, or is damaged.
     #[error("cannot restore {}: {reason}", path.display())]
     Checkpoint {

@@ -77,11 +77,19 @@ pub(super) struct Share {
     pub(super) batches: Vec<Range<u64>>,
     /// Whether all replicas take the same number of batches of the same size.
     pub(super) even: bool,
+    /// Whether each replica takes something.
+    pub(super) all: bool,
 }
 
-/// The share of a replica in the step that begins at a place of an epoch; `None` at its end.
-pub(super) fn share(order: &Order, index: u64, rank: u32, replicas: u32, local: LocalBatch) -> Option<Share> {
-    let total = local.total(replicas).min(order.len().saturating_sub(index));
+/// The share of a replica in the step that begins at a place of an epoch, of at most so many samples; `None` at its end.
+pub(super) fn share(
+    order: &Order,
+    index: u64,
+    most: u64,
+    (rank, replicas): (u32, u32),
+    local: LocalBatch,
+) -> Option<Share> {
+    let total = most.min(local.total(replicas)).min(order.len().saturating_sub(index));
     if total == 0 {
         return None;
     }
@@ -92,7 +100,7 @@ pub(super) fn share(order: &Order, index: u64, rank: u32, replicas: u32, local: 
     let batches = (start..end).step_by(local.atomic() as usize).map(|begin| begin..(begin + atomic).min(end));
     let each = total / u64::from(replicas);
     let even = total.is_multiple_of(u64::from(replicas)) && (each <= atomic || each.is_multiple_of(atomic));
-    Some(Share { total, batches: batches.collect(), even })
+    Some(Share { total, batches: batches.collect(), even, all: total >= u64::from(replicas) })
 }
 
 #[cfg(test)]
@@ -114,6 +122,7 @@ mod tests {
         fn each_sample_is_taken_once(
             samples in 1u64..500,
             seed in any::<Option<u64>>(),
+            most in 1u64..200,
             groups in prop::collection::vec((1u32..6, 1u32..40, 0u32..3, 1u32..6), 1..8),
         ) {
             let mut seen = vec![0; samples as usize];
@@ -123,7 +132,7 @@ mod tests {
                 for _ in 0..steps {
                     let mut total = 0;
                     for rank in 0..replicas {
-                        let Some(share) = share(&order, index, rank, replicas, local(atomic, accumulation)) else {
+                        let Some(share) = share(&order, index, most, (rank, replicas), local(atomic, accumulation)) else {
                             continue;
                         };
                         prop_assert!(share.batches.len() as u32 <= accumulation + 1);
@@ -157,9 +166,10 @@ mod tests {
     #[test]
     fn a_replica_may_have_nothing_to_do_at_the_end() {
         let order = Order::new(2, None, 0);
-        let shares: Vec<_> = (0..3).map(|rank| share(&order, 0, rank, 3, local(4, 0)).unwrap()).collect();
+        let shares: Vec<_> =
+            (0..3).map(|rank| share(&order, 0, 12, (rank, 3), local(4, 0)).unwrap()).collect();
         assert_eq!(shares.iter().map(|it| it.batches.len()).collect::<Vec<_>>(), [0, 1, 1]);
-        assert!(shares.iter().all(|it| !it.even && it.total == 2));
-        assert_eq!(share(&order, 2, 0, 3, local(4, 0)), None);
+        assert!(shares.iter().all(|it| !it.even && !it.all && it.total == 2));
+        assert_eq!(share(&order, 2, 12, (0, 3), local(4, 0)), None);
     }
 }

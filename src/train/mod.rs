@@ -44,6 +44,7 @@
 //! # }
 //! ```
 
+mod alike;
 mod checkpoint;
 mod control;
 mod error;
@@ -55,6 +56,7 @@ mod parameters;
 mod plan;
 mod profile;
 mod ring;
+mod saving;
 mod step;
 mod supervisor;
 mod training;

@@ -7,12 +7,13 @@ use serde::de::DeserializeOwned;
 use tch::{Tensor, no_grad};
 
 use super::TrainError;
+use super::alike::{local_batch, words};
 use super::gradients::{Cut, Gathering};
 use super::noise::Observation;
-use super::training::{Agreed, Running, Training, local_batch, words};
+use super::training::{Agreed, Running, Training};
 
 /// How many numbers replicas tell each other with each step, before those of each group of variables: whether to stop,
-/// whether to save, and the batch to go on with.
+/// whether to save, and the batch to go on with. Of each group it is the learning rate, and what is known of gradients.
 const VOTES: usize = 4;
 
 impl<S: Serialize + DeserializeOwned + Default> Training<S> {
@@ -37,8 +38,11 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
     /// all replicas are averaged, each sample counting the same, and the optimizer steps: then this is `true`.
     ///
     /// # Errors
-    /// If there is no batch, another replica has ended, or torch cannot go back from this loss.
+    /// If there is no batch, the loss is not one number, another replica has ended, or torch cannot go back from this loss.
     pub fn backward(&mut self, loss: &Tensor) -> Result<bool, TrainError> {
+        if loss.numel() != 1 {
+            return Err(TrainError::Order("the loss is not one number: give the mean over the batch"));
+        }
         let mut running = self.take_running()?;
         let since = running.since.take().unwrap_or_else(Instant::now);
         let cuts = std::mem::take(&mut self.cuts);
@@ -50,12 +54,12 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         let weight = (places.end - places.start) as f64 / running.share.total as f64;
         let is_last = running.handed == running.share.batches.len();
         // Where not all have a share they do not all know the cuts, and the order of what is sent must be the same.
-        let ring = (is_last && running.share.even && self.worker.replicas() > 1).then_some(&self.ring);
+        let ring = (is_last && running.share.all && self.worker.replicas() > 1).then_some(&self.ring);
         running.gathering.backward(loss, cuts, weight, &self.parameters, ring)?;
         if is_last {
             self.finish_step(running, Some(since))?;
         } else {
-            if self.warm {
+            if self.warm && running.share.total == self.batch_size() {
                 self.profile.added(self.placement, self.local.atomic(), since.elapsed());
             }
             self.go_on(running);
@@ -71,7 +75,7 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
     pub(super) fn finish_step(&mut self, running: Running, since: Option<Instant>) -> Result<(), TrainError> {
         let Running { share, mut gathering, .. } = running;
         let computed = Instant::now();
-        if self.worker.replicas() > 1 && !(share.even && since.is_some()) {
+        if self.worker.replicas() > 1 && !share.all {
             gathering.send_all(&self.parameters, &self.ring);
         }
         let votes = self.votes(&gathering.single_sqr);
@@ -80,25 +84,30 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         let votes = votes.wait()?;
         let waited = computed.elapsed();
 
+        let groups = self.parameters.groups();
+        self.optimizing.rates.copy_from_slice(&votes[VOTES..VOTES + groups]);
+        let whole = self.batch_size();
+        let is_whole = share.total == whole;
         let scale = share.total as f64 / f64::from(self.plan.batch_size);
         let mean_sqr = self.parameters.squares(gradients.iter().enumerate());
         let count = f64::from(self.worker.replicas()) * share.batches.len() as f64;
-        if share.even {
-            self.observe(&votes[VOTES..], &mean_sqr, count, scale, &gradients);
+        // Single gradients of steps in turn can be compared only if they are of as many samples.
+        let is_single = count == 1.0;
+        if share.even && (is_whole || !is_single) {
+            self.observe(&votes[VOTES + groups..], &mean_sqr, count, scale, &gradients);
+            self.previous = is_single.then(|| gradients.iter().map(Tensor::shallow_clone).collect());
         }
         self.limit(&mut gradients, &mean_sqr);
         // The rate is that of a whole step, for the last of an epoch too; its progress is not.
-        let whole = self.batch_size();
         let factors = self.noise.rate_factors(whole as f64 / f64::from(self.plan.batch_size));
         self.optimizing.step(&self.parameters, &gradients, &factors);
         self.at.progress += self.gain() * (share.total as f64 / whole as f64);
         self.at.index += share.total;
         self.at.samples += share.total;
         self.at.steps += 1;
-        self.previous = (count == 1.0 && share.even).then_some(gradients);
 
         self.agreed = Agreed { stop: votes[0] > 0.0, save: votes[1] > 0.0 };
-        self.measure(since.filter(|_| share.even), waited);
+        self.measure(since.filter(|_| is_whole), waited);
         if let Some(local) = local_batch(&votes[2..VOTES]).filter(|local| *local != self.local) {
             self.local = local;
             self.warm = false;
@@ -113,7 +122,10 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         let save = is_first && self.worker.control().is_some_and(|control| control.save_wanted());
         let proposal = self.proposal.take().filter(|_| is_first).map_or([0.0; 2], words);
         let flags = [self.worker.is_told_to_stop(), save].map(|flag| f64::from(u8::from(flag)));
-        flags.into_iter().chain(proposal).chain(single_sqr.iter().copied()).collect()
+        // The last replica has a share in every step: what its program sets for it is what counts.
+        let is_last = self.worker.rank() + 1 == self.worker.replicas();
+        let rates = self.optimizing.rates.iter().map(|rate| if is_last { *rate } else { 0.0 });
+        flags.into_iter().chain(proposal).chain(rates).chain(single_sqr.iter().copied()).collect()
     }
 
     /// Takes the step into account in what is known of the gradients' noise.

@@ -1,11 +1,10 @@
 //! AdaptDL's supervisor, as a worker asks it: HTTP, without a proxy, for it is on this machine or within the cluster.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::time::sleep;
 
 use super::TrainError;
@@ -21,29 +20,19 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Supervisor {
     url: String,
     job: String,
-    client: reqwest::Client,
-    runtime: Arc<Runtime>,
 }
 
 impl Supervisor {
     /// The supervisor at a base address, for a job `namespace/name`.
-    pub(super) fn new(url: String, job: String) -> Result<Self, TrainError> {
-        let failed = |reason| TrainError::Supervisor { what: "anything", reason };
-        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).build();
-        let runtime = Builder::new_current_thread().enable_all().build();
-        Ok(Self {
-            url: url.trim_end_matches('/').to_owned(),
-            job,
-            client: client.map_err(|error| failed(reason(&error)))?,
-            runtime: Arc::new(runtime.map_err(|error| failed(error.to_string()))?),
-        })
+    pub(super) fn new(url: &str, job: String) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), job }
     }
 
     /// The addresses of a group's replicas in rank order, as soon as they may meet; `None` if `stop` says so first.
     pub(super) fn discover(
         &self,
         group: u64,
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Vec<String>>, TrainError> {
         let path = format!("discover/{}/{group}?held", self.job);
         let Some(answer) = self.wait("the other replicas", &path, stop)? else { return Ok(None) };
@@ -55,13 +44,13 @@ impl Supervisor {
     }
 
     /// Waits until this group may load its checkpoint and train; `false` if `stop` says so first.
-    pub(super) fn release(&self, stop: &dyn Fn() -> bool) -> Result<bool, TrainError> {
+    pub(super) fn release(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<bool, TrainError> {
         Ok(self.wait("the release", "release", stop)?.is_some())
     }
 
     /// Tells something that the slot would otherwise notice a little later; that it cannot be told does no harm.
     pub(super) fn tell(&self, what: &str) {
-        let _ = self.ask(&Method::POST, what, None);
+        let _ = finish(self.request(Method::POST, what, None));
     }
 
     /// Reports hints, beside the training. One report that is lost is followed by the next.
@@ -69,10 +58,11 @@ impl Supervisor {
         let supervisor = self.clone();
         std::thread::spawn(move || {
             let path = format!("hints/{}", supervisor.job);
-            match supervisor.ask(&Method::PUT, &path, Some(&hints)) {
-                Ok((status, _)) if status.is_success() => {}
-                Ok((status, _)) => tracing::warn!("the supervisor answers hints with {status}"),
-                Err(error) => tracing::warn!("hints are not reported: {}", reason(&error)),
+            match finish(supervisor.request(Method::PUT, &path, Some(&hints))) {
+                Ok(Ok((status, _))) if status.is_success() => {}
+                Ok(Ok((status, _))) => tracing::warn!("the supervisor answers hints with {status}"),
+                Ok(Err(error)) => tracing::warn!("hints are not reported: {}", reason(&error)),
+                Err(error) => tracing::warn!("hints are not reported: {error}"),
             }
         });
     }
@@ -82,7 +72,7 @@ impl Supervisor {
         &self,
         what: &'static str,
         path: &str,
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Vec<u8>>, TrainError> {
         let stopped = async || {
             while !stop() {
@@ -92,7 +82,7 @@ impl Supervisor {
         let answered = async || {
             let mut heard = Instant::now();
             loop {
-                match self.request(&Method::GET, path, None).await {
+                match self.request(Method::GET, path, None).await {
                     Ok((StatusCode::OK, body)) => return Ok(Some(body)),
                     Ok((StatusCode::REQUEST_TIMEOUT, _)) => heard = Instant::now(),
                     Ok((status, _)) => {
@@ -105,31 +95,24 @@ impl Supervisor {
                 }
             }
         };
-        self.runtime.block_on(async {
+        let first = async {
             tokio::select! {
                 biased;
                 () = stopped() => Ok(None),
                 answer = answered() => answer,
             }
-        })
-    }
-
-    fn ask(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> reqwest::Result<(StatusCode, Vec<u8>)> {
-        self.runtime.block_on(self.request(method, path, body))
+        };
+        finish(first).unwrap_or_else(|error| Err(TrainError::Supervisor { what, reason: error.to_string() }))
     }
 
     async fn request(
         &self,
-        method: &Method,
+        method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> reqwest::Result<(StatusCode, Vec<u8>)> {
-        let request = self.client.request(method.clone(), format!("{}/{path}", self.url));
+        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).build()?;
+        let request = client.request(method, format!("{}/{path}", self.url));
         let request = match body {
             Some(body) => request.json(body),
             None => request,
@@ -137,6 +120,14 @@ impl Supervisor {
         let response = request.send().await?;
         Ok((response.status(), response.bytes().await?.to_vec()))
     }
+}
+
+/// Waits for what is done, on a thread of its own: the program's may belong to a runtime, which must not be waited in.
+fn finish<T: Send>(work: impl Future<Output = T> + Send) -> std::io::Result<T> {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| Ok(Builder::new_current_thread().enable_all().build()?.block_on(work)));
+        done.join().unwrap_or_else(|_| Err(std::io::Error::other("a thread has died")))
+    })
 }
 
 /// All that an error of the client says, without the address, which has a secret in it.

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Device, Tensor, nn};
 
-use super::checkpoint::{self, FORMAT, Saved, State};
+use super::checkpoint;
 use super::gradients::{Cut, Gathering};
 use super::loader::{Order, Random, Share, share};
 use super::noise::Noise;
@@ -33,7 +33,7 @@ pub struct Training<S = ()> {
     pub(super) device: Device,
     pub(super) parameters: Parameters,
     /// All variables, those that are not trained too.
-    variables: Vec<(String, Tensor)>,
+    pub(super) variables: Vec<(String, Tensor)>,
     pub(super) optimizing: Optimizing,
     pub(super) noise: Noise,
     pub(super) profile: Profile,
@@ -47,6 +47,8 @@ pub struct Training<S = ()> {
     /// The gradients of the step before, if there is only one of each step.
     pub(super) previous: Option<Vec<Tensor>>,
     running: Option<Running>,
+    /// Whether the last call has found that there are no more batches.
+    at_end: bool,
     pub(super) cuts: Vec<Cut>,
     pub(super) cuts_are_good: bool,
     pub(super) agreed: Agreed,
@@ -63,7 +65,7 @@ pub(super) struct Position {
     pub(super) samples: u64,
     pub(super) progress: f64,
     /// Whether the epoch is the loop's: it is not before the first, nor after a restart within one.
-    entered: bool,
+    pub(super) entered: bool,
 }
 
 /// What all replicas do after a step.
@@ -122,6 +124,7 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
                 found: worker.replicas().to_string(),
                 expected: "at most 65536",
             })?;
+        checkpoint::written(&S::default()).map_err(|reason| TrainError::Own { reason })?;
         let ring = worker.join()?;
         // Not before: until now the memory of the GPU was the last group's.
         let device = Device::cuda_if_available();
@@ -142,6 +145,7 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             proposal: None,
             previous: None,
             running: None,
+            at_end: true,
             cuts: Vec::new(),
             cuts_are_good: false,
             agreed: Agreed::default(),
@@ -160,7 +164,7 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             None => training.begin_alike()?,
         }
         training.advisor = Advisor::new(placement, limits, &training.profile);
-        training.agree_on_a_batch()?;
+        training.agree()?;
         Ok(training)
     }
 
@@ -177,6 +181,8 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             self.at.epoch += 1;
             self.at.index = 0;
             self.order = None;
+            // What was gathered for a step that was broken off is of the epoch before.
+            self.running = None;
         }
         if !interrupted && self.is_goal_reached() {
             return Ok(None);
@@ -199,6 +205,7 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             return Err(TrainError::Order("next_batch is called outside of an epoch: call next_epoch first"));
         }
         self.cuts.clear();
+        self.at_end = false;
         loop {
             let running = match self.running.take() {
                 Some(running) => running,
@@ -206,7 +213,10 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
                     self.save_or_leave()?;
                     match self.next_step() {
                         Some(running) => running,
-                        None => return Ok(None),
+                        None => {
+                            self.at_end = true;
+                            return Ok(None);
+                        }
                     }
                 }
             };
@@ -214,7 +224,7 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
                 self.finish_step(running, None)?;
                 continue;
             }
-            return Ok(Some(self.hand_out(running)));
+            return self.hand_out(running).map(Some);
         }
     }
 
@@ -240,21 +250,25 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             return None;
         }
         let shuffle = self.plan.shuffle.then_some(self.plan.seed);
+        let (most, replica) = (self.batch_size(), (self.worker.rank(), self.worker.replicas()));
         let order = self.order.get_or_insert_with(|| Order::new(self.plan.samples, shuffle, self.at.epoch));
-        let share = share(order, self.at.index, self.worker.rank(), self.worker.replicas(), self.local)?;
+        let share = share(order, self.at.index, most, replica, self.local)?;
         Some(Running { share, handed: 0, since: None, gathering: Gathering::new(&self.parameters) })
     }
 
-    fn hand_out(&mut self, mut running: Running) -> Batch {
+    fn hand_out(&mut self, mut running: Running) -> Result<Batch, TrainError> {
         let places = running.share.batches[running.handed].clone();
-        let samples = self.order.as_ref().map(|order| order.at(places)).unwrap_or_default();
+        let Some(order) = &self.order else {
+            return Err(TrainError::Order("there is no epoch: call next_epoch"));
+        };
+        let samples = order.at(places);
         // So that a restart goes on with the same random numbers, without any of torch's own state.
         let words = [self.plan.seed, self.at.steps, running.handed as u64, self.worker.rank().into()];
         tch::manual_seed(Random::new(&words).next() as i64);
         running.handed += 1;
         running.since = Some(Instant::now());
         self.running = Some(running);
-        Batch { samples, device: self.device }
+        Ok(Batch { samples, device: self.device })
     }
 
     pub(super) fn take_running(&mut self) -> Result<Running, TrainError> {
@@ -271,71 +285,6 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         self.running = Some(running);
     }
 
-    /// Gives all replicas the variables of the first one: they may have begun with random numbers of their own.
-    fn begin_alike(&mut self) -> Result<(), TrainError> {
-        if self.worker.replicas() == 1 {
-            return Ok(());
-        }
-        for (_, variable) in &mut self.variables {
-            let (kind, device) = (variable.kind(), variable.device());
-            // Whole numbers up to 2⁵³ and all smaller floats are exact in these.
-            let mut numbers = vec![0f64; variable.numel()];
-            if self.worker.is_first() {
-                let flat = variable.detach().to_device(Device::Cpu).to_kind(Kind::Double).contiguous();
-                flat.copy_data(&mut numbers, variable.numel());
-            }
-            let first = Tensor::from_slice(&self.ring.sum(numbers).wait()?);
-            let first = first.view(&variable.size()[..]).to_kind(kind).to_device(device);
-            tch::no_grad(|| variable.f_copy_(&first))?;
-        }
-        Ok(())
-    }
-
-    /// The first replica decides, for the others may have rounded otherwise.
-    fn agree_on_a_batch(&mut self) -> Result<(), TrainError> {
-        let mine = self.advisor.batch(None, self.noise.known()).unwrap_or(self.local);
-        let told = if self.worker.is_first() { words(mine) } else { [0.0; 2] };
-        let sums = self.ring.sum(told.to_vec()).wait()?;
-        self.local = local_batch(&sums).unwrap_or(self.local);
-        Ok(())
-    }
-
-    fn restore(&mut self, saved: Saved<S>) -> Result<(), TrainError> {
-        let Saved { path, state, mut model, optimizer } = saved;
-        let unfit = |reason| TrainError::Checkpoint { path: path.clone(), reason };
-        if state.samples_per_epoch != self.plan.samples {
-            let (found, expected) = (state.samples_per_epoch, self.plan.samples);
-            return Err(unfit(format!("its epochs have {found} samples, expected {expected}")));
-        }
-        if state.rates.len() != self.parameters.groups() || state.noise.groups() != self.parameters.groups() {
-            let (found, expected) = (state.rates.len(), self.parameters.groups());
-            return Err(unfit(format!("it has {found} groups of variables, expected {expected}")));
-        }
-        for (name, variable) in &mut self.variables {
-            let tensor = model.remove(name).ok_or_else(|| unfit(format!("it has no variable {name}")))?;
-            if tensor.size() != variable.size() {
-                return Err(unfit(format!("{name} is {:?}, expected {:?}", tensor.size(), variable.size())));
-            }
-            tch::no_grad(|| variable.f_copy_(&tensor))?;
-        }
-        if let Some(name) = model.keys().next() {
-            return Err(unfit(format!("it has a variable {name}, which the program has not")));
-        }
-        self.optimizing.restore(optimizer, &self.parameters, state.steps).map_err(unfit)?;
-        self.optimizing.rates = state.rates;
-        self.plan.seed = state.seed;
-        self.at = Position {
-            epoch: state.epoch,
-            index: state.index,
-            steps: state.steps,
-            samples: state.samples,
-            progress: state.progress,
-            entered: false,
-        };
-        (self.noise, self.profile, self.own) = (state.noise, state.profile, state.own);
-        Ok(())
-    }
-
     /// Does what all replicas have agreed on after the last step.
     fn save_or_leave(&mut self) -> Result<(), TrainError> {
         let Agreed { stop, save } = std::mem::take(&mut self.agreed);
@@ -347,59 +296,27 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         }
         Ok(())
     }
-
-    #[expect(clippy::print_stderr, reason = "the job's log is where its user looks")]
-    fn save(&mut self) -> Result<(), TrainError> {
-        let Some(directory) = self.worker.save_path() else { return Ok(()) };
-        let started = super::control::now_ns();
-        let own = std::mem::take(&mut self.own);
-        let state = State {
-            format: FORMAT,
-            group: self.worker.group(),
-            epoch: self.at.epoch,
-            index: self.at.index,
-            samples_per_epoch: self.plan.samples,
-            seed: self.plan.seed,
-            steps: self.at.steps,
-            samples: self.at.samples,
-            progress: self.at.progress,
-            batch_size: self.batch_size(),
-            rates: self.optimizing.rates.clone(),
-            noise: self.noise.clone(),
-            profile: self.profile.clone(),
-            own,
-        };
-        let optimizer = self.optimizing.tensors(&self.parameters);
-        let saved = checkpoint::save(&directory, &state, &self.variables, &optimizer);
-        self.own = state.own;
-        match (saved, self.worker.control()) {
-            (Ok(()), control) => {
-                if let Some(control) = control {
-                    control.saved(started);
-                    self.worker.tell_saved();
-                }
-                Ok(())
-            }
-            (Err(error), Some(control)) if checkpoint::is_full(&directory, &error) => {
-                // It costs this checkpoint, and not the training.
-                let _ = std::fs::remove_dir_all(&directory);
-                control.not_saved();
-                eprintln!("rayconcile: no checkpoint is saved: {error}");
-                Ok(())
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
 }
 
 impl<S> Training<S> {
-    /// The sums of these numbers over all replicas, the same on each of them.
+    /// The sums of these numbers over all replicas, the same on each of them. All must call it: not for each batch, then,
+    /// for at the end of an epoch some may have fewer of them.
     ///
     /// # Errors
-    /// If another replica has ended, or has given another number of numbers.
+    /// If another replica has ended, has given another number of numbers, or is not where this one is.
     pub fn sum(&mut self, numbers: &[f64]) -> Result<Vec<f64>, TrainError> {
         self.active();
-        Ok(self.ring.sum(numbers.to_vec()).wait()?)
+        // With them goes where this replica is: what is added up elsewhere would be something else.
+        let place = [f64::from(u8::from(self.at_end)), self.at.steps as f64];
+        let all = place.into_iter().chain(numbers.iter().copied()).collect();
+        let mut sums = self.ring.sum::<f64>(all).wait()?;
+        let replicas = f64::from(self.worker.replicas());
+        if sums.iter().zip(place).any(|(sum, mine)| *sum != mine * replicas) {
+            return Err(TrainError::Order(
+                "replicas call sum in different places: some for a batch that others have not, at the end of an epoch",
+            ));
+        }
+        Ok(sums.split_off(place.len()))
     }
 
     /// This replica's part of so many things, such as samples to validate with.
@@ -476,7 +393,9 @@ impl<S> Training<S> {
 
     /// Samples in a step of the optimizer, of all replicas together.
     pub fn batch_size(&self) -> u64 {
-        self.local.total(self.worker.replicas())
+        let total = self.local.total(self.worker.replicas());
+        // Replicas that do not divide it take almost the same each: where it may not grow it stays.
+        if self.plan.adaptive.is_some() { total } else { total.min(self.plan.batch_size.into()) }
     }
 
     /// How many steps with the job's own batch a step with the present one is worth.
@@ -494,15 +413,4 @@ impl<S> Training<S> {
     pub fn lr(&self) -> f64 {
         self.optimizing.rates[0]
     }
-}
-
-/// A local batch as two numbers that can be summed; no batch is two zeros.
-pub(super) fn words(local: LocalBatch) -> [f64; 2] {
-    [f64::from(local.atomic()), f64::from(local.accumulation_steps())]
-}
-
-/// The local batch of two such numbers.
-pub(super) fn local_batch(words: &[f64]) -> Option<LocalBatch> {
-    let &[atomic, accumulation] = words else { return None };
-    Some(LocalBatch::new(std::num::NonZeroU32::new(atomic as u32)?, accumulation as u32))
 }

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::TrainError;
 use super::control::{Control, Word};
-use super::ring::{Ring, RingConfig};
+use super::ring::{Ring, RingConfig, RingError};
 use super::supervisor::Supervisor;
 
 /// What AdaptDL's programs end with when they were told to: 128 + SIGTERM.
@@ -23,6 +23,8 @@ const SIGTERM_EXIT: i32 = 143;
 const MEETING: Duration = Duration::from_secs(300);
 /// A replica that gives no sign of life for so long is taken for dead. One that is killed is noticed at once.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether this process is to end, while it waits for others.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// This process as one replica of a job.
 ///
@@ -104,7 +106,7 @@ impl Worker {
         let url = variables.text("ADAPTDL_SUPERVISOR_URL")?;
         let job = variables.text("ADAPTDL_JOB_ID")?;
         let supervisor = match (url, job) {
-            (Some(url), Some(job)) => Some(Supervisor::new(url, job)?),
+            (Some(url), Some(job)) => Some(Supervisor::new(&url, job)),
             _ if replicas > 1 => {
                 return Err(TrainError::Environment {
                     variable: "ADAPTDL_SUPERVISOR_URL",
@@ -114,13 +116,21 @@ impl Worker {
             }
             _ => None,
         };
+        let master_port = variables.number("ADAPTDL_MASTER_PORT", 0, "a port")?;
+        if replicas > 1 && master_port == 0 {
+            return Err(invalid(
+                "ADAPTDL_MASTER_PORT",
+                "missing, or 0",
+                "a port, for there are several replicas",
+            ));
+        }
         let slot = config.map(SlotConfig::open).transpose()?;
         Ok(Self {
             rank,
             replicas,
             nodes,
             group: variables.number("ADAPTDL_NUM_RESTARTS", 0, "a number from 0")?,
-            master_port: variables.number("ADAPTDL_MASTER_PORT", 0, "a port")?,
+            master_port,
             checkpoint: variables.path("ADAPTDL_CHECKPOINT_PATH"),
             share: variables.path("ADAPTDL_SHARE_PATH"),
             secret: secret.into_bytes(),
@@ -199,7 +209,7 @@ impl Worker {
             let reason = format!("it names {} of {} replicas", peers.len(), self.replicas);
             return Err(TrainError::Supervisor { what: "the other replicas", reason });
         }
-        let ring = Ring::connect(RingConfig {
+        let config = RingConfig {
             rank: self.rank as usize,
             peers,
             master_port: self.master_port,
@@ -207,7 +217,8 @@ impl Worker {
             group: self.group,
             patience: MEETING,
             silence: SILENCE,
-        })?;
+        };
+        let ring = self.meet(config)?;
         // Only Rayconcile's slots release a group; others answer `discover` when it may train.
         if let (Some(supervisor), Some(_)) = (&self.supervisor, &self.slot)
             && !supervisor.release(&stop)?
@@ -215,6 +226,22 @@ impl Worker {
             self.leave();
         }
         Ok(ring)
+    }
+
+    /// Meets the others, and ends this process if it is told to before they have come.
+    fn meet(&self, config: RingConfig) -> Result<Ring, RingError> {
+        let (sender, met) = mpsc::channel();
+        std::thread::spawn(move || sender.send(Ring::connect(config)));
+        loop {
+            match met.recv_timeout(LOOK) {
+                Ok(ring) => return ring,
+                Err(mpsc::RecvTimeoutError::Timeout) if self.is_told_to_stop() => self.leave(),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(RingError::Unusable("the thread that made it has ended".to_owned()));
+                }
+            }
+        }
     }
 
     /// Tells the slot that there is a new save.

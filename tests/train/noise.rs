@@ -37,9 +37,12 @@ fn compare(job: &Job, batch_size: u32) -> Vec<Vec<Vec<i64>>> {
     assert_eq!(ours.len(), theirs.lines().count());
     for (step, (ours, theirs)) in ours.iter().zip(theirs.lines()).enumerate() {
         let numbers = |line: &str| -> Vec<f64> { line.split(' ').map(|it| it.parse().unwrap()).collect() };
-        // Before the first estimate AdaptDL has defaults, and ours says that it has none.
-        let pairs = numbers(ours).into_iter().zip(numbers(theirs)).filter(|(ours, _)| !ours.is_nan());
-        for (ours, theirs) in pairs {
+        // Before the first estimate, for which one replica needs two steps, AdaptDL has defaults, and ours has nothing.
+        if step == 0 && steps[0].len() == 1 {
+            assert_eq!(*ours, "NaN NaN");
+            continue;
+        }
+        for (ours, theirs) in numbers(ours).into_iter().zip(numbers(theirs)) {
             let limit = 1e-6 * theirs.abs().max(1e-6);
             assert!((ours - theirs).abs() <= limit, "step {step}: {ours:e}, AdaptDL {theirs:e}");
         }
@@ -50,10 +53,14 @@ fn compare(job: &Job, batch_size: u32) -> Vec<Vec<Vec<i64>>> {
 /// With one replica, gradients of steps in turn are compared.
 #[test]
 fn noise_is_what_adaptdl_finds() {
-    for replicas in [1, 2, 4] {
-        let mut job = job(0.4, json!({"samples": 240, "batchSize": 24, "epochs": 2}));
-        job.start(replicas).succeed();
-        assert_eq!(compare(&job, 24).len(), 20);
+    for replicas in [1, 3] {
+        // What is known of gradients is of what they are, not of what they are cut down to.
+        for clip in [None, Some(0.1)] {
+            let options = json!({"samples": 240, "batchSize": 24, "epochs": 2, "clip": clip});
+            let mut job = job(0.4, options);
+            job.start(replicas).succeed();
+            assert_eq!(compare(&job, 24).len(), 20);
+        }
     }
 }
 

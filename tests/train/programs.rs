@@ -30,6 +30,14 @@ struct Options {
     bad_cut: bool,
     /// How long each batch takes at least, ms.
     pause: u64,
+    /// Whether the rate is set for each batch.
+    rates: bool,
+    /// Whether it adds up with each batch, which not all replicas have.
+    sums: bool,
+    /// Whether it keeps a number that cannot be kept.
+    infinite: bool,
+    /// Gradients are not longer than this.
+    clip: Option<f64>,
     /// Which replica dies, and after how many of its batches.
     panic: Option<(u32, u64)>,
 }
@@ -48,6 +56,10 @@ impl Default for Options {
             cuts: false,
             bad_cut: false,
             pause: 0,
+            rates: false,
+            sums: false,
+            infinite: false,
+            clip: None,
             panic: None,
         }
     }
@@ -57,6 +69,7 @@ impl Default for Options {
 #[derive(Default, Serialize, Deserialize)]
 struct Own {
     losses: Vec<f64>,
+    best: f64,
 }
 
 /// Runs the program that the environment names, if it names one: a test starts this as a replica.
@@ -80,7 +93,8 @@ impl Options {
         let adaptive = |max_batch_size| Adaptive { max_batch_size, local_bounds: None, accumulation: true };
         let plan = Plan::new(optimizer, self.samples, self.batch_size, self.epochs);
         let goal = self.iterations.map_or(plan.goal, Goal::Iterations);
-        Plan { goal, adaptive: self.max_batch_size.map(adaptive), seed: 3, ..plan }
+        let adaptive = self.max_batch_size.map(adaptive);
+        Plan { goal, adaptive, seed: 3, max_gradient_norm: self.clip, ..plan }
     }
 
     /// Appends a line to a file, which many processes do.
@@ -112,6 +126,9 @@ fn network(options: &Options) -> Result<(), TrainError> {
     };
     let mut training = Training::<Own>::start(Worker::from_env()?, &mut store, options.plan(optimizer))?;
     let rank = training.rank();
+    if options.infinite {
+        training.own.best = f64::INFINITY;
+    }
     let mut batches = 0;
     while let Some(epoch) = training.next_epoch()? {
         let mut loss = 0.0;
@@ -119,6 +136,9 @@ fn network(options: &Options) -> Result<(), TrainError> {
             batches += 1;
             if options.panic == Some((rank, batches)) {
                 std::process::abort();
+            }
+            if options.rates {
+                training.set_lr(0.02 / (1.0 + training.steps() as f64));
             }
             options.note("seen", &format!("{epoch} {:?}", batch.samples()));
             let picked = batch.indices();
@@ -136,6 +156,9 @@ fn network(options: &Options) -> Result<(), TrainError> {
             std::thread::sleep(Duration::from_millis(options.pause));
             training.backward(&error)?;
             loss += error.double_value(&[]) * batch.len() as f64;
+            if options.sums {
+                training.sum(&[1.0])?;
+            }
         }
         let loss = training.sum(&[loss])?[0];
         training.own.losses.push(loss);

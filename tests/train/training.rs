@@ -48,11 +48,12 @@ pub(crate) fn each_sample_once(job: &Job, samples: i64, epochs: u64) {
     assert_eq!(seen(job), (0..epochs).map(|epoch| (epoch, once.clone())).collect());
 }
 
-/// The last step of an epoch has ten samples for up to four replicas.
+/// The last step of an epoch has ten samples for up to four replicas, or one. Three do not divide 64.
 #[test]
 fn replicas_together_learn_what_one_does() {
+    let rates = json!({"samples": 241, "rates": true, "cuts": true});
     for options in
-        [json!({}), json!({"cuts": true}), json!({"double": true, "cuts": true}), json!({"adam": true})]
+        [json!({}), rates, json!({"double": true, "cuts": true}), json!({"adam": true, "batchSize": 64})]
     {
         let limit = if options["double"] == true { 1e-12 } else { 1e-6 };
         let alone = run(&options, 1);
@@ -63,7 +64,7 @@ fn replicas_together_learn_what_one_does() {
             let together = run(&options, replicas);
             let difference = difference(&alone, &together);
             assert!(difference <= limit, "{replicas} replicas, {options}: {difference:e}");
-            each_sample_once(&together, 250, 2);
+            each_sample_once(&together, options["samples"].as_i64().unwrap_or(250), 2);
             assert_eq!(alone.lines("done"), together.lines("done"));
         }
     }
@@ -122,18 +123,14 @@ fn a_group_waits_for_its_release() {
     let mut job = Job::new("network", json!({"pause": 10}));
     let mut first = job.start(1);
     first.wait_steps(2);
-    let second = job.prepare(2);
+    let mut second = job.prepare(2);
+    second.until(|group| group.asked() == 2);
     assert_eq!((second.steps(0), second.steps(1)), (0, 0));
     // Told to end before it could train, it has nothing to save.
     let mut third = job.prepare(1);
+    third.until(|group| group.asked() == 1);
     third.signal(0, Signal::SIGTERM);
-    let status = third.wait(0);
-    assert!(
-        status.code() == Some(143)
-            || nix::sys::signal::Signal::SIGTERM as i32
-                == std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0),
-        "{status}"
-    );
+    assert_eq!(third.wait(0).code(), Some(143), "{}", third.output(0));
     first.succeed();
     assert_eq!((second.steps(0), second.steps(1)), (0, 0), "nobody has let it go");
     second.release();
@@ -185,4 +182,28 @@ fn a_checkpoint_of_another_program_is_refused() {
     let mut group = job.start(1);
     assert_eq!(group.wait(0).code(), Some(1));
     assert!(group.output(0).contains("model.safetensors"), "{}", group.output(0));
+}
+
+/// What cannot be restored is said when it is to be saved.
+#[test]
+fn what_cannot_be_kept_is_refused() {
+    let mut job = Job::new("network", json!({"infinite": true, "pause": 10}));
+    let mut group = job.start(1);
+    group.wait_steps(1);
+    group.signal(0, Signal::SIGTERM);
+    assert_eq!(group.wait(0).code(), Some(1));
+    let output = group.output(0);
+    assert!(output.contains("keeps of its own cannot be read back") && output.contains("finite"), "{output}");
+}
+
+/// Of the last sample one of two replicas has nothing.
+#[test]
+fn sums_of_different_places_are_refused() {
+    let mut job = Job::new("network", json!({"sums": true, "samples": 61}));
+    let mut group = job.start(2);
+    for rank in 0..2 {
+        assert_eq!(group.wait(rank).code(), Some(1));
+    }
+    let said: String = (0..2).map(|rank| group.output(rank)).collect();
+    assert!(said.contains("replicas call sum in different places"), "{said}");
 }

@@ -218,6 +218,9 @@ def run_command(command, args, config_path):
     paths = [os.environ.get("LD_LIBRARY_PATH"), *torch_libraries()]
     if any(paths):
         os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    # The interpreter ignores these, and what it becomes would go on to: it is to begin as from a shell.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command + args)
     except OSError as error:
