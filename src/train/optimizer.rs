@@ -100,7 +100,7 @@ pub(super) struct Optimizing {
     optimizer: Optimizer,
     /// Each group's rate, before it is scaled.
     pub(super) rates: Vec<f64>,
-    /// Of each kind of state the tensors, in the order of the variables; none before the first step.
+    /// Of each kind of state a tensor for each row of variables; none before the first step.
     state: Vec<Vec<Tensor>>,
     /// How many steps were made.
     pub(super) steps: u64,
@@ -111,32 +111,39 @@ impl Optimizing {
         Self { optimizer, rates: vec![optimizer.lr(); groups], state: Vec::new(), steps: 0 }
     }
 
-    /// Makes a step along these gradients, with each group's rate times its factor.
+    /// Makes a step along these gradients, one for each row of variables, with each group's rate times its factor.
     pub(super) fn step(&mut self, parameters: &Parameters, gradients: &[Tensor], factors: &[f64]) {
         no_grad(|| {
             if self.state.is_empty() {
-                let zeros = |_: &&str| parameters.iter().map(|it| it.tensor.zeros_like()).collect();
+                let zeros = |_: &&str| gradients.iter().map(Tensor::zeros_like).collect();
                 self.state = self.optimizer.kinds().iter().map(zeros).collect();
             }
-            for (place, (parameter, gradient)) in parameters.iter().zip(gradients).enumerate() {
-                let rate = self.rates[parameter.group] * self.optimizer.scaled(factors[parameter.group]);
-                let variable = parameter.tensor.shallow_clone();
+            for (place, (row, gradient)) in parameters.rows().iter().zip(gradients).enumerate() {
+                let rate = self.rates[row.group] * self.optimizer.scaled(factors[row.group]);
+                let variables = parameters.variables(row);
                 match &self.optimizer {
                     Optimizer::Sgd(sgd) => {
                         let momentum = self.state.first_mut().map(|it| &mut it[place]);
-                        sgd.step(variable, gradient, momentum, rate, self.steps == 0);
+                        sgd.step(variables.shallow_clone(), gradient, momentum, rate, self.steps == 0);
                     }
                     Optimizer::Adam(adam) => {
                         if let [means, squares] = &mut self.state[..] {
+                            let (mean, square) = (&mut means[place], &mut squares[place]);
                             adam.step(
-                                variable,
+                                variables.shallow_clone(),
                                 gradient,
-                                &mut means[place],
-                                &mut squares[place],
+                                mean,
+                                square,
                                 rate,
                                 self.steps + 1,
                             );
                         }
+                    }
+                }
+                for (parameter, part) in parameters.parts(row, &variables) {
+                    // One that is alone in its row is no copy.
+                    if part.data_ptr() != parameter.tensor.data_ptr() {
+                        parameter.tensor.shallow_clone().copy_(&part);
                     }
                 }
             }
@@ -148,10 +155,8 @@ impl Optimizing {
     pub(super) fn tensors(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
         let kinds = self.optimizer.kinds().iter().zip(&self.state);
         let named = kinds.flat_map(|(kind, tensors)| {
-            let named = parameters.iter().zip(tensors);
-            named.map(move |(parameter, tensor)| {
-                (format!("{kind}.{}", parameter.name), tensor.shallow_clone())
-            })
+            let parts = parameters.rows().iter().zip(tensors).flat_map(|(row, it)| parameters.parts(row, it));
+            parts.map(move |(parameter, part)| (format!("{kind}.{}", parameter.name), part))
         });
         named.collect()
     }
@@ -185,7 +190,7 @@ impl Optimizing {
                 }
                 tensors.push(tensor.to_device(parameter.tensor.device()).to_kind(parameter.tensor.kind()));
             }
-            self.state.push(tensors);
+            self.state.push(parameters.gather(&tensors));
         }
         Ok(())
     }

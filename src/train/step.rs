@@ -80,7 +80,7 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         }
         let votes = self.votes(&gathering.single_sqr);
         let votes = self.ring.sum(votes);
-        let mut gradients = gathering.finish(&self.parameters, self.device)?;
+        let gradients = gathering.finish(&self.parameters, self.device)?;
         let votes = votes.wait()?;
         let waited = computed.elapsed();
 
@@ -89,22 +89,26 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         let whole = self.batch_size();
         let is_whole = share.total == whole;
         let scale = share.total as f64 / f64::from(self.plan.batch_size);
-        let mean_sqr = self.parameters.squares(gradients.iter().enumerate());
+        let gradients = no_grad(|| self.parameters.gather(&gradients));
+        let mean_sqr = no_grad(|| self.parameters.squares_of_rows(&gradients));
         let count = f64::from(self.worker.replicas()) * share.batches.len() as f64;
         // Single gradients of steps in turn can be compared only if they are of as many samples.
         let is_single = count == 1.0;
-        if share.even && (is_whole || !is_single) {
+        let can_be_observed = share.even && (is_whole || !is_single);
+        if can_be_observed {
             self.observe(&votes[VOTES + groups..], &mean_sqr, count, scale, &gradients);
-            self.previous = is_single.then(|| gradients.iter().map(Tensor::shallow_clone).collect());
         }
-        self.limit(&mut gradients, &mean_sqr);
+        let limited = self.limit(&gradients, &mean_sqr);
         // The rate is that of a whole step, for the last of an epoch too; its progress is not.
         let factors = self.noise.rate_factors(whole as f64 / f64::from(self.plan.batch_size));
-        self.optimizing.step(&self.parameters, &gradients, &factors);
+        self.optimizing.step(&self.parameters, limited.as_ref().unwrap_or(&gradients), &factors);
         self.at.progress += self.gain() * (share.total as f64 / whole as f64);
         self.at.index += share.total;
         self.at.samples += share.total;
         self.at.steps += 1;
+        if can_be_observed {
+            self.previous = is_single.then_some((gradients, mean_sqr));
+        }
 
         self.agreed = Agreed { stop: votes[0] > 0.0, save: votes[1] > 0.0 };
         self.measure(since.filter(|_| is_whole), waited);
@@ -134,16 +138,15 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             let single_sqr: Vec<_> = sums.iter().map(|sum| sum / count).collect();
             let single_sqr = &single_sqr[..];
             self.noise.observe(&Observation { single_sqr, mean_sqr, count, scale, differenced: false });
-        } else if let Some(previous) = &self.previous {
+        } else if let Some((previous, squares)) = &self.previous {
             // A single gradient: that of the step before is taken for another one of this step.
-            let squares = self.parameters.squares(previous.iter().enumerate());
             let single_sqr: Vec<_> =
                 squares.iter().zip(mean_sqr).map(|(one, other)| (one + other) / 2.0).collect();
             let means: Vec<_> = no_grad(|| {
                 let pairs = previous.iter().zip(gradients);
                 pairs.map(|(one, other)| (one + other) / 2.0).collect()
             });
-            let mean_sqr = &self.parameters.squares(means.iter().enumerate())[..];
+            let mean_sqr = &self.parameters.squares_of_rows(&means)[..];
             let seen = Observation {
                 single_sqr: &single_sqr,
                 mean_sqr,
@@ -155,14 +158,11 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         }
     }
 
-    /// Scales gradients down whose norm is too great.
-    fn limit(&self, gradients: &mut [Tensor], mean_sqr: &[f64]) {
+    /// Gradients whose norm is too great, scaled down.
+    fn limit(&self, gradients: &[Tensor], mean_sqr: &[f64]) -> Option<Vec<Tensor>> {
         let norm = mean_sqr.iter().sum::<f64>().sqrt();
-        if let Some(most) = self.plan.max_gradient_norm.filter(|most| norm > *most) {
-            for gradient in gradients {
-                *gradient = no_grad(|| &*gradient * (most / norm));
-            }
-        }
+        let most = self.plan.max_gradient_norm.filter(|most| norm > *most)?;
+        Some(no_grad(|| gradients.iter().map(|gradient| gradient * (most / norm)).collect()))
     }
 
     /// Notes how long the step's last batch has taken.

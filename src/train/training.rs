@@ -44,8 +44,8 @@ pub struct Training<S = ()> {
     pub(super) local: LocalBatch,
     /// What the first replica wants it to be.
     pub(super) proposal: Option<LocalBatch>,
-    /// The gradients of the step before, if there is only one of each step.
-    pub(super) previous: Option<Vec<Tensor>>,
+    /// The gradient of the step before, by rows, and each group's square of it, if there is only one of each step.
+    pub(super) previous: Option<(Vec<Tensor>, Vec<f64>)>,
     running: Option<Running>,
     /// Whether the last call has found that there are no more batches.
     at_end: bool,
