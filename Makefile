@@ -14,6 +14,9 @@ KUBECTL := .cache/kubectl/usr/bin/kubectl
 KUBE_LOCK := tests/kube/requirements.lock
 KUBE_STAMP := .cache/kube-client/.installed
 RAYCONCILE := target/debug/rayconcile
+# What builds and runs a program in Rust that uses torch, that of .venv: it is found without being imported.
+TORCH_LIB = $(shell .venv/bin/python -c 'from importlib.util import find_spec; print(find_spec("torch").submodule_search_locations[0])')/lib
+TORCH = PATH="$(CURDIR)/.venv/bin:$$PATH" LIBTORCH_USE_PYTORCH=1 LD_LIBRARY_PATH="$(TORCH_LIB)"
 
 .PHONY: help
 help: ## List the targets
@@ -26,6 +29,16 @@ demo: build python ## Run a real elastic job on a local Ray cluster, from one wo
 .PHONY: demo-ec2
 demo-ec2: build python ## The same on EC2, from nothing over a spot interruption to nothing, in a region on this machine (ENCLOSED=1)
 	PYTHONPATH=tests/python .venv/bin/python -B -m ec2.demo $(RAYCONCILE) .cache $(if $(ENCLOSED),enclosed)
+
+.PHONY: demo-rust
+demo-rust: build programs ## Run an elastic job whose program is in Rust, likewise on a local Ray cluster
+	$(RAYCONCILE) --state-dir .cache/demo-rust run manifests/digits-rust.yaml
+
+.PHONY: programs
+programs: python ## Build the examples in Rust, optimised, into target/demo-rust
+	$(TORCH) cargo build --release --no-default-features --features tch --example digits_tch --example transformer_tch
+	mkdir -p target/demo-rust
+	for name in digits_tch transformer_tch; do strip -o target/demo-rust/$$name target/release/examples/$$name; done
 
 .PHONY: test
 test: python kubectl kube-client ## Run all tests, with real Ray, torch, AdaptDL and kubectl
@@ -55,6 +68,10 @@ bench-calls: python ## Count how often EC2 is asked for a steady cluster of 1,00
 .PHONY: bench-controller
 bench-controller: ## Measure a controller with 2,000 manifests in a directory, in an optimised build (MANIFESTS=, CLUSTERS=)
 	cargo bench --no-default-features --bench controller
+
+.PHONY: bench-train
+bench-train: programs ## Measure a transformer in Rust beside an equal PyTorch script (WORKERS=, REPETITIONS=, WINDOWS=)
+	$(TORCH) cargo bench --profile dev --no-default-features --features tch --bench train
 
 .PHONY: chaos
 chaos: python ## Throw random faults at two jobs, and see that nothing is lost (SEED=, MINUTES=, FAULTS=)
