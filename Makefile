@@ -40,9 +40,16 @@ programs: python ## Build the examples in Rust, optimised, into target/demo-rust
 	mkdir -p target/demo-rust
 	for name in digits_tch transformer_tch; do strip -o target/demo-rust/$$name target/release/examples/$$name; done
 
+# Before all else: what is built last is the program that needs no torch.
 .PHONY: test
-test: python kubectl kube-client ## Run all tests, with real Ray, torch, AdaptDL and kubectl
+test: train kubectl kube-client ## Run all tests, with real Ray, torch, AdaptDL and kubectl
 	cargo test --lib --bins --test it --test kube --test live -- --test-threads=2
+
+.PHONY: train
+train: python ## Build and test elastic training in Rust, on the torch of .venv
+	$(TORCH) cargo build --no-default-features --features tch --example digits_tch
+	$(TORCH) cargo test --no-default-features --features tch --lib train:: -- --test-threads=2
+	$(TORCH) cargo test --no-default-features --features tch --test train -- --test-threads=2
 
 .PHONY: check
 check: ## The quick loop: does it compile, and do the tests pass that need no Ray
@@ -50,7 +57,7 @@ check: ## The quick loop: does it compile, and do the tests pass that need no Ra
 	cargo test --lib --test it
 
 .PHONY: bench-rescale
-bench-rescale: python ## Measure how long a job stands still when it is rescaled (MODELS=, VARIANTS=, REPETITIONS=)
+bench-rescale: build programs ## Measure how long a job stands still when it is rescaled (MODELS=, VARIANTS=, REPETITIONS=)
 	cargo bench --profile dev --bench rescale
 
 .PHONY: bench-recovery
@@ -81,6 +88,10 @@ chaos: python ## Throw random faults at two jobs, and see that nothing is lost (
 lint: ## Formatting and lints, as CI wants them
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+.PHONY: lint-train
+lint-train: python ## Lints of what needs torch
+	$(TORCH) cargo clippy --no-default-features --features tch --all-targets -- -D warnings
 
 .PHONY: schemas
 schemas: build ## Write the JSON Schemas anew

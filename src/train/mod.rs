@@ -27,17 +27,19 @@
 //! let inputs = Tensor::randn([1_000, 8], (Kind::Float, training.device()));
 //! let targets = inputs.sum_dim_intlist(1, true, Kind::Float);
 //! while let Some(epoch) = training.next_epoch()? {
-//!     let mut loss = 0.0;
+//!     // A restart within an epoch begins here again, with the samples that are left of it.
+//!     let (mut loss, mut samples) = (0.0, 0.0);
 //!     while let Some(batch) = training.next_batch()? {
 //!         let picked = batch.indices();
 //!         let guesses = layer.forward(&inputs.index_select(0, &picked));
 //!         let error = guesses.mse_loss(&targets.index_select(0, &picked), tch::Reduction::Mean);
 //!         training.backward(&error)?;
 //!         loss += error.double_value(&[]) * batch.len() as f64;
+//!         samples += batch.len() as f64;
 //!     }
-//!     let loss = training.sum(&[loss])?[0];
+//!     let sums = training.sum(&[loss, samples])?;
 //!     if training.is_first() {
-//!         println!("epoch {epoch}: {}", loss / 1_000.0);
+//!         println!("epoch {epoch}: {}", sums[0] / sums[1]);
 //!     }
 //! }
 //! # Ok(())

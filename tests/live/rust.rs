@@ -16,7 +16,7 @@ const SAMPLES: u64 = 1437;
 /// A manifest of the example, which `make test` builds before; with that program in a directory of its own.
 fn manifest(world: &World, arguments: &str, rest: &str) -> String {
     let program = Path::new(RAYCONCILE).with_file_name("examples").join("digits_tch");
-    assert!(program.exists(), "{} is not there: run `make train-programs`", program.display());
+    assert!(program.exists(), "{} is not there: run `make train`", program.display());
     let directory = world.path("program");
     if !directory.exists() {
         std::fs::create_dir(&directory).unwrap();
