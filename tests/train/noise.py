@@ -31,7 +31,7 @@ def main():
         scale = sum(map(len, batches)) / batch_size
         # What is left at the end of an epoch may be no more than one batch. AdaptDL, which never has less there, would
         # begin its averages anew.
-        is_rest = len(batches) < len(before)
+        is_rest = len(batches) == 1 < len(before)
         if len({len(batch) for batch in batches}) == 1 and not is_rest:
             observe(noise, data, batches, scale, one, other)
         print(noise.sqr_avg(), noise.var_avg())
