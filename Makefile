@@ -57,7 +57,7 @@ check: ## The quick loop: does it compile, and do the tests pass that need no Ra
 	cargo test --lib --test it
 
 .PHONY: bench-rescale
-bench-rescale: build programs ## Measure how long a job stands still when it is rescaled (MODELS=, VARIANTS=, REPETITIONS=)
+bench-rescale: programs ## Measure how long a job stands still when it is rescaled (MODELS=, VARIANTS=, REPETITIONS=)
 	cargo bench --profile dev --bench rescale
 
 .PHONY: bench-recovery

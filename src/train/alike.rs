@@ -44,18 +44,18 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         let sums = self.ring.sum::<f64>(digest.into_iter().chain(told).collect()).wait()?;
         let replicas = f64::from(self.worker.replicas());
         if sums.iter().zip(digest).any(|(sum, mine)| *sum != mine * replicas) {
-            return Err(TrainError::Order("replicas have different plans, or different variables"));
+            return Err(TrainError::Order("replicas have different plans, variables or checkpoints"));
         }
         self.plan.seed = (sums[2] as u64) << 32 | sums[3] as u64;
         self.local = local_batch(&sums[4..]).unwrap_or(self.local);
         Ok(())
     }
 
-    /// A number that is another one for another plan, or other variables.
+    /// A number that is another one for another plan, other variables, or another checkpoint.
     fn digest(&self) -> u64 {
         let plan = Plan { seed: 0, ..self.plan.clone() };
         let variables = self.variables.iter().map(|(name, variable)| format!("{name} {:?}", variable.size()));
-        let text = format!("{plan:?} {:?}", variables.collect::<Vec<_>>());
+        let text = format!("{plan:?} {:?} {:?}", variables.collect::<Vec<_>>(), self.at);
         let words: Vec<u64> = text.bytes().map(u64::from).collect();
         Random::new(&words).next()
     }

@@ -8,11 +8,11 @@ use super::RingError;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A variable that a worker is started with is not what it should be.
-    #[error("{variable} is {found:?}, expected {expected}")]
+    #[error("{variable} is {found}, expected {expected}")]
     Environment {
         /// The variable's name.
         variable: &'static str,
-        /// Its value, or what is wrong with it.
+        /// Its value, in quotes, or that it has none.
         found: String,
         /// What is allowed.
         expected: &'static str,

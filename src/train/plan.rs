@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::TrainError;
 use super::optimizer::Optimizer;
-use crate::goodput::{BatchLimits, BatchSize, LocalBatch, LocalBounds, Placement};
+use crate::goodput::{BatchLimits, BatchSize, LimitsError, LocalBatch, LocalBounds, Placement};
 
 /// What is trained with what, and until when.
 #[derive(Clone, Debug)]
@@ -110,12 +110,18 @@ impl Plan {
     }
 }
 
-fn contradiction(error: crate::goodput::LimitsError) -> TrainError {
-    TrainError::Plan {
-        field: "adaptive",
-        found: "in contradiction to batch_size".into(),
-        expected: error.to_string(),
-    }
+/// What is said of limits that contradict each other, in the words of [`Plan`].
+fn contradiction(error: LimitsError) -> TrainError {
+    let (field, found, expected, init) = match error {
+        LimitsError::MaxBelowInit { max, init } => ("adaptive.max_batch_size", max, "at least", init),
+        LimitsError::LocalMinAboveInit { min, init } => {
+            ("the least of adaptive.local_bounds", min, "at most", init)
+        }
+        LimitsError::LocalMaxBelowInit { max, init } => {
+            ("the most of adaptive.local_bounds", max, "at least", init)
+        }
+    };
+    TrainError::Plan { field, found: found.to_string(), expected: format!("{expected} batch_size ({init})") }
 }
 
 /// The batch to begin with, as long as nothing is known: the job's own, in equal parts.
@@ -151,8 +157,9 @@ mod tests {
                 plan.adaptive = Some(Adaptive { max_batch_size, local_bounds, accumulation: false })
             })
         };
-        assert!(adaptive(8, None).contains("expected at least initBatchSize (16)"));
+        assert_eq!(adaptive(8, None), "adaptive.max_batch_size is 8, expected at least batch_size (16)");
         assert!(adaptive(32, Some((9, 8))).contains("adaptive.local_bounds is 9 to 8"));
-        assert!(adaptive(32, Some((1, 8))).contains("expected at least initBatchSize (16)"));
+        let most = "the most of adaptive.local_bounds is 8, expected at least batch_size (16)";
+        assert_eq!(adaptive(32, Some((1, 8))), most);
     }
 }

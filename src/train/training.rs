@@ -159,12 +159,16 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             variables,
         };
         let saved = training.worker.restore_path().map(checkpoint::restore).transpose()?;
-        match saved.flatten() {
-            Some(saved) => training.restore(saved)?,
-            None => training.begin_alike()?,
+        let saved = saved.flatten();
+        let begins = saved.is_none();
+        if let Some(saved) = saved {
+            training.restore(saved)?;
         }
         training.advisor = Advisor::new(placement, limits, &training.profile);
         training.agree()?;
+        if begins {
+            training.begin_alike()?;
+        }
         Ok(training)
     }
 

@@ -118,11 +118,11 @@ impl Worker {
         };
         let master_port = variables.number("ADAPTDL_MASTER_PORT", 0, "a port")?;
         if replicas > 1 && master_port == 0 {
-            return Err(invalid(
-                "ADAPTDL_MASTER_PORT",
-                "missing, or 0",
-                "a port, for there are several replicas",
-            ));
+            return Err(TrainError::Environment {
+                variable: "ADAPTDL_MASTER_PORT",
+                found: "missing, or 0".into(),
+                expected: "a port, for there are several replicas",
+            });
         }
         let slot = config.map(SlotConfig::open).transpose()?;
         Ok(Self {
@@ -304,7 +304,7 @@ impl Variables<'_> {
 }
 
 fn invalid(variable: &'static str, found: impl ToString, expected: &'static str) -> TrainError {
-    TrainError::Environment { variable, found: found.to_string(), expected }
+    TrainError::Environment { variable, found: format!("{:?}", found.to_string()), expected }
 }
 
 /// A flag that is set when this process is told to end.

@@ -13,8 +13,8 @@ use crate::support::{RAYCONCILE, World, cluster, phase, pids, replicas, reposito
 /// Samples that `digits_tch` trains with.
 const SAMPLES: u64 = 1437;
 
-/// A manifest of the example, which `make test` builds before; with that program in a directory of its own.
-fn manifest(world: &World, arguments: &str, rest: &str) -> String {
+/// A job of the example in Rust, which `make test` builds before; with that program in a directory of its own.
+fn rust(world: &World, arguments: &str, rest: &str) -> String {
     let program = Path::new(RAYCONCILE).with_file_name("examples").join("digits_tch");
     assert!(program.exists(), "{} is not there: run `make train`", program.display());
     let directory = world.path("program");
@@ -23,9 +23,18 @@ fn manifest(world: &World, arguments: &str, rest: &str) -> String {
         let strip = Command::new("strip").arg("-o").arg(directory.join("digits_tch")).arg(program).status();
         assert!(strip.unwrap().success());
     }
+    job("rust", &directory, "command: [./digits_tch]", arguments, rest)
+}
+
+/// One of its twin in Python.
+fn python(arguments: &str, rest: &str) -> String {
+    job("python", &repository("examples/digits"), "entrypoint: main.py", arguments, rest)
+}
+
+fn job(name: &str, directory: &Path, program: &str, arguments: &str, rest: &str) -> String {
     format!(
-        "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {{name: digits}}\nspec:\n  \
-         clusterRef: {{name: c}}\n  workingDir: {}\n  command: [./digits_tch]\n  args: [{arguments}]\n  {rest}\n",
+        "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {{name: {name}}}\nspec:\n  \
+         clusterRef: {{name: c}}\n  workingDir: {}\n  {program}\n  args: [{arguments}]\n  {rest}\n",
         directory.display()
     )
 }
@@ -33,7 +42,8 @@ fn manifest(world: &World, arguments: &str, rest: &str) -> String {
 /// What a rank of a job's group has written.
 fn log(world: &World, job: &Value, rank: usize) -> String {
     let group = job["status"]["group"].to_string();
-    world.ok(&["logs", "digits", "--group", &group, "--rank", &rank.to_string()])
+    let name = job["metadata"]["name"].as_str().unwrap();
+    world.ok(&["logs", name, "--group", &group, "--rank", &rank.to_string()])
 }
 
 /// The steps that it tells of.
@@ -48,25 +58,18 @@ fn accuracy(log: &str) -> f64 {
     done.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-#[test]
-fn a_program_in_rust_is_rescaled_and_learns_what_one_in_python_does() {
-    let world = World::with_controller(&[]);
-    let seen = world.path("seen");
-    let arguments = format!("--epochs, '30', --log-every, '1', --seen, {}", seen.display());
-    let apply = |count: u32| {
+/// Has a job train with one worker, two and one again, to its end; gives its log.
+fn rescaled(world: &World, name: &str, manifest: impl Fn(&str) -> String) -> String {
+    for count in [1, 2, 1] {
         let rest = format!("minReplicas: {count}\n  maxReplicas: {count}\n  scaling: {{cooldown: 1s}}");
-        world.write("rust.yaml", &[cluster("c", 2), manifest(&world, &arguments, &rest)].join("---\n"));
-        world.ok(&["apply", "-f", "rust.yaml"]);
-        let job = world.wait_job("digits", &format!("{count} of it train"), |job| {
-            phase(job) == "Running" && replicas(job) == u64::from(count)
+        world.write("job.yaml", &manifest(&rest));
+        world.ok(&["apply", "-f", "job.yaml"]);
+        let job = world.wait_job(name, &format!("{count} of it train"), |job| {
+            phase(job) == "Running" && replicas(job) == count
         });
-        world.wait("it has made steps", || (steps(&log(&world, &job, 0)).len() > 3).then_some(()));
-    };
-    apply(1);
-    apply(2);
-    apply(1);
-    let done = world.wait_job("digits", "it is done", |job| phase(job) == "Succeeded");
-
+        world.wait("it has made steps", || (steps(&log(world, &job, 0)).len() > 3).then_some(()));
+    }
+    let done = world.wait_job(name, "it is done", |job| phase(job) == "Succeeded");
     let history = done["status"]["history"].as_array().unwrap();
     assert_eq!(
         history.iter().map(|group| group["replicas"].as_u64().unwrap()).collect::<Vec<_>>(),
@@ -76,21 +79,23 @@ fn a_program_in_rust_is_rescaled_and_learns_what_one_in_python_does() {
         assert_eq!(change["lostSteps"], 0, "{change:#}");
         assert!(change["downtimeMs"].is_u64(), "{change:#}");
     }
-    let all = world.ok(&["logs", "digits"]);
-    continues(&all);
-    each_sample_once(&std::fs::read_to_string(seen).unwrap());
+    let log = world.ok(&["logs", name]);
+    continues(&log);
+    log
+}
 
-    let python = format!(
-        "apiVersion: rayconcile.dev/v1\nkind: AdaptDLJob\nmetadata: {{name: python}}\nspec:\n  \
-         clusterRef: {{name: c}}\n  workingDir: {}\n  entrypoint: main.py\n  args: [--epochs, '30']\n  maxReplicas: 1\n",
-        repository("examples/digits").display()
-    );
-    world.write("python.yaml", &python);
-    world.ok(&["apply", "-f", "python.yaml"]);
-    world.wait_job("python", "it is done", |job| phase(job) == "Succeeded");
-    let (rust, python) = (accuracy(&all), accuracy(&world.ok(&["logs", "python"])));
+#[test]
+fn a_program_in_rust_is_rescaled_and_learns_what_one_in_python_does() {
+    let world = World::with_controller(&[]);
+    world.write("cluster.yaml", &cluster("c", 2));
+    world.ok(&["apply", "-f", "cluster.yaml"]);
+    let (arguments, seen) = ("--epochs, '30', --log-every, '1'", world.path("seen"));
+    let noted = format!("{arguments}, --seen, {}", seen.display());
+    let ours = accuracy(&rescaled(&world, "rust", |rest| rust(&world, &noted, rest)));
+    each_sample_once(&std::fs::read_to_string(seen).unwrap());
+    let theirs = accuracy(&rescaled(&world, "python", |rest| python(arguments, rest)));
     // Of 360 images; two runs of the same program differ by two or three of them.
-    assert!(rust > 0.95 && python > 0.95 && (rust - python).abs() < 0.03, "Rust {rust}, Python {python}");
+    assert!(ours > 0.95 && theirs > 0.95 && (ours - theirs).abs() < 0.03, "Rust {ours}, Python {theirs}");
     world.finish();
 }
 
@@ -118,22 +123,22 @@ fn when_a_worker_in_rust_is_killed_the_job_goes_on_from_its_checkpoint() {
     let world = World::with_controller(&[]);
     let rest = "minReplicas: 2\n  maxReplicas: 2\n  checkpoint: {interval: 1s}";
     let arguments = "--epochs, '100000', --log-every, '1'";
-    world.write("rust.yaml", &[cluster("c", 2), manifest(&world, arguments, rest)].join("---\n"));
+    world.write("rust.yaml", &[cluster("c", 2), rust(&world, arguments, rest)].join("---\n"));
     world.ok(&["apply", "-f", "rust.yaml"]);
     for victim in [1, 0] {
         let saved = |job: &Value| job["status"]["checkpoint"]["id"]["group"] == job["status"]["group"];
-        let before = world.wait_job("digits", "it has saved", |job| replicas(job) == 2 && saved(job));
+        let before = world.wait_job("rust", "it has saved", |job| replicas(job) == 2 && saved(job));
         signal(u32::try_from(pids(&before)[victim]).unwrap(), Signal::SIGKILL);
-        let after = world.wait_job("digits", "it trains again", |job| {
+        let after = world.wait_job("rust", "it trains again", |job| {
             replicas(job) == 2 && job["status"]["group"].as_u64() > before["status"]["group"].as_u64()
         });
-        let events = world.ok(&["events", "--for", "job/digits"]);
+        let events = world.ok(&["events", "--for", "job/rust"]);
         let expected = format!("rank {victim} was killed (SIGKILL)");
         assert!(events.contains(&expected), "{expected} is not in\n{events}");
         let first = world.wait("it has made a step", || steps(&log(&world, &after, 0)).first().copied());
         let last = *steps(&log(&world, &before, 0)).last().unwrap();
         assert!(first > 1 && first <= last + 1, "{first} comes after {last}");
     }
-    world.ok(&["delete", "job", "digits"]);
+    world.ok(&["delete", "job", "rust"]);
     world.finish();
 }
