@@ -1,7 +1,8 @@
 # Everything a person does with this checkout. `make help` lists it.
 #
-# What is needed: cargo, python3 (3.10 or later) with pip, and make. All else is installed by these targets, with
-# pinned versions, into ignored folders of the checkout: Python packages into .venv, everything built into target.
+# What is needed: cargo, python3 (3.10 or later) with pip, make, and a C++ compiler for what uses torch in Rust. All else
+# is installed by these targets, with pinned versions, into ignored folders of the checkout: Python packages into .venv,
+# everything built into target.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -35,7 +36,7 @@ demo-rust: build programs ## Run an elastic job whose program is in Rust, likewi
 	$(RAYCONCILE) --state-dir .cache/demo-rust run manifests/digits-rust.yaml
 
 .PHONY: programs
-programs: python ## Build the examples in Rust, optimised, into target/demo-rust
+programs: python cxx ## Build the examples in Rust, optimised, into target/demo-rust
 	$(TORCH) cargo build --release --no-default-features --features tch --example digits_tch --example transformer_tch
 	mkdir -p target/demo-rust
 	for name in digits_tch transformer_tch; do strip -o target/demo-rust/$$name target/release/examples/$$name; done
@@ -46,10 +47,14 @@ test: train kubectl kube-client ## Run all tests, with real Ray, torch, AdaptDL 
 	cargo test --lib --bins --test it --test kube --test live -- --test-threads=2
 
 .PHONY: train
-train: python ## Build and test elastic training in Rust, on the torch of .venv
+train: python cxx ## Build and test elastic training in Rust, on the torch of .venv
 	$(TORCH) cargo build --no-default-features --features tch --example digits_tch
 	$(TORCH) cargo test --no-default-features --features tch --lib train:: -- --test-threads=2
 	$(TORCH) cargo test --no-default-features --features tch --test train -- --test-threads=2
+
+.PHONY: cxx
+cxx:
+	@command -v c++ >/dev/null || { echo "what uses torch in Rust needs a C++ compiler: on Debian, apt-get install g++" >&2; exit 1; }
 
 .PHONY: check
 check: ## The quick loop: does it compile, and do the tests pass that need no Ray
@@ -90,7 +95,7 @@ lint: ## Formatting and lints, as CI wants them
 	cargo clippy --all-targets -- -D warnings
 
 .PHONY: lint-train
-lint-train: python ## Lints of what needs torch
+lint-train: python cxx ## Lints of what needs torch
 	$(TORCH) cargo clippy --no-default-features --features tch --all-targets -- -D warnings
 
 .PHONY: schemas
