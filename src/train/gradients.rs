@@ -44,6 +44,8 @@ pub(super) struct Gathering {
     sums: Vec<Option<Tensor>>,
     /// The sum, over the batches, of each group's squared norm.
     pub(super) single_sqr: Vec<f64>,
+    /// Whether there is but one gradient in the step, whose squares are those of the mean.
+    is_only: bool,
     sent: Vec<Sent>,
 }
 
@@ -60,9 +62,10 @@ enum Numbers {
 }
 
 impl Gathering {
-    pub(super) fn new(parameters: &Parameters) -> Self {
+    /// Of a step in which there is but one gradient, or several.
+    pub(super) fn new(parameters: &Parameters, is_only: bool) -> Self {
         let sums = (0..parameters.len()).map(|_| None).collect();
-        Self { sums, single_sqr: vec![0.0; parameters.groups()], sent: Vec::new() }
+        Self { sums, single_sqr: vec![0.0; parameters.groups()], is_only, sent: Vec::new() }
     }
 
     /// Goes back from a loss, stage by stage, and adds its gradients times a weight. With a ring they are final: each
@@ -159,9 +162,11 @@ impl Gathering {
 
     fn add(&mut self, places: &[usize], gradients: Vec<Tensor>, weight: f64, parameters: &Parameters) {
         no_grad(|| {
-            let defined = || places.iter().copied().zip(&gradients).filter(|(_, it)| it.defined());
-            for (sum, sqr) in self.single_sqr.iter_mut().zip(parameters.squares(defined())) {
-                *sum += sqr;
+            if !self.is_only {
+                let defined = places.iter().copied().zip(&gradients).filter(|(_, it)| it.defined());
+                for (sum, sqr) in self.single_sqr.iter_mut().zip(parameters.squares(defined)) {
+                    *sum += sqr;
+                }
             }
             for (place, gradient) in places.iter().zip(gradients) {
                 if !gradient.defined() {

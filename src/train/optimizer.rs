@@ -240,7 +240,14 @@ impl Adam {
         }
         let _ = mean.lerp_(gradient, 1.0 - beta1);
         let _ = square.lerp_(&(gradient * gradient), 1.0 - beta2);
-        let denominator = square.sqrt() / correction(beta2).sqrt() + self.eps;
-        let _ = variable.addcdiv_(mean, &(denominator * (-correction(beta1) / rate)));
+        if rate == 0.0 {
+            return;
+        }
+        // `-rate / (1 - beta1^t) * mean / (sqrt(square / (1 - beta2^t)) + eps)`, with as few passes as there can be.
+        let size = -correction(beta1) / rate;
+        let mut denominator = square.sqrt();
+        let _ = denominator.g_mul_scalar_(size / correction(beta2).sqrt());
+        let _ = denominator.g_add_scalar_(size * self.eps);
+        let _ = variable.addcdiv_(mean, &denominator);
     }
 }

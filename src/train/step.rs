@@ -142,11 +142,10 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
             // A single gradient: that of the step before is taken for another one of this step.
             let single_sqr: Vec<_> =
                 squares.iter().zip(mean_sqr).map(|(one, other)| (one + other) / 2.0).collect();
-            let means: Vec<_> = no_grad(|| {
-                let pairs = previous.iter().zip(gradients);
-                pairs.map(|(one, other)| (one + other) / 2.0).collect()
-            });
-            let mean_sqr = &self.parameters.squares_of_rows(&means)[..];
+            let sums: Vec<_> =
+                no_grad(|| previous.iter().zip(gradients).map(|(one, other)| one + other).collect());
+            let mean_sqr = self.parameters.squares_of_rows(&sums).into_iter().map(|sqr| sqr / 4.0);
+            let mean_sqr = &mean_sqr.collect::<Vec<_>>()[..];
             let seen = Observation {
                 single_sqr: &single_sqr,
                 mean_sqr,

@@ -257,7 +257,8 @@ impl<S: Serialize + DeserializeOwned + Default> Training<S> {
         let (most, replica) = (self.batch_size(), (self.worker.rank(), self.worker.replicas()));
         let order = self.order.get_or_insert_with(|| Order::new(self.plan.samples, shuffle, self.at.epoch));
         let share = share(order, self.at.index, most, replica, self.local)?;
-        Some(Running { share, handed: 0, since: None, gathering: Gathering::new(&self.parameters) })
+        let is_only = self.worker.replicas() == 1 && share.batches.len() == 1;
+        Some(Running { share, handed: 0, since: None, gathering: Gathering::new(&self.parameters, is_only) })
     }
 
     fn hand_out(&mut self, mut running: Running) -> Result<Batch, TrainError> {
