@@ -27,7 +27,7 @@ struct Rank {
 impl Rank {
     fn start(rank: usize, size: usize, port: u16, silence: Duration) -> Self {
         let mut process = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "ring::deaths::rank", "--ignored", "--nocapture"])
+            .args(["--exact", "ring::deaths::rank", "--nocapture"])
             .env(RANK, format!("{rank} {size} {port} {}", silence.as_millis()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -92,7 +92,6 @@ fn ranks<const N: usize>(silence: Duration) -> [Rank; N] {
 
 /// No test, but one of the processes.
 #[test]
-#[ignore = "a process of the tests here"]
 fn rank() {
     let Ok(words) = env::var(RANK) else { return };
     let numbers: Vec<usize> = words.split(' ').map(|word| word.parse().unwrap()).collect();
